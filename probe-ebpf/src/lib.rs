@@ -1,0 +1,8 @@
+//! What the kernel programs and user space share: the records that cross the ring buffers, the
+//! settings and maps they meet in, and the delivery tracker.
+//!
+//! `no_std`, no kernel types, no helper calls: everything here compiles for the BPF target and
+//! for the host alike, so one definition serves the programs, the daemon and the tests.
+#![no_std]
+
+pub mod record;

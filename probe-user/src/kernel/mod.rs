@@ -1,0 +1,180 @@
+//! The kernel room: everything that touches eBPF, and nothing that knows what a metric is.
+//!
+//! What it gives stands behind one trait, [`Backend`], so that other ways of measuring (portable,
+//! polled, a recording) can take its place.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use ipnet::IpNet;
+use probe_ebpf::record;
+
+/// How exactly a backend measures. Numbers of different kinds are never merged silently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendKind {
+    /// Tracing programs on the kernel's own tracepoints.
+    Exact,
+}
+
+/// The two ways out of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// Late and aborted deliveries; wakes the daemon at once.
+    Hot,
+    /// Everything else; wakes the daemon seldom.
+    Bulk,
+}
+
+/// One record, borrowed from the ring for as long as the sink looks at it.
+#[derive(Clone, Copy, Debug)]
+pub enum Record<'a> {
+    /// A session was established or adopted.
+    SessionStart(&'a record::SessionStart),
+    /// A session is over.
+    SessionEnd(&'a record::SessionEnd),
+    /// A delivery is over, late, or under way; see its header's kind.
+    Delivery(&'a record::Delivery),
+    /// Bytes that are no record of this version.
+    Malformed,
+}
+
+/// Whether a probe works on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is attached, or could be.
+    Ok,
+    /// This kernel does not have it.
+    Unsupported,
+    /// It should work and does not.
+    Broken,
+    /// It is not needed here.
+    NotApplicable,
+}
+
+/// One probe's state: what `weir doctor` prints.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// E.g. `tp_btf/tcp_probe`.
+    pub name: String,
+    /// Whether it works.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+    /// What is not measured without it; empty if it works.
+    pub lost: String,
+}
+
+/// Which sessions are measured. Empty lists let everything through; all that are given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The server's ports.
+    pub ports: Vec<u16>,
+    /// The clients' prefixes.
+    pub prefixes: Vec<IpNet>,
+    /// cgroup v2 directories; sockets made in or under one of them match. At most
+    /// [`Filter::MAX_CGROUPS`].
+    pub cgroups: Vec<std::path::PathBuf>,
+}
+
+impl Filter {
+    /// Most cgroups a filter can name.
+    pub const MAX_CGROUPS: usize = 8;
+    /// Most prefixes a filter can name.
+    pub const MAX_PREFIXES: usize = 4096;
+}
+
+/// What can change while the programs run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// A delivery still open so long after its request is reported late. 0: never.
+    pub deadline_ms: u32,
+    /// Everything acknowledged and nothing written for so long: the delivery is over.
+    pub quiet_gap_ms: u32,
+    /// How often deliveries under way are reported. 0: never.
+    pub progress_ms: u32,
+    /// Which sessions.
+    pub filter: Filter,
+}
+
+/// The programs' own counts, cumulative since they were loaded.
+/// For each ring `seen == exported + ring_full`, at every reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounts {
+    /// Records meant for the hot ring, written to it, and lost because it was full.
+    pub hot: RingCounts,
+    /// The same for the bulk ring.
+    pub bulk: RingCounts,
+    /// `sessions_seen == tracked + filtered + storage_refused`.
+    pub sessions_seen: u64,
+    /// Sessions with state.
+    pub sessions_tracked: u64,
+    /// Sessions that the filter left out.
+    pub sessions_filtered: u64,
+    /// Sessions for whose state the kernel had no memory.
+    pub sessions_storage_refused: u64,
+    /// Half-open sessions that found their table full.
+    pub half_open_refused: u64,
+}
+
+/// Counts of one ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingCounts {
+    /// Records meant for it.
+    pub seen: u64,
+    /// Records written to it.
+    pub exported: u64,
+    /// Records lost because it was full.
+    pub ring_full: u64,
+}
+
+/// A client that never finished its handshake although the SYN-ACK was repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HalfOpenGiveUp {
+    /// The client's address.
+    pub remote: IpAddr,
+    /// The client's port.
+    pub remote_port: u16,
+    /// The server's port.
+    pub local_port: u16,
+    /// SYN-ACKs sent again.
+    pub synack_retransmits: u32,
+}
+
+/// What every way of measuring gives.
+pub trait Backend: Send {
+    /// How exact it is.
+    fn kind(&self) -> BackendKind;
+
+    /// Every probe it knows, working or not.
+    fn probes(&self) -> &[Probe];
+
+    /// Kernel ticks per second, for the `*_ticks` fields of records.
+    fn tick_hz(&self) -> u32;
+
+    /// Puts settings in force without reloading anything. On an error the old ones stay.
+    fn apply(&mut self, settings: &Settings) -> anyhow::Result<()>;
+
+    /// A descriptor that polls readable when the ring wants draining.
+    fn ring_fd(&self, ring: Ring) -> BorrowedFd<'_>;
+
+    /// Hands at most `max` records to `sink`, oldest first, without allocating; returns how many.
+    fn drain(&mut self, ring: Ring, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize;
+
+    /// Looks at every session once: settles quiet deliveries, reports silent late ones and those
+    /// under way. To be called every [`SWEEP_INTERVAL`](crate::kernel::SWEEP_INTERVAL).
+    fn sweep(&mut self) -> anyhow::Result<()>;
+
+    /// Meets the sessions that were established before the programs were attached. Returns how
+    /// many network namespaces could not be entered.
+    fn adopt(&mut self) -> anyhow::Result<usize>;
+
+    /// Half-open sessions that were given up since the last call. To be called about once a
+    /// second.
+    fn half_open_give_ups(&mut self) -> anyhow::Result<Vec<HalfOpenGiveUp>>;
+
+    /// The programs' own counts.
+    fn counts(&mut self) -> anyhow::Result<KernelCounts>;
+}
+
+/// How often [`Backend::sweep`] is called.
+pub const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);

@@ -1,0 +1,3 @@
+//! weir's daemon and command line, as a library: the rooms in the order the data flows.
+
+pub mod kernel;
