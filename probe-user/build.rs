@@ -6,6 +6,7 @@ use std::{
     error::Error,
     fs, io,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 #[path = "../xtask/src/toolchain.rs"]
@@ -14,7 +15,17 @@ mod toolchain;
 
 use toolchain::{Job, OBJECT, OBJECT_ENV, ROUTE_ENV, Toolchain, bpf_target};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match embed() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn embed() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     println!("cargo:rerun-if-env-changed={OBJECT_ENV}");
     println!("cargo:rerun-if-env-changed={ROUTE_ENV}");
