@@ -4,6 +4,12 @@ use bytemuck::{Pod, Zeroable};
 
 /// Most cgroups a filter can name.
 pub const MAX_CGROUPS: usize = 8;
+/// Deepest cgroup that is told apart: sockets made deeper still match by their ancestors.
+pub const MAX_CGROUP_DEPTH: u32 = 16;
+/// Most prefixes a filter can name.
+pub const MAX_PREFIXES: u32 = 4096;
+/// Most half-open sessions remembered.
+pub const MAX_HALF_OPEN: u32 = 16_384;
 
 /// Element 0 of the map `SETTINGS`; replaced whole, at any time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -23,20 +29,8 @@ pub struct Settings {
     pub by_prefix: u32,
     /// How many of `cgroups` count; not 0: the socket must be in or under one of them.
     pub cgroup_count: u32,
-    /// The cgroups.
-    pub cgroups: [Cgroup; MAX_CGROUPS],
-}
-
-/// A cgroup v2 directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Cgroup {
-    /// Its id: the directory's inode number.
-    pub id: u64,
-    /// Its depth below the root of the hierarchy, which is 0.
-    pub level: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Their ids: the directories' inode numbers.
+    pub cgroups: [u64; MAX_CGROUPS],
 }
 
 /// Index of each counter in the per-CPU array `COUNTERS`.

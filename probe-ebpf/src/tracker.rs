@@ -38,7 +38,7 @@ const MAX_CLEAR_CONTROL_BYTES: u64 = 15;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Session {
-    /// Low half: counts changes, odd while one is under way. High half: the delivery (index + 1)
+    /// High half: counts changes, odd while one is under way. Low half: the delivery (index + 1)
     /// that the sweep has reported as settled. One word, so that the sweep can settle a delivery
     /// by compare-and-swap and lose against any change.
     pub epoch: u64,
@@ -177,12 +177,38 @@ impl Retrans {
     }
 }
 
+/// Whether sequence number `a` comes after `b` (RFC 9293, 3.4).
 #[inline(always)]
-fn after(a: u32, b: u32) -> bool {
+pub fn after(a: u32, b: u32) -> bool {
     (b.wrapping_sub(a) as i32) < 0
 }
 
+/// One change of [`Session::epoch`].
+pub const EPOCH_STEP: u64 = 1 << 32;
+
 impl Session {
+    /// Whether a change is under way at this epoch.
+    #[inline(always)]
+    pub fn is_changing(epoch: u64) -> bool {
+        epoch & EPOCH_STEP != 0
+    }
+
+    /// The epoch that says that the sweep has settled the open delivery, if nothing has changed
+    /// since `epoch`.
+    #[inline(always)]
+    pub fn settled_epoch(&self, epoch: u64) -> u64 {
+        (epoch & !(EPOCH_STEP - 1)) | u64::from(self.index + 1)
+    }
+
+    /// To be called at the start of every change with the epoch before it: takes notice of the
+    /// sweep's having settled the open delivery.
+    #[inline(always)]
+    pub fn changing(&mut self, epoch: u64) {
+        if self.is_open() && epoch as u32 == self.index + 1 {
+            self.close_settled();
+        }
+    }
+
     /// End of the answer's data: `write_seq`, without the FIN if one is queued.
     #[inline(always)]
     pub fn end_seq(&self, write_seq: u32) -> u32 {
@@ -223,6 +249,24 @@ impl Session {
         } else {
             bytes <= MAX_CLEAR_CONTROL_BYTES
         }
+    }
+
+    /// Whether the open delivery has been complete and quiet for the gap, and is so over.
+    #[inline(always)]
+    pub fn is_settled(&self, now_ns: u64, write_seq: u32, quiet_gap_ns: u64) -> bool {
+        self.is_complete(write_seq)
+            && now_ns > self.t_last_acked_ns.wrapping_add(quiet_gap_ns)
+            && now_ns > self.t_last_write_ns.wrapping_add(quiet_gap_ns)
+    }
+
+    /// Whether the open delivery is due for a progress record. `progress_ns` 0 means never.
+    #[inline(always)]
+    pub fn is_progress_due(&self, now_ns: u64, write_seq: u32, progress_ns: u64) -> bool {
+        progress_ns != 0
+            && self.is_open()
+            && now_ns > self.t_progress_ns.wrapping_add(progress_ns)
+            && !self.is_complete(write_seq)
+            && !self.is_tentative()
     }
 
     /// Whether the open delivery is past its deadline and was not reported so.
@@ -493,9 +537,8 @@ impl Session {
         self.index += 1;
     }
 
-    /// The sweep has reported the open delivery as settled (seen in [`Session::epoch`]).
     #[inline(always)]
-    pub fn close_settled(&mut self) {
+    fn close_settled(&mut self) {
         self.close();
         self.settled = 1;
     }
@@ -517,8 +560,7 @@ impl Session {
         out.t_last_acked_ns = self.t_last_acked_ns;
         out.request_bytes = self.request_bytes;
         out.acked_bytes = self.acked_bytes;
-        out.written_bytes =
-            self.acked_bytes + u64::from(end.wrapping_sub(self.acked_seq));
+        out.written_bytes = self.acked_bytes + u64::from(end.wrapping_sub(self.acked_seq));
         out.endpoints = self.endpoints;
         out.index = self.index;
         out.flags = flags;
