@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = tonic_prost_build::configure()
         .bytes(".")
         .message_attribute(".", "#[derive(serde::Serialize)]");
-    for oneof in ["HotEvent.event", "EdgeMessage.message", "CollectorMessage.message"] {
+    for oneof in [
+        "HotEvent.event",
+        "EdgeMessage.message",
+        "CollectorMessage.message",
+    ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),
             "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",

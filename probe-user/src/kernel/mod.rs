@@ -3,6 +3,8 @@
 //! What it gives stands behind one trait, [`Backend`], so that other ways of measuring (portable,
 //! polled, a recording) can take its place.
 
+pub mod diagnosis;
+
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
