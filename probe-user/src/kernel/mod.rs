@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod decode;
+pub mod diagnosis;
 
 mod exact;
 mod half_open;
