@@ -1,3 +1,6 @@
 //! weir's daemon and command line, as a library: the rooms in the order the data flows.
 
+pub mod config;
 pub mod kernel;
+pub mod labels;
+pub mod qoe;
