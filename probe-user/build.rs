@@ -13,7 +13,10 @@ use std::{
 #[expect(dead_code, reason = "shared with xtask, which uses the rest")]
 mod toolchain;
 
-use toolchain::{Job, OBJECT, OBJECT_ENV, ROUTE_ENV, Toolchain, bpf_target};
+use toolchain::{Job, OBJECT, ROUTE_ENV, Toolchain, bpf_target};
+
+/// Names a prebuilt object to be embedded instead of building one; for packagers.
+const OBJECT_ENV: &str = "WEIR_BPF_OBJECT";
 
 fn main() -> ExitCode {
     match embed() {
@@ -59,20 +62,22 @@ fn build(out_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
         target_dir: &out_dir.join("bpf"),
         extra_flags: &[],
     };
-    let cargo = PathBuf::from(variable("CARGO")?);
+    let cargo = toolchain.cargo(Path::new(&variable("CARGO")?));
     let status = toolchain
-        .cargo(&cargo, "build", workspace, &job)
+        .command(&cargo, "build", workspace, &job)
         .status()
         .map_err(|error| format!("cannot start {}: {error}", cargo.display()))?;
     if !status.success() {
         return Err(format!(
-            "the kernel programs did not build ({status}) with {} and {}",
+            "the kernel programs did not build ({status}) with {} and {}; should the linker not \
+             understand the compiler's bitcode, `cargo xtask setup --reinstall-linker` builds it \
+             for the compiler's LLVM",
             toolchain.route,
             toolchain.linker.display()
         )
         .into());
     }
-    Ok(job.object())
+    Ok(job.target_dir.join(job.target).join("bpf").join(OBJECT))
 }
 
 fn variable(name: &str) -> Result<String, String> {

@@ -9,10 +9,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The binary target of `probe-ebpf`, and the name of the object that it becomes.
+/// The binary target of `probe-ebpf`, and the name of the object that it becomes, in
+/// `<target_dir>/<target>/bpf`.
 pub(crate) const OBJECT: &str = "weir-ebpf";
-/// Names a prebuilt object to be embedded instead of building one; for packagers.
-pub(crate) const OBJECT_ENV: &str = "WEIR_BPF_OBJECT";
 /// Forces a route: a [`Route::name`].
 pub(crate) const ROUTE_ENV: &str = "WEIR_BPF_ROUTE";
 
@@ -135,22 +134,26 @@ impl Toolchain {
         Ok(Self { route, linker })
     }
 
-    /// A cargo command on `probe-ebpf`'s programs, e.g. `build`. `cargo` serves the distribution's
-    /// compiler, `target_arch` is the host's and picks the layout of its registers.
+    /// The cargo for this compiler: the nightly's own; else `host`, which serves any compiler.
+    pub(crate) fn cargo(&self, host: &Path) -> PathBuf {
+        match &self.route {
+            Route::Distro { .. } => host.to_owned(),
+            Route::Nightly { dir } => dir.join("bin/cargo"),
+        }
+    }
+
+    /// A command on the programs in `probe-ebpf`: a cargo and its `build`, or the like of it.
     ///
-    /// The command inherits nothing of a surrounding cargo's choices: no flags, no target
-    /// directory, no compiler, no wrapper.
-    pub(crate) fn cargo(
+    /// It inherits nothing of a surrounding cargo's choices: no flags, no target directory, no
+    /// compiler, no wrapper.
+    pub(crate) fn command(
         &self,
-        cargo: &Path,
+        program: &Path,
         subcommand: &str,
         workspace: &Path,
-        job: &Job,
+        job: &Job<'_>,
     ) -> Command {
-        let mut command = match &self.route {
-            Route::Distro { .. } => Command::new(cargo),
-            Route::Nightly { dir } => Command::new(dir.join("bin/cargo")),
-        };
+        let mut command = Command::new(program);
         for (name, _) in env::vars_os() {
             let steers = name.to_str().is_some_and(|name| {
                 ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_"]
@@ -204,13 +207,6 @@ pub(crate) struct Job<'a> {
     pub(crate) target_dir: &'a Path,
     /// More flags for the compiler.
     pub(crate) extra_flags: &'a [&'a str],
-}
-
-impl Job<'_> {
-    /// Where `cargo build` puts the object.
-    pub(crate) fn object(&self) -> PathBuf {
-        self.target_dir.join(self.target).join("bpf").join(OBJECT)
-    }
 }
 
 /// The BPF target for a host of this byte order (`CARGO_CFG_TARGET_ENDIAN`).
