@@ -7,6 +7,7 @@
 
 pub mod field;
 pub mod record;
+pub mod session;
 pub mod settings;
 pub mod tls;
 pub mod tracker;

@@ -25,7 +25,8 @@ use probe_ebpf::{
     record::ended,
     settings::{Counter, HalfOpen, HalfOpenKey, ListenerKey},
     tls,
-    tracker::{EPOCH_STEP, Gauges, Session, after, phase},
+    session::{Gauges, Session, phase},
+    tracker::{EPOCH_STEP, after},
 };
 use programs::{
     atomic, birth, emit, filter,

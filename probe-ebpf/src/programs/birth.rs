@@ -4,7 +4,7 @@ use probe_ebpf::{
     field::Field,
     record::flag,
     settings::{Counter, HalfOpenKey, Settings},
-    tracker::{Gauges, Session, phase},
+    session::{Gauges, Session, phase},
 };
 
 use super::{

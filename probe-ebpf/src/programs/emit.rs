@@ -5,7 +5,7 @@ use probe_ebpf::{
     field::Field,
     record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, flag, kind},
     settings::Counter,
-    tracker::{Gauges, Session},
+    session::{Gauges, Session},
 };
 
 use super::{

@@ -12,7 +12,7 @@ use probe_ebpf::{
         COUNTERS as COUNTER_COUNT, Clock, Counter, HalfOpen, HalfOpenKey, ListenerKey,
         MAX_HALF_OPEN, MAX_PREFIXES, Settings,
     },
-    tracker::Session,
+    session::Session,
 };
 
 use super::{atomic, sock::Sock};

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
 use probe_ebpf::{
     field::{ABSENT, COUNT, Field},
     record::Endpoints,
-    tracker::{Clocks, Gauges},
+    session::{Clocks, Gauges},
 };
 
 /// Set by user space before the programs are loaded, frozen after.
