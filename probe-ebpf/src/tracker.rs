@@ -10,6 +10,7 @@
 //! It is closed, and reported, by the next request, the end of the session, or the quiet gap.
 
 use crate::{
+    drive::after,
     record::{ended, flag},
     session::{Gauges, Retrans, Session, phase},
     tls,
@@ -21,12 +22,6 @@ const MAX_BUSY_CONTROL_BYTES: u64 = 64;
 /// Less than the shortest HTTP/1 request line.
 const MAX_CLEAR_CONTROL_BYTES: u64 = 15;
 
-/// Whether sequence number `a` comes after `b` (RFC 9293, 3.4).
-#[inline(always)]
-pub fn after(a: u32, b: u32) -> bool {
-    (b.wrapping_sub(a) as i32) < 0
-}
-
 /// One change of [`Session::epoch`].
 pub const EPOCH_STEP: u64 = 1 << 32;
 
@@ -35,6 +30,12 @@ impl Session {
     #[inline(always)]
     pub fn is_changing(epoch: u64) -> bool {
         epoch & EPOCH_STEP != 0
+    }
+
+    /// Whether the sweep has settled the open delivery at this epoch.
+    #[inline(always)]
+    pub fn is_claimed(&self, epoch: u64) -> bool {
+        epoch as u32 == self.index + 1
     }
 
     /// The epoch that says that the sweep has settled the open delivery, if nothing has changed
@@ -48,7 +49,7 @@ impl Session {
     /// sweep's having settled the open delivery.
     #[inline(always)]
     pub fn changing(&mut self, epoch: u64) {
-        if self.is_open() && epoch as u32 == self.index + 1 {
+        if self.is_open() && self.is_claimed(epoch) {
             self.close_settled();
         }
     }
