@@ -5,4 +5,8 @@
 //! for the host alike, so one definition serves the programs, the daemon and the tests.
 #![no_std]
 
+pub mod field;
 pub mod record;
+pub mod settings;
+pub mod tls;
+pub mod tracker;
