@@ -30,6 +30,17 @@ pub enum Health {
 }
 
 impl Diagnosis {
+    /// This host's facts, with the probes that the loader tried and the backend it could run.
+    pub fn of_this_host(probes: Vec<Probe>, backend: Option<BackendKind>) -> Self {
+        let root = Path::new("/");
+        Self {
+            kernel_release: kernel_release(root),
+            facts: facts(root),
+            probes,
+            backend,
+        }
+    }
+
     /// The sum of the findings.
     pub fn health(&self) -> Health {
         let lost = |probe: &Probe| !matches!(probe.verdict, Verdict::Ok | Verdict::NotApplicable);

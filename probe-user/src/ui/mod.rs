@@ -8,4 +8,5 @@ pub mod losses;
 pub mod out;
 pub mod percentile;
 pub mod table;
+pub mod top;
 pub mod units;
