@@ -6,3 +6,6 @@
 //! a witness that did would repeat its mistakes.
 
 pub mod lab;
+pub mod record;
+pub mod truth;
+pub mod weir;
