@@ -32,6 +32,13 @@ pub enum BackendKind {
     Exact,
 }
 
+/// Tries everything that measuring here would need, takes it out of the kernel again, and says
+/// of each part how it went.
+pub fn diagnose() -> diagnosis::Diagnosis {
+    let (probes, works) = exact::try_programs();
+    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
+}
+
 /// The two ways out of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
