@@ -20,8 +20,6 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-#[doc(hidden)]
-pub use exact::try_programs as diagnose_probes;
 pub use exact::{Exact, Options};
 use iter::IterLink;
 
