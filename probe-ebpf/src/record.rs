@@ -76,8 +76,10 @@ pub mod ended {
     pub const SERVER_RST: u8 = 4;
     /// The kernel gave up: retransmissions or keep-alive probes went unanswered.
     pub const TIMEOUT: u8 = 5;
-    /// Ended otherwise, e.g. destroyed by an administrator.
+    /// Ended otherwise.
     pub const OTHER: u8 = 6;
+    /// The session goes on, but the filter has changed and leaves it out.
+    pub const UNTRACKED: u8 = 7;
 }
 
 /// The first 16 bytes of every record.
@@ -219,7 +221,7 @@ pub struct SessionEnd {
     pub endpoints: Endpoints,
     /// Deliveries reported.
     pub deliveries: u32,
-    /// [`flag`] bits: ADOPTED, TLS, BUSY_PERIOD (ever), IPV6.
+    /// [`flag`] bits: ADOPTED, TLS, `BUSY_PERIOD` (ever), IPV6.
     pub flags: u32,
     /// Data segments sent, retransmissions included (kernel's own count).
     pub segments: u32,

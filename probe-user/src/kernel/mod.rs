@@ -3,11 +3,27 @@
 //! What it gives stands behind one trait, [`Backend`], so that other ways of measuring (portable,
 //! polled, a recording) can take its place.
 
+pub mod cgroup;
+pub mod decode;
+pub mod diagnosis;
+
+mod exact;
+mod half_open;
+mod iter;
+mod namespaces;
+pub mod offsets;
+mod probes;
+
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use probe_ebpf::record;
+
+#[doc(hidden)]
+pub use exact::try_programs as diagnose_probes;
+pub use exact::{Exact, Options};
+use iter::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +130,16 @@ pub struct KernelCounts {
     pub sessions_storage_refused: u64,
     /// Half-open sessions that found their table full.
     pub half_open_refused: u64,
+}
+
+impl KernelCounts {
+    /// Whether every record and session is accounted for.
+    pub fn reconcile(&self) -> bool {
+        self.hot.seen == self.hot.exported + self.hot.ring_full
+            && self.bulk.seen == self.bulk.exported + self.bulk.ring_full
+            && self.sessions_seen
+                == self.sessions_tracked + self.sessions_filtered + self.sessions_storage_refused
+    }
 }
 
 /// Counts of one ring.

@@ -1,0 +1,322 @@
+//! The one configuration: every key, its default, and the checks between keys.
+//!
+//! `deploy/weir.toml` documents each key with its why and is tested to equal [`Config::default`].
+//! Reading the file is [`read`]'s work.
+
+mod check;
+mod read;
+
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use nix::unistd::{Gid, Group, Uid, User};
+
+use crate::kernel;
+
+/// A configuration that cannot be used; each problem is a line that says where and what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read at all.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// What it says is wrong; every problem found, one per line.
+    #[error("{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+}
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// A delivery still open so long after its request is late. 0: none is.
+    pub deadline_ms: u32,
+    /// An answer acknowledged whole, and silent for so long, is over.
+    pub quiet_gap_ms: u32,
+    /// How often deliveries under way are reported. 0: never.
+    pub progress_ms: u32,
+    /// Which sessions are measured.
+    pub filter: kernel::Filter,
+    /// Names for the server's ports.
+    pub services: Vec<Service>,
+    /// Names for the clients' prefixes.
+    pub networks: Vec<Network>,
+    /// What is bounded, and where.
+    pub limits: Limits,
+    /// Who may ask, and where.
+    pub query: Query,
+    /// Where frames go.
+    pub collector: Collector,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// One `[[service]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What cells call it.
+    pub name: String,
+    /// The server's ports that it is.
+    pub ports: Vec<u16>,
+}
+
+/// One `[[network]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// What cells call it.
+    pub name: String,
+    /// The clients' prefixes that it is; the longest match over all networks wins.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// `[limits]`: none of it can change while the daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions remembered in user space.
+    pub max_sessions: u32,
+    /// Cells, the one called `other` included.
+    pub max_cells: u32,
+    /// Finished deliveries kept for queries.
+    pub max_deliveries_kept: u32,
+    /// The hot ring.
+    pub hot_ring_bytes: u32,
+    /// The bulk ring.
+    pub bulk_ring_bytes: u32,
+    /// Clients that watch or follow at the same time.
+    pub followers: u32,
+    /// Deliveries that a slow follower may lag behind before it loses the oldest.
+    pub follower_lag: u32,
+}
+
+/// `[query]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Users who may ask, besides root and the daemon's own.
+    pub allow_users: Vec<Principal>,
+    /// Groups whose members may ask.
+    pub allow_groups: Vec<Principal>,
+}
+
+/// A user or group, as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// By number.
+    Id(u32),
+    /// By name; looked up when it is put in force.
+    Name(String),
+}
+
+impl Principal {
+    /// The user's number.
+    pub fn uid(&self) -> anyhow::Result<Uid> {
+        match self {
+            Self::Id(id) => Ok(Uid::from_raw(*id)),
+            Self::Name(name) => match User::from_name(name) {
+                Ok(Some(user)) => Ok(user.uid),
+                Ok(None) => anyhow::bail!(
+                    "query.allow_users names the user {name:?}, which this host does not have"
+                ),
+                Err(err) => anyhow::bail!("cannot look up the user {name:?}: {err}"),
+            },
+        }
+    }
+
+    /// The group's number.
+    pub fn gid(&self) -> anyhow::Result<Gid> {
+        match self {
+            Self::Id(id) => Ok(Gid::from_raw(*id)),
+            Self::Name(name) => match Group::from_name(name) {
+                Ok(Some(group)) => Ok(group.gid),
+                Ok(None) => anyhow::bail!(
+                    "query.allow_groups names the group {name:?}, which this host does not have"
+                ),
+                Err(err) => anyhow::bail!("cannot look up the group {name:?}: {err}"),
+            },
+        }
+    }
+}
+
+/// `[collector]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// `http://host:port`; none: the daemon works alone.
+    pub url: Option<String>,
+    /// Time between frames.
+    pub interval_ms: u32,
+    /// What this host is called; none: its host name.
+    pub host: Option<String>,
+    /// Whether plain text may leave the host.
+    pub insecure: bool,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The daemon's own.
+    pub level: LogLevel,
+    /// The kernel programs' diagnostics.
+    pub programs: LogLevel,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What failed.
+    Error,
+    /// And what is not as it should be.
+    Warn,
+    /// And what happens seldom.
+    Info,
+    /// And what helps to find a fault.
+    Debug,
+    /// And everything.
+    Trace,
+}
+
+impl LogLevel {
+    const ALL: [(&'static str, Self); 6] = [
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// As the configuration and `tracing` write it.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 4000,
+            quiet_gap_ms: 1000,
+            progress_ms: 1000,
+            filter: kernel::Filter::default(),
+            services: Vec::new(),
+            networks: Vec::new(),
+            limits: Limits {
+                max_sessions: 262_144,
+                max_cells: 256,
+                max_deliveries_kept: 10_000,
+                hot_ring_bytes: 1 << 20,
+                bulk_ring_bytes: 8 << 20,
+                followers: 16,
+                follower_lag: 4096,
+            },
+            query: Query {
+                socket: PathBuf::from("/run/weir/weir.sock"),
+                allow_users: Vec::new(),
+                allow_groups: Vec::new(),
+            },
+            collector: Collector {
+                url: None,
+                interval_ms: 1000,
+                host: None,
+                insecure: false,
+            },
+            log: Log {
+                level: LogLevel::Info,
+                programs: LogLevel::Off,
+            },
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    /// Reads and checks `text`; `name` stands for the file in what is said about it.
+    pub fn parse(text: &str, name: &str) -> Result<Self, Error> {
+        let config = read::read(text, name)?;
+        let problems = config.problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(Error::Invalid(
+                problems
+                    .into_iter()
+                    .map(|problem| format!("{name}: {problem}"))
+                    .collect(),
+            ))
+        }
+    }
+
+    /// Checks a configuration that was changed after it was read, e.g. by the command line.
+    pub fn check(&self) -> Result<(), Error> {
+        let problems = self.problems();
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(problems))
+        }
+    }
+
+    /// What the kernel room puts in force.
+    pub fn kernel_settings(&self) -> kernel::Settings {
+        kernel::Settings {
+            deadline_ms: self.deadline_ms,
+            quiet_gap_ms: self.quiet_gap_ms,
+            progress_ms: self.progress_ms,
+            filter: self.filter.clone(),
+        }
+    }
+
+    /// Takes from `new` what can change while the daemon runs; returns the keys that differ and
+    /// cannot.
+    pub fn reload(&mut self, new: Self) -> Vec<&'static str> {
+        let mut kept = Vec::new();
+        macro_rules! fixed {
+            ($($key:literal => $($field:ident).+),* $(,)?) => {
+                $(if self.$($field).+ != new.$($field).+ { kept.push($key); })*
+            };
+        }
+        fixed! {
+            "limits.max_sessions" => limits.max_sessions,
+            "limits.max_cells" => limits.max_cells,
+            "limits.max_deliveries_kept" => limits.max_deliveries_kept,
+            "limits.hot_ring_bytes" => limits.hot_ring_bytes,
+            "limits.bulk_ring_bytes" => limits.bulk_ring_bytes,
+            "limits.followers" => limits.followers,
+            "limits.follower_lag" => limits.follower_lag,
+            "query.socket" => query.socket,
+            "collector.url" => collector.url,
+            "collector.interval_ms" => collector.interval_ms,
+            "collector.host" => collector.host,
+            "collector.insecure" => collector.insecure,
+            "log.level" => log.level,
+            "log.programs" => log.programs,
+        }
+        *self = Self {
+            limits: self.limits.clone(),
+            query: Query {
+                socket: self.query.socket.clone(),
+                ..new.query
+            },
+            collector: self.collector.clone(),
+            log: self.log.clone(),
+            ..new
+        };
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! From TOML to a [`Config`]: every wrong or unknown key is named with its file and line.
+//!
+//! All problems of a file are reported at once. Checks between keys are not made here.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, Error, LogLevel, Network, Principal, Service};
+
+/// Suggestions must be at least so alike (Jaro-Winkler).
+const ALIKE: f64 = 0.8;
+
+/// Reads `text`, in which absent keys keep their default.
+pub(super) fn read(text: &str, name: &str) -> Result<Config, Error> {
+    read_from(&Source {
+        text,
+        name,
+        known: RefCell::default(),
+    })
+}
+
+/// Every key that the reader looked for in `text`, in full.
+#[cfg(test)]
+pub(super) fn known_keys(text: &str) -> Result<Vec<String>, Error> {
+    let source = Source {
+        text,
+        name: "",
+        known: RefCell::default(),
+    };
+    read_from(&source)?;
+    Ok(source.known.into_inner())
+}
+
+fn read_from(source: &Source<'_>) -> Result<Config, Error> {
+    let Source { text, .. } = source;
+    let document = DeTable::parse(text).map_err(|err| {
+        let message = err.message().lines().collect::<Vec<_>>().join(", ");
+        Error::Invalid(vec![source.at(err.span(), "", &message)])
+    })?;
+    let mut problems = Vec::new();
+    let mut config = Config::default();
+    let mut root = Table::new(source, String::new(), document.get_ref());
+
+    root.set("deadline_ms", &mut config.deadline_ms, &mut problems);
+    root.set("quiet_gap_ms", &mut config.quiet_gap_ms, &mut problems);
+    root.set("progress_ms", &mut config.progress_ms, &mut problems);
+    root.table("filter", &mut problems, |table, problems| {
+        table.set("ports", &mut config.filter.ports, problems);
+        table.set("prefixes", &mut config.filter.prefixes, problems);
+        table.set("cgroups", &mut config.filter.cgroups, problems);
+    });
+    root.tables("service", &mut problems, |table, problems| {
+        let name = table.need("name", problems);
+        let ports = table.need("ports", problems);
+        if let (Some(name), Some(ports)) = (name, ports) {
+            config.services.push(Service { name, ports });
+        }
+    });
+    root.tables("network", &mut problems, |table, problems| {
+        let name = table.need("name", problems);
+        let prefixes = table.need("prefixes", problems);
+        if let (Some(name), Some(prefixes)) = (name, prefixes) {
+            config.networks.push(Network { name, prefixes });
+        }
+    });
+    root.table("limits", &mut problems, |table, problems| {
+        let limits = &mut config.limits;
+        table.set("max_sessions", &mut limits.max_sessions, problems);
+        table.set("max_cells", &mut limits.max_cells, problems);
+        table.set("max_deliveries_kept", &mut limits.max_deliveries_kept, problems);
+        table.set("hot_ring_bytes", &mut limits.hot_ring_bytes, problems);
+        table.set("bulk_ring_bytes", &mut limits.bulk_ring_bytes, problems);
+        table.set("followers", &mut limits.followers, problems);
+        table.set("follower_lag", &mut limits.follower_lag, problems);
+    });
+    root.table("query", &mut problems, |table, problems| {
+        table.set("socket", &mut config.query.socket, problems);
+        table.set("allow_users", &mut config.query.allow_users, problems);
+        table.set("allow_groups", &mut config.query.allow_groups, problems);
+    });
+    root.table("collector", &mut problems, |table, problems| {
+        table.set("url", &mut config.collector.url, problems);
+        table.set("interval_ms", &mut config.collector.interval_ms, problems);
+        table.set("host", &mut config.collector.host, problems);
+        table.set("insecure", &mut config.collector.insecure, problems);
+    });
+    root.table("log", &mut problems, |table, problems| {
+        table.set("level", &mut config.log.level, problems);
+        table.set("programs", &mut config.log.programs, problems);
+    });
+    root.finish(&mut problems);
+
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        problems.sort_by_key(|(offset, _)| *offset);
+        Err(Error::Invalid(
+            problems.into_iter().map(|(_, problem)| problem).collect(),
+        ))
+    }
+}
+
+/// Problems with their place in the file, so that they can be told in its order.
+type Problems = Vec<(usize, String)>;
+
+struct Source<'t> {
+    text: &'t str,
+    name: &'t str,
+    /// Every key that was looked for.
+    known: RefCell<Vec<String>>,
+}
+
+impl Source<'_> {
+    fn at(&self, span: Option<Range<usize>>, key: &str, message: &str) -> String {
+        let separator = if key.is_empty() { "" } else { ": " };
+        let Some(span) = span else {
+            return format!("{}: {key}{separator}{message}", self.name);
+        };
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        format!("{}:{line}: {key}{separator}{message}", self.name)
+    }
+}
+
+/// One table of the file, from which known keys are taken; what is left is unknown.
+struct Table<'a, 't> {
+    source: &'a Source<'t>,
+    path: String,
+    left: BTreeMap<&'a str, (Range<usize>, &'a Spanned<DeValue<'t>>)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a, 't> Table<'a, 't> {
+    fn new(source: &'a Source<'t>, path: String, table: &'a DeTable<'t>) -> Self {
+        let left = table
+            .iter()
+            .map(|(key, value)| (key.get_ref().as_ref(), (key.span(), value)))
+            .collect();
+        Self {
+            source,
+            path,
+            left,
+            known: Vec::new(),
+        }
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'t>>> {
+        self.known.push(key);
+        self.source.known.borrow_mut().push(self.key(key));
+        self.left.remove(key).map(|(_, value)| value)
+    }
+
+    fn problem(&self, span: Range<usize>, key: &str, message: &str, problems: &mut Problems) {
+        let start = span.start;
+        problems.push((start, self.source.at(Some(span), &self.key(key), message)));
+    }
+
+    /// Sets `place` if the key is there; otherwise it keeps what it has.
+    fn set<T: Value>(&mut self, key: &'static str, place: &mut T, problems: &mut Problems) {
+        let Some(value) = self.take(key) else { return };
+        match T::from_toml(value.get_ref()) {
+            Ok(read) => *place = read,
+            Err(message) => self.problem(value.span(), key, &message, problems),
+        }
+    }
+
+    /// A key that its table must have.
+    fn need<T: Value>(&mut self, key: &'static str, problems: &mut Problems) -> Option<T> {
+        let Some(value) = self.take(key) else {
+            let message = format!("is missing; expected {}", T::EXPECTED);
+            let start = self.left.values().map(|(span, _)| span.start).next();
+            let span = start.map(|start| start..start);
+            problems.push((
+                start.unwrap_or(0),
+                self.source.at(span, &self.key(key), &message),
+            ));
+            return None;
+        };
+        match T::from_toml(value.get_ref()) {
+            Ok(read) => Some(read),
+            Err(message) => {
+                self.problem(value.span(), key, &message, problems);
+                None
+            }
+        }
+    }
+
+    fn table(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+        read: impl FnOnce(&mut Table<'a, 't>, &mut Problems),
+    ) {
+        let Some(value) = self.take(key) else { return };
+        let DeValue::Table(table) = value.get_ref() else {
+            let message = wrong(&format!("a table, [{key}]"), value.get_ref());
+            return self.problem(value.span(), key, &message, problems);
+        };
+        let mut table = Table::new(self.source, self.key(key), table);
+        read(&mut table, problems);
+        table.finish(problems);
+    }
+
+    fn tables(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+        mut read: impl FnMut(&mut Table<'a, 't>, &mut Problems),
+    ) {
+        let Some(value) = self.take(key) else { return };
+        let DeValue::Array(array) = value.get_ref() else {
+            let message = wrong(&format!("tables, each begun by [[{key}]]"), value.get_ref());
+            return self.problem(value.span(), key, &message, problems);
+        };
+        for value in array {
+            let DeValue::Table(table) = value.get_ref() else {
+                let message = wrong(&format!("a table, [[{key}]]"), value.get_ref());
+                self.problem(value.span(), key, &message, problems);
+                continue;
+            };
+            let mut table = Table::new(self.source, self.key(key), table);
+            read(&mut table, problems);
+            table.finish(problems);
+        }
+    }
+
+    /// Whatever was not taken is unknown.
+    fn finish(self, problems: &mut Problems) {
+        for (key, (span, _)) in &self.left {
+            let best = self
+                .known
+                .iter()
+                .map(|known| (strsim::jaro_winkler(key, known), known))
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .filter(|(alike, _)| *alike >= ALIKE);
+            let message = match best {
+                Some((_, known)) => format!("unknown key; did you mean `{known}`?"),
+                None => format!("unknown key; known here: {}", self.known.join(", ")),
+            };
+            self.problem(span.clone(), key, &message, problems);
+        }
+    }
+}
+
+fn wrong(expected: &str, value: &DeValue<'_>) -> String {
+    format!("expected {expected}, found {}", shown(value))
+}
+
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {text:?}"),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Boolean(value) => value.to_string(),
+        other => format!("a value of type {}", other.type_str()),
+    }
+}
+
+/// What a key's value can be.
+trait Value: Sized {
+    /// In words.
+    const EXPECTED: &'static str;
+
+    fn parse(value: &DeValue<'_>) -> Option<Self>;
+
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::parse(value).ok_or_else(|| wrong(Self::EXPECTED, value))
+    }
+}
+
+fn integer<T: TryFrom<i64>>(value: &DeValue<'_>) -> Option<T> {
+    let number = value.as_integer()?;
+    let number = i64::from_str_radix(number.as_str(), number.radix()).ok()?;
+    T::try_from(number).ok()
+}
+
+impl Value for u32 {
+    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        integer(value)
+    }
+}
+
+impl Value for u16 {
+    const EXPECTED: &'static str = "a port, 1 to 65535";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        integer(value).filter(|port| *port > 0)
+    }
+}
+
+impl Value for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
+impl Value for String {
+    const EXPECTED: &'static str = "a string in quotes";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        value.as_str().map(str::to_owned)
+    }
+}
+
+/// A key that is absent by default.
+impl Value for Option<String> {
+    const EXPECTED: &'static str = String::EXPECTED;
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        String::parse(value).map(Some)
+    }
+}
+
+impl Value for PathBuf {
+    const EXPECTED: &'static str = "a path in quotes";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        value
+            .as_str()
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    }
+}
+
+impl Value for IpNet {
+    const EXPECTED: &'static str = "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        crate::labels::network::parse_prefix(value.as_str()?)
+    }
+}
+
+impl Value for Principal {
+    const EXPECTED: &'static str = "a name in quotes or a number";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        match value.as_str() {
+            Some(name) if !name.is_empty() => Some(Self::Name(name.to_owned())),
+            Some(_) => None,
+            None => integer(value).map(Self::Id),
+        }
+    }
+}
+
+impl Value for LogLevel {
+    const EXPECTED: &'static str = "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        let name = value.as_str()?;
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, level)| *level)
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    const EXPECTED: &'static str = "a list in brackets";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        Self::from_toml(value).ok()
+    }
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let array = value
+            .as_array()
+            .ok_or_else(|| wrong(&format!("a list in brackets, each {}", T::EXPECTED), value))?;
+        array
+            .iter()
+            .enumerate()
+            .map(|(n, value)| {
+                T::from_toml(value.get_ref()).map_err(|err| format!("element {}: {err}", n + 1))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,149 @@
+use super::*;
+
+const DEFAULT_FILE: &str = include_str!("../../../deploy/weir.toml");
+
+fn problems(text: &str) -> Vec<String> {
+    match Config::parse(text, "weir.toml") {
+        Err(Error::Invalid(problems)) => problems,
+        other => panic!("{text:?} should be refused, got {other:?}"),
+    }
+}
+
+#[test]
+fn the_shipped_file_is_the_default() {
+    assert_eq!(
+        Config::parse(DEFAULT_FILE, "weir.toml").unwrap(),
+        Config::default()
+    );
+}
+
+/// Keys without a default stand in the file as comments; with those uncommented it still parses,
+/// and then every key that the reader knows is set.
+#[test]
+fn the_shipped_file_names_every_key() {
+    let uncommented: String = DEFAULT_FILE
+        .lines()
+        .map(|line| {
+            let example = line.strip_prefix("#: ").unwrap_or(line);
+            format!("{example}\n")
+        })
+        .collect();
+    let config = Config::parse(&uncommented, "weir.toml").unwrap();
+    assert!(!config.services.is_empty() && !config.networks.is_empty());
+    assert!(config.collector.url.is_some() && config.collector.host.is_some());
+    let known = read::known_keys(&uncommented).unwrap();
+    assert!(known.contains(&"network.prefixes".to_owned()), "{known:?}");
+    for key in known {
+        let last = key.rsplit('.').next().unwrap();
+        let table = [format!("[{key}]"), format!("[[{key}]]")];
+        let named = |line: &str| {
+            line.split_once('=')
+                .map_or(table.iter().any(|table| table == line), |(k, _)| k.trim() == last)
+        };
+        assert!(
+            uncommented.lines().any(named),
+            "deploy/weir.toml does not name {key}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
+    assert_eq!(
+        problems("deadline_ms = 4000\n\n[limits]\nmax_session = 5\n"),
+        ["weir.toml:4: limits.max_session: unknown key; did you mean `max_sessions`?"]
+    );
+    let far = problems("[log]\nzzz = 1\n");
+    assert_eq!(far, ["weir.toml:2: log.zzz: unknown key; known here: level, programs"]);
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
+    assert_eq!(
+        problems("[filter]\nports = [80, \"https\"]\n"),
+        ["weir.toml:2: filter.ports: element 2: expected a port, 1 to 65535, found the string \"https\""]
+    );
+    assert_eq!(
+        problems("deadline_ms = -1"),
+        ["weir.toml:1: deadline_ms: expected a whole number from 0 to 4294967295, found -1"]
+    );
+    assert_eq!(
+        problems("[[network]]\nname = \"isp\"\nprefixes = [\"10.0.0.0/33\"]"),
+        [
+            "weir.toml:3: network.prefixes: element 1: expected a prefix such as \
+             \"192.0.2.0/24\" or \"2001:db8::/32\", found the string \"10.0.0.0/33\""
+        ]
+    );
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_in_order() {
+    let told = problems("[log]\nlevel = \"loud\"\n[query]\nsocket = 5\nsokcet = \"/x\"\n");
+    assert_eq!(told.len(), 3);
+    assert!(told[0].starts_with("weir.toml:2:"), "{told:?}");
+    assert!(told[1].starts_with("weir.toml:4:"), "{told:?}");
+    assert!(told[2].starts_with("weir.toml:5:"), "{told:?}");
+}
+
+#[test]
+fn a_syntax_error_names_its_line() {
+    let told = problems("deadline_ms = 4000\nquiet_gap_ms = = 5\n");
+    assert!(told[0].starts_with("weir.toml:2: "), "{told:?}");
+}
+
+#[test]
+fn a_service_without_ports_is_refused() {
+    let told = problems("[[service]]\nname = \"live\"\n");
+    assert!(told[0].contains("service.ports: is missing"), "{told:?}");
+}
+
+#[test]
+fn checks_between_keys_name_both_sides() {
+    let told = problems(
+        "[[service]]\nname = \"a\"\nports = [80]\n[[service]]\nname = \"b\"\nports = [80]\n",
+    );
+    assert_eq!(
+        told,
+        ["weir.toml: port 80 is in two services, \"a\" and \"b\""]
+    );
+}
+
+#[test]
+fn plain_text_leaves_the_host_only_when_told_to() {
+    for url in ["http://127.0.0.1:7447", "http://[::1]:7447", "http://localhost:7447"] {
+        assert!(Config::parse(&format!("[collector]\nurl = \"{url}\""), "f").is_ok());
+    }
+    let told = problems("[collector]\nurl = \"http://10.1.2.3:7447\"");
+    assert!(told[0].contains("insecure = true"), "{told:?}");
+    let told = problems("[collector]\nurl = \"https://10.1.2.3:7447\"\ninsecure = true");
+    assert!(told[0].contains("TLS"), "{told:?}");
+    Config::parse("[collector]\nurl = \"http://10.1.2.3:7447\"\ninsecure = true", "f").unwrap();
+}
+
+#[test]
+fn rings_must_be_whole_pages_and_powers_of_two() {
+    for bytes in ["0", "2048", "12288", "4294967295"] {
+        problems(&format!("[limits]\nbulk_ring_bytes = {bytes}"));
+    }
+    Config::parse("[limits]\nbulk_ring_bytes = 4096", "f").unwrap();
+}
+
+#[test]
+fn a_reload_takes_what_can_change_and_names_the_rest() {
+    let mut config = Config::default();
+    let mut new = Config::default();
+    new.deadline_ms = 2000;
+    new.filter.ports = vec![443];
+    new.limits.max_cells = 7;
+    new.query.socket = "/elsewhere".into();
+    new.query.allow_users = vec![Principal::Id(33)];
+    assert_eq!(
+        config.reload(new),
+        ["limits.max_cells", "query.socket"]
+    );
+    assert_eq!(config.deadline_ms, 2000);
+    assert_eq!(config.filter.ports, [443]);
+    assert_eq!(config.query.allow_users, [Principal::Id(33)]);
+    assert_eq!(config.limits, Config::default().limits);
+    assert_eq!(config.query.socket, Config::default().query.socket);
+}

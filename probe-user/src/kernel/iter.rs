@@ -1,0 +1,113 @@
+//! BPF iterators: a program run once for each object of a kind when a descriptor is read
+//! (Linux 5.8). aya links those that need no target; socket storage needs its map named.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+};
+
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// `union bpf_attr`, the part for BPF_LINK_CREATE (include/uapi/linux/bpf.h, Linux 5.9).
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    reserved: u32,
+}
+
+/// `union bpf_attr`, the part for BPF_ITER_CREATE (Linux 5.8).
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// `union bpf_iter_link_info`, the part for maps (Linux 5.9).
+#[repr(C)]
+struct MapTarget {
+    map_fd: u32,
+}
+
+/// A linked iterator program; unlinked when dropped.
+#[derive(Debug)]
+pub(super) struct IterLink {
+    link: OwnedFd,
+}
+
+impl IterLink {
+    /// Links a loaded iterator program, to a map if it walks one.
+    pub(super) fn new(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let target = map.map(|map| MapTarget {
+            map_fd: raw(map.as_raw_fd()),
+        });
+        let mut attr = LinkCreate {
+            prog_fd: raw(program.as_raw_fd()),
+            target_fd: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            iter_info: target
+                .as_ref()
+                .map_or(0, |target| std::ptr::from_ref(target) as u64),
+            iter_info_len: target.as_ref().map_or(0, |_| size_of::<MapTarget>() as u32),
+            reserved: 0,
+        };
+        Ok(Self {
+            link: bpf(BPF_LINK_CREATE, &mut attr)?,
+        })
+    }
+
+    /// Runs the program once over everything; what it prints is thrown away.
+    pub(super) fn run(&self) -> io::Result<()> {
+        let mut attr = IterCreate {
+            link_fd: raw(self.link.as_fd().as_raw_fd()),
+            flags: 0,
+        };
+        let mut reader = File::from(bpf(BPF_ITER_CREATE, &mut attr)?);
+        let mut buffer = [0u8; 4096];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A valid descriptor as the kernel's unsigned field.
+fn raw(fd: RawFd) -> u32 {
+    fd.unsigned_abs()
+}
+
+/// The `bpf` system call, for the commands that return a descriptor.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` is a plain C struct that lives through the call, its size is passed, and the
+    // kernel writes nothing beyond it; pointers in it outlive the call too.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the call has just made this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

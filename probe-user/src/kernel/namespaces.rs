@@ -1,0 +1,71 @@
+//! The network namespaces of this host, and doing something inside each.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+
+/// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
+/// open, the own one first. Returns how many could not be entered (that needs CAP_SYS_ADMIN) or
+/// failed; an error only if the own one failed.
+pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
+    act().context("in the daemon's own network namespace")?;
+    let own = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
+    let mut seen = HashSet::from([own]);
+    let mut failed = 0;
+    for path in candidates() {
+        // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        if !seen.insert(meta.ino()) {
+            continue;
+        }
+        let Ok(namespace) = File::open(&path) else {
+            failed += 1;
+            continue;
+        };
+        // A thread of its own: its namespace changes, and it ends.
+        let entered = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+                    act()
+                })
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("the thread inside panicked")))
+        });
+        if let Err(error) = entered {
+            tracing::debug!("network namespace {}: {error:#}", path.display());
+            failed += 1;
+        }
+    }
+    Ok(failed)
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    if let Ok(entries) = fs::read_dir("/run/netns") {
+        paths.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    if let Ok(entries) = fs::read_dir("/proc") {
+        paths.extend(
+            entries
+                .flatten()
+                .filter(|entry| {
+                    entry
+                        .file_name()
+                        .to_str()
+                        .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+                })
+                .map(|entry| entry.path().join("ns/net")),
+        );
+    }
+    paths
+}

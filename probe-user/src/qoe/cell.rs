@@ -1,0 +1,263 @@
+//! Cells: the aggregates that weir is run by, bounded in number, exact to merge.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use histogram::{Histogram, SparseHistogram};
+
+use super::{Counters, Metric};
+use crate::labels::{Label, Name, Service};
+
+/// What has no cell of its own is counted under this name.
+const OTHER: &str = "other";
+
+/// What the wire is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP over IPv4.
+    Tcp4,
+    /// TCP over IPv6.
+    Tcp6,
+    /// Mixed: the cell `other`.
+    Other,
+}
+
+impl Transport {
+    /// As the wire writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp4 => "tcp4",
+            Self::Tcp6 => "tcp6",
+            Self::Other => OTHER,
+        }
+    }
+}
+
+/// What a cell's sessions have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CellKey {
+    /// What they deliver.
+    pub service: Service,
+    /// What kind of object.
+    pub content_class: Name,
+    /// Where their clients are.
+    pub network: Name,
+    /// Over what.
+    pub transport: Transport,
+}
+
+impl CellKey {
+    /// The key of a session.
+    pub fn new(label: Label, transport: Transport) -> Self {
+        Self {
+            service: label.service,
+            content_class: label.content_class,
+            network: label.network,
+            transport,
+        }
+    }
+
+    /// The key of everything that found no place.
+    pub fn other() -> Self {
+        let other: Name = OTHER.into();
+        Self {
+            service: Service::Named(other.clone()),
+            content_class: Arc::from("-"),
+            network: other,
+            transport: Transport::Other,
+        }
+    }
+}
+
+impl fmt::Display for CellKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            service,
+            content_class,
+            network,
+            transport,
+        } = self;
+        write!(f, "{service}/{content_class}/{network}/{}", transport.as_str())
+    }
+}
+
+/// What is open now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Sessions.
+    pub sessions_open: u64,
+    /// Deliveries under way that were reported.
+    pub deliveries_open: u64,
+    /// Of those, past their deadline.
+    pub deliveries_open_late: u64,
+}
+
+impl Gauges {
+    /// Adds another cell's.
+    pub fn merge(&mut self, other: &Self) {
+        self.sessions_open = self.sessions_open.saturating_add(other.sessions_open);
+        self.deliveries_open = self.deliveries_open.saturating_add(other.deliveries_open);
+        self.deliveries_open_late = self
+            .deliveries_open_late
+            .saturating_add(other.deliveries_open_late);
+    }
+}
+
+/// One cell, as it is counted in.
+#[derive(Clone, Debug, Default)]
+pub struct Cell {
+    /// Cumulative.
+    pub counters: Counters,
+    /// Now.
+    pub gauges: Gauges,
+    /// Each made with its first value.
+    histograms: [Option<Histogram>; Metric::COUNT],
+}
+
+impl Cell {
+    /// Counts one value; beyond the largest bucket it counts in that.
+    pub fn record(&mut self, metric: Metric, value: u64) {
+        let buckets = metric.buckets();
+        let histogram = self.histograms[metric as usize]
+            .get_or_insert_with(|| Histogram::with_config(&buckets));
+        let largest = (1 << buckets.max_value_power()) - 1;
+        // Cannot fail: the value is within the histogram's range.
+        let _ = histogram.increment(value.min(largest));
+    }
+
+    /// Adds what another cell counted. Its histograms have this version's buckets.
+    pub fn absorb(&mut self, other: &CellSnapshot) {
+        self.counters.merge(&other.counters);
+        self.gauges.merge(&other.gauges);
+        for (metric, sparse) in &other.histograms {
+            let histogram = self.histograms[*metric as usize]
+                .get_or_insert_with(|| Histogram::with_config(&metric.buckets()));
+            let counts = histogram.as_mut_slice();
+            for (bucket, count) in sparse.index().iter().zip(sparse.count()) {
+                if let Some(place) = counts.get_mut(*bucket as usize) {
+                    *place = place.saturating_add(*count);
+                }
+            }
+        }
+    }
+
+    /// How many values of `metric` were counted.
+    pub fn samples(&self, metric: Metric) -> u64 {
+        self.histograms[metric as usize]
+            .as_ref()
+            .map_or(0, |histogram| histogram.as_slice().iter().sum())
+    }
+
+    /// What it holds, small enough to keep and to send.
+    pub fn snapshot(&self, key: CellKey, with_histograms: bool) -> CellSnapshot {
+        let histograms = if with_histograms {
+            Metric::ALL
+                .into_iter()
+                .filter_map(|metric| {
+                    let histogram = self.histograms[metric as usize].as_ref()?;
+                    Some((metric, SparseHistogram::from(histogram)))
+                })
+                .collect()
+        } else {
+            Vec::new()
+        };
+        CellSnapshot {
+            key,
+            counters: self.counters,
+            gauges: self.gauges,
+            histograms,
+        }
+    }
+}
+
+/// A cell at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CellSnapshot {
+    /// Whose it is.
+    pub key: CellKey,
+    /// Cumulative.
+    pub counters: Counters,
+    /// At that moment.
+    pub gauges: Gauges,
+    /// At most one per metric, in the order of [`Metric::ALL`]; metrics without values are absent.
+    pub histograms: Vec<(Metric, SparseHistogram)>,
+}
+
+/// All cells. A cell's index stays its own for as long as the table lives.
+#[derive(Debug)]
+pub struct Cells {
+    index: HashMap<CellKey, u32>,
+    cells: Vec<(CellKey, Cell)>,
+    max: usize,
+    overflowed: u64,
+    other_used: bool,
+}
+
+impl Cells {
+    /// The cell `other`, which is always there.
+    const OTHER: u32 = 0;
+
+    /// Room for `max` cells, the one called `other` included.
+    pub fn new(max: usize) -> Self {
+        let other = CellKey::other();
+        Self {
+            index: HashMap::from_iter([(other.clone(), Self::OTHER)]),
+            cells: vec![(other, Cell::default())],
+            max: max.max(1),
+            overflowed: 0,
+            other_used: false,
+        }
+    }
+
+    /// The cell of `key`: its own, or `other` if there is no room left.
+    pub fn place(&mut self, key: CellKey) -> u32 {
+        if let Some(index) = self.index.get(&key) {
+            self.other_used |= *index == Self::OTHER;
+            return *index;
+        }
+        if self.cells.len() >= self.max {
+            self.overflowed += 1;
+            self.other_used = true;
+            return Self::OTHER;
+        }
+        let index = u32::try_from(self.cells.len()).unwrap_or(Self::OTHER);
+        self.index.insert(key.clone(), index);
+        self.cells.push((key, Cell::default()));
+        index
+    }
+
+    /// A cell by its index.
+    pub fn get_mut(&mut self, index: u32) -> &mut Cell {
+        &mut self.cells[index as usize].1
+    }
+
+    /// A cell's key by its index.
+    pub fn key(&self, index: u32) -> &CellKey {
+        &self.cells[index as usize].0
+    }
+
+    /// How many have ever counted something: `other` only once it is used.
+    pub fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    /// Whether nothing was counted yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every cell that is in use.
+    pub fn iter(&self) -> impl Iterator<Item = (&CellKey, &Cell)> {
+        let skip_other = usize::from(!self.other_used);
+        self.cells
+            .iter()
+            .skip(skip_other)
+            .map(|(key, cell)| (key, cell))
+    }
+
+    /// How often a session found no cell of its own.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
+    }
+}

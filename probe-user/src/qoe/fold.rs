@@ -1,0 +1,582 @@
+//! The fold: one record after the other into sessions, cells, events and the latest deliveries.
+//!
+//! Records may be missing (a ring was full) and the two rings may be read out of step; neither
+//! makes a count go back, a gauge go wrong for good, or traffic be counted twice.
+
+use std::collections::VecDeque;
+
+use probe_ebpf::record::{
+    Delivery, Endpoints, SessionEnd, SessionStart, ended, flag, kind as record_kind,
+};
+
+use super::cell::{CellKey, Cells, Transport};
+use super::delivery::{self, Finished, Kind, Phase};
+use super::metric::Metric;
+use super::session::{List, OpenDelivery, Partial, Session, Sessions, Traffic};
+use crate::labels::Label;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Ended sessions stay so long: to be listed, and to be found by what the other ring still holds.
+const ENDED_KEPT_NS: u64 = 5 * SECOND_NS;
+/// A delivery under way that missed so many reports in a row is not under way any more.
+const MISSED_REPORTS: u64 = 5;
+/// After records were lost, a session unheard of for so long is taken to have ended.
+const UNSURE_KEPT_NS: u64 = 300 * SECOND_NS;
+/// Late and aborted deliveries kept for the live view.
+const TROUBLED_KEPT: usize = 100;
+
+/// What bounds the fold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Sessions.
+    pub max_sessions: usize,
+    /// Cells, `other` included.
+    pub max_cells: usize,
+    /// Finished deliveries.
+    pub max_deliveries_kept: usize,
+}
+
+/// What must be known at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A delivery passed its deadline and is still open.
+    Late,
+    /// A delivery was cut off.
+    Aborted,
+}
+
+/// What a delivery record led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// Where it was counted.
+    pub cell: u32,
+    /// Whether it must be known at once.
+    pub event: Option<Event>,
+}
+
+/// What the fold could not keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FoldLosses {
+    /// Sessions forgotten while they were open: the table was full, or records were lost and
+    /// nothing was heard of them since.
+    pub sessions_evicted: u64,
+    /// Sessions counted in `other` because there were too many cells.
+    pub cells_overflowed: u64,
+}
+
+/// Everything that is known.
+#[derive(Debug)]
+pub struct Fold {
+    sessions: Sessions,
+    cells: Cells,
+    recent: VecDeque<Finished>,
+    troubled: VecDeque<Finished>,
+    limits: Limits,
+    tick_hz: u32,
+    progress_ns: u64,
+    sessions_evicted: u64,
+    /// No session established later than this was ever forgotten.
+    forgotten_ns: u64,
+    /// When records were last lost.
+    lost_ns: u64,
+}
+
+impl Fold {
+    /// Nothing known yet. `tick_hz`: the kernel's ticks per second.
+    pub fn new(limits: Limits, tick_hz: u32) -> Self {
+        Self {
+            sessions: Sessions::new(limits.max_sessions),
+            cells: Cells::new(limits.max_cells),
+            recent: VecDeque::with_capacity(limits.max_deliveries_kept),
+            troubled: VecDeque::with_capacity(TROUBLED_KEPT),
+            limits,
+            tick_hz,
+            progress_ns: 0,
+            sessions_evicted: 0,
+            forgotten_ns: 0,
+            lost_ns: 0,
+        }
+    }
+
+    /// How often the kernel reports deliveries under way; 0: never.
+    pub fn set_progress_ms(&mut self, progress_ms: u32) {
+        self.progress_ns = u64::from(progress_ms) * 1_000_000;
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// The cells.
+    pub fn cells(&self) -> &Cells {
+        &self.cells
+    }
+
+    /// The latest finished deliveries, latest last; TLS handshakes among them.
+    pub fn recent(&self) -> &VecDeque<Finished> {
+        &self.recent
+    }
+
+    /// The latest late and aborted deliveries, latest last.
+    pub fn troubled(&self) -> &VecDeque<Finished> {
+        &self.troubled
+    }
+
+    /// What could not be kept.
+    pub fn losses(&self) -> FoldLosses {
+        FoldLosses {
+            sessions_evicted: self.sessions_evicted,
+            cells_overflowed: self.cells.overflowed(),
+        }
+    }
+
+    /// A session was established or adopted.
+    pub fn session_start(
+        &mut self,
+        record: &SessionStart,
+        label: impl FnOnce(&Endpoints) -> Label,
+    ) {
+        let t_ns = record.header.t_ns;
+        let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
+        let session = self.sessions.at(place);
+        if session.start_counted || session.is_ended() {
+            return;
+        }
+        session.start_counted = true;
+        session.t_established_ns = record.t_established_ns;
+        session.handshake_us = record.handshake_us;
+        session.synack_retransmits = record.synack_retransmits;
+        session.flags |= record.flags & Session::LASTING_FLAGS;
+        let cell = self.cells.get_mut(session.cell);
+        if record.flags & flag::ADOPTED != 0 {
+            cell.counters.sessions_adopted += 1;
+        } else {
+            cell.counters.sessions_started += 1;
+            cell.counters.synack_retransmits += u64::from(record.synack_retransmits);
+            if record.handshake_us > 0 {
+                cell.record(Metric::HandshakeUs, u64::from(record.handshake_us));
+            }
+        }
+        self.sessions.touch(place, t_ns);
+    }
+
+    /// A delivery is over, late or under way.
+    pub fn delivery(
+        &mut self,
+        record: &Delivery,
+        label: impl FnOnce(&Endpoints) -> Label,
+    ) -> Folded {
+        let t_ns = record.header.t_ns;
+        let unheard_of = self.sessions.find(record.cookie).is_none();
+        let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
+        if unheard_of && record.t_request_ns <= self.forgotten_ns {
+            self.recall(place, record);
+        }
+        let is_end = record.header.kind == record_kind::DELIVERY_END;
+        let kind = delivery::kind_of(record);
+        let phase = delivery::phase_of(record);
+
+        self.count_traffic(place, record, is_end);
+        let event = if kind == Kind::Handshake {
+            None
+        } else {
+            self.count_late(place, record)
+        };
+        let session = self.sessions.at(place);
+        note_path(session, record);
+        let cell = session.cell;
+        if is_end {
+            session.over = session.over.max(record.index.saturating_add(1));
+            if session.open.is_some_and(|open| open.index <= record.index) {
+                self.set_open(place, None);
+            }
+            self.count_end(place, record, kind, phase);
+        } else if kind != Kind::Handshake {
+            self.note_under_way(place, record, phase == Phase::Late);
+        }
+        self.sessions.touch(place, t_ns);
+
+        let aborted = is_end && kind != Kind::Handshake && phase == Phase::Aborted;
+        let event = event.or(aborted.then_some(Event::Aborted));
+        let finished = Finished {
+            record: *record,
+            cell,
+        };
+        if event.is_some() {
+            push_bounded(&mut self.troubled, finished, TROUBLED_KEPT);
+        }
+        if is_end {
+            push_bounded(&mut self.recent, finished, self.limits.max_deliveries_kept);
+        }
+        Folded { cell, event }
+    }
+
+    /// A session is over.
+    pub fn session_end(&mut self, record: &SessionEnd, label: impl FnOnce(&Endpoints) -> Label) {
+        let t_ns = record.header.t_ns;
+        let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
+        if self.sessions.at(place).is_ended() {
+            return;
+        }
+        self.set_open(place, None);
+        let forgotten_ns = self.forgotten_ns;
+        let session = self.sessions.at(place);
+        // If it may have been forgotten meanwhile, part of its totals may have been counted then;
+        // that part cannot be told, so nothing is added.
+        let complete = session.start_counted || record.t_established_ns > forgotten_ns;
+        let adopted = record.flags & flag::ADOPTED != 0;
+        session.flags |= record.flags & Session::LASTING_FLAGS;
+        session.t_established_ns = record.t_established_ns;
+        session.t_ended_ns = t_ns.max(1);
+        session.ended = record.ended;
+        if record.srtt_us > 0 {
+            session.srtt_us = record.srtt_us;
+        }
+        if record.min_rtt_us > 0 {
+            session.min_rtt_us = record.min_rtt_us;
+        }
+        let cell = self.cells.get_mut(session.cell);
+        cell.gauges.sessions_open -= 1;
+        let counters = &mut cell.counters;
+        if !session.start_counted && complete {
+            session.start_counted = true;
+            if adopted {
+                counters.sessions_adopted += 1;
+            } else {
+                counters.sessions_started += 1;
+            }
+        }
+        counters.sessions_ended += 1;
+        *match record.ended {
+            ended::CLIENT_FIN => &mut counters.ended_client_fin,
+            ended::SERVER_FIN => &mut counters.ended_server_fin,
+            ended::CLIENT_RST => &mut counters.ended_client_rst,
+            ended::SERVER_RST => &mut counters.ended_server_rst,
+            ended::TIMEOUT => &mut counters.ended_timeout,
+            _ => &mut counters.ended_other,
+        } += 1;
+        if complete {
+            // What happened outside deliveries, or in deliveries whose record was lost.
+            let mut totals = session.traffic;
+            totals.retrans_fast = record.retrans_fast.into();
+            totals.retrans_rto = record.retrans_rto.into();
+            totals.retrans_tlp = record.retrans_tlp.into();
+            // The kernel's own counts of an adopted session include the time before weir.
+            if !adopted {
+                totals.acked_bytes = record.acked_bytes;
+                totals.segments = record.segments.into();
+            }
+            let before = session.traffic;
+            add_traffic(session, cell, &totals, &before);
+            session.retrans_settled = true;
+            session.volume_settled = !adopted;
+        }
+        self.sessions.touch(place, t_ns);
+    }
+
+    /// A handshake was given up.
+    pub fn half_open_give_up(&mut self, label: Label, transport: Transport, synack_retransmits: u32) {
+        let cell = self.cells.place(CellKey::new(label, transport));
+        let counters = &mut self.cells.get_mut(cell).counters;
+        counters.half_open_give_ups += 1;
+        counters.synack_retransmits += u64::from(synack_retransmits);
+    }
+
+    /// Records of the bulk ring were lost before `now_ns`: ends of sessions may be among them.
+    pub fn records_lost(&mut self, now_ns: u64) {
+        self.lost_ns = self.lost_ns.max(now_ns);
+    }
+
+    /// Lets time pass: what is only kept for a while goes.
+    pub fn advance(&mut self, now_ns: u64) {
+        while let Some(place) = self.older_than(List::Ended, now_ns, ENDED_KEPT_NS) {
+            self.sessions.remove(place);
+        }
+        if self.progress_ns > 0 {
+            // Two seconds more, for the way out of the kernel.
+            let stale_ns = self.progress_ns * MISSED_REPORTS + 2 * SECOND_NS;
+            while let Some(place) = self.older_than(List::Open, now_ns, stale_ns) {
+                self.set_open(place, None);
+                let t_ns = self.sessions.at(place).t_updated_ns;
+                self.sessions.touch(place, t_ns);
+            }
+        }
+        for list in [List::Idle, List::Open] {
+            while let Some(place) = self.older_than(list, now_ns, UNSURE_KEPT_NS) {
+                if self.sessions.at(place).t_updated_ns > self.lost_ns {
+                    break;
+                }
+                self.forget(place, now_ns);
+            }
+        }
+    }
+
+    fn older_than(&mut self, list: List, now_ns: u64, age_ns: u64) -> Option<u32> {
+        let place = self.sessions.oldest(list)?;
+        let age = now_ns.saturating_sub(self.sessions.at(place).t_updated_ns);
+        (age > age_ns).then_some(place)
+    }
+
+    /// The place of a session, which is made if nothing was heard of it before.
+    fn session(
+        &mut self,
+        cookie: u64,
+        endpoints: &Endpoints,
+        flags: u32,
+        t_ns: u64,
+        label: impl FnOnce(&Endpoints) -> Label,
+    ) -> u32 {
+        if let Some(place) = self.sessions.find(cookie) {
+            return place;
+        }
+        while self.sessions.is_full()
+            && let Some(place) = self.sessions.most_forgettable()
+        {
+            self.forget(place, t_ns);
+        }
+        let transport = if flags & flag::IPV6 == 0 {
+            Transport::Tcp4
+        } else {
+            Transport::Tcp6
+        };
+        let cell = self.cells.place(CellKey::new(label(endpoints), transport));
+        self.cells.get_mut(cell).gauges.sessions_open += 1;
+        let mut session = Session::new(cookie, *endpoints, cell, t_ns);
+        session.flags = flags & Session::LASTING_FLAGS & !flag::BUSY_PERIOD;
+        self.sessions.insert(session)
+    }
+
+    /// Removes a session; one that was open is missed from now on.
+    fn forget(&mut self, place: u32, now_ns: u64) {
+        self.set_open(place, None);
+        let session = self.sessions.remove(place);
+        if session.is_ended() {
+            return;
+        }
+        self.cells.get_mut(session.cell).gauges.sessions_open -= 1;
+        self.sessions_evicted += 1;
+        self.forgotten_ns = self.forgotten_ns.max(now_ns).max(session.t_updated_ns);
+    }
+
+    /// Meets a session again that may have been forgotten in the middle of this delivery. What the
+    /// delivery carried until now may have been counted then, so it is taken as counted.
+    fn recall(&mut self, place: u32, record: &Delivery) {
+        let session = self.sessions.at(place);
+        session.partial = partial_of(record);
+        if record.header.kind != record_kind::DELIVERY_LATE && record.flags & flag::LATE != 0 {
+            session.late_counted = record.index.saturating_add(1);
+        }
+    }
+
+    /// Takes over a report of a delivery under way, unless the session is already beyond it.
+    fn note_under_way(&mut self, place: u32, record: &Delivery, late: bool) {
+        let session = self.sessions.at(place);
+        let ahead = session.open.is_some_and(|open| open.index > record.index);
+        if session.is_ended() || record.index < session.over || ahead {
+            return;
+        }
+        let was_late = session
+            .open
+            .is_some_and(|open| open.index == record.index && open.late);
+        let open = OpenDelivery {
+            index: record.index,
+            t_request_ns: record.t_request_ns,
+            acked_bytes: record.acked_bytes,
+            written_bytes: record.written_bytes,
+            late: late || was_late,
+        };
+        self.set_open(place, Some(open));
+    }
+
+    /// Sets or clears the delivery under way, and the gauges with it.
+    fn set_open(&mut self, place: u32, open: Option<OpenDelivery>) {
+        let session = self.sessions.at(place);
+        let before = std::mem::replace(&mut session.open, open);
+        let gauges = &mut self.cells.get_mut(session.cell).gauges;
+        let late = |open: Option<OpenDelivery>| u64::from(open.is_some_and(|open| open.late));
+        gauges.deliveries_open += u64::from(open.is_some());
+        gauges.deliveries_open -= u64::from(before.is_some());
+        gauges.deliveries_open_late += late(open);
+        gauges.deliveries_open_late -= late(before);
+    }
+
+    /// Counts what a delivery has carried since its last record.
+    fn count_traffic(&mut self, place: u32, record: &Delivery, is_end: bool) {
+        let session = self.sessions.at(place);
+        let number = record.index.saturating_add(1);
+        let known = session.partial.number == number;
+        if !is_end && !known {
+            let over = record.index < session.over;
+            // The hot ring may be ahead of the end of the delivery before, which is still to come
+            // on the bulk ring: what was counted of that one must not be lost sight of.
+            let ahead = record.header.kind == record_kind::DELIVERY_LATE
+                && session.partial.number != 0;
+            if over || ahead || number < session.partial.number {
+                return;
+            }
+        }
+        let before = if known {
+            session.partial
+        } else {
+            Partial::default()
+        };
+        let now = partial_of(record);
+        if !is_end {
+            session.partial = now;
+        } else if known {
+            session.partial = Partial::default();
+        }
+        let cell = self.cells.get_mut(session.cell);
+        add_traffic(session, cell, &now.traffic, &before.traffic);
+        let more_us = |now: u32, before: u32| {
+            delivery::ticks_us(now, self.tick_hz)
+                .saturating_sub(delivery::ticks_us(before, self.tick_hz))
+        };
+        let counters = &mut cell.counters;
+        counters.busy_us += more_us(now.busy_ticks, before.busy_ticks);
+        counters.rwnd_limited_us += more_us(now.rwnd_limited_ticks, before.rwnd_limited_ticks);
+        counters.sndbuf_limited_us +=
+            more_us(now.sndbuf_limited_ticks, before.sndbuf_limited_ticks);
+    }
+
+    /// Counts a late delivery once, whichever of its records says so first.
+    fn count_late(&mut self, place: u32, record: &Delivery) -> Option<Event> {
+        let reported = record.header.kind == record_kind::DELIVERY_LATE;
+        let session = self.sessions.at(place);
+        if !(reported || record.flags & flag::LATE != 0) || record.index < session.late_counted {
+            return None;
+        }
+        session.late_counted = record.index.saturating_add(1);
+        session.late_deliveries += 1;
+        let still_open = reported && record.index >= session.over && !session.is_ended();
+        self.cells.get_mut(session.cell).counters.late_deliveries += 1;
+        still_open.then_some(Event::Late)
+    }
+
+    /// Counts a delivery that is over, by its kind and its end.
+    fn count_end(&mut self, place: u32, record: &Delivery, kind: Kind, phase: Phase) {
+        let session = self.sessions.at(place);
+        let cell = self.cells.get_mut(session.cell);
+        let counters = &mut cell.counters;
+        match kind {
+            Kind::Handshake => {
+                counters.tls_handshakes += 1;
+                return;
+            }
+            Kind::BusyPeriod => {
+                counters.busy_periods += 1;
+                session.flags |= flag::BUSY_PERIOD;
+            }
+            Kind::Unsolicited => counters.unsolicited += 1,
+            Kind::Resumed => counters.resumed += 1,
+            Kind::Exchange => {}
+        }
+        match phase {
+            Phase::Unanswered => {
+                counters.unanswered_requests += 1;
+                return;
+            }
+            Phase::Aborted => {
+                counters.aborted_deliveries += 1;
+                session.aborted_deliveries += 1;
+            }
+            _ if matches!(kind, Kind::Exchange | Kind::BusyPeriod) => {
+                counters.deliveries += 1;
+                session.deliveries += 1;
+                session.last_latency_us = delivery::latency_us(record).unwrap_or(0);
+            }
+            _ => {}
+        }
+        if kind == Kind::Exchange {
+            let bounded = |bit: u32| record.flags & bit != 0;
+            let mut measured = |metric: Metric, value: Option<u64>| {
+                if let Some(value) = value {
+                    cell.record(metric, value);
+                }
+            };
+            if !bounded(flag::REQUEST_BOUNDED) {
+                if phase == Phase::Complete {
+                    measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
+                }
+                if !bounded(flag::FIRST_WRITE_BOUNDED) {
+                    measured(Metric::ThinkTimeUs, delivery::think_us(record));
+                }
+                measured(Metric::FirstByteUs, delivery::first_byte_us(record));
+            }
+            if phase == Phase::Complete {
+                measured(Metric::DeliveryTailUs, delivery::tail_us(record));
+            }
+        }
+        if record.srtt_us > 0 {
+            cell.record(Metric::SrttUs, record.srtt_us.into());
+        }
+        if record.delivery_rate_bytes_per_s > 0 && record.flags & flag::RATE_APP_LIMITED == 0 {
+            let kbps = record.delivery_rate_bytes_per_s.saturating_mul(8) / 1000;
+            cell.record(Metric::DeliveryRateKbps, kbps);
+        }
+        let retransmits = delivery::retransmits(record);
+        if let Some(ppm) = delivery::retransmit_ratio_ppm(retransmits, record.segments.into()) {
+            cell.record(Metric::RetransmitRatioPpm, ppm);
+        }
+    }
+}
+
+/// All that a delivery has carried so far.
+fn partial_of(record: &Delivery) -> Partial {
+    Partial {
+        number: record.index.saturating_add(1),
+        traffic: Traffic {
+            acked_bytes: record.acked_bytes,
+            segments: record.segments.into(),
+            retrans_fast: record.retrans_fast.into(),
+            retrans_rto: record.retrans_rto.into(),
+            retrans_tlp: record.retrans_tlp.into(),
+        },
+        busy_ticks: record.busy_ticks,
+        rwnd_limited_ticks: record.rwnd_limited_ticks,
+        sndbuf_limited_ticks: record.sndbuf_limited_ticks,
+    }
+}
+
+/// Takes over what a delivery record says about the path.
+fn note_path(session: &mut Session, record: &Delivery) {
+    session.flags |= record.flags & flag::TLS;
+    if record.srtt_us > 0 {
+        session.srtt_us = record.srtt_us;
+    }
+    if record.min_rtt_us > 0 {
+        session.min_rtt_us = record.min_rtt_us;
+    }
+    if record.delivery_rate_bytes_per_s > 0 {
+        session.delivery_rate_bytes_per_s = record.delivery_rate_bytes_per_s;
+        session.flags = session.flags & !flag::RATE_APP_LIMITED
+            | record.flags & flag::RATE_APP_LIMITED;
+    }
+}
+
+/// Counts the part of `now` that is beyond `before`, unless the session's totals are settled.
+fn add_traffic(session: &mut Session, cell: &mut super::Cell, now: &Traffic, before: &Traffic) {
+    macro_rules! add {
+        ($($field:ident),*) => {
+            $(
+                let more = now.$field.saturating_sub(before.$field);
+                session.traffic.$field += more;
+                cell.counters.$field += more;
+            )*
+        };
+    }
+    if !session.volume_settled {
+        add!(acked_bytes, segments);
+    }
+    if !session.retrans_settled {
+        add!(retrans_fast, retrans_rto, retrans_tlp);
+    }
+}
+
+fn push_bounded(queue: &mut VecDeque<Finished>, finished: Finished, max: usize) {
+    if queue.len() >= max {
+        queue.pop_front();
+    }
+    queue.push_back(finished);
+}

@@ -1,0 +1,18 @@
+//! The quality room: from kernel records and labels to sessions, deliveries and cells.
+//!
+//! Pure: no clock, no I/O, no task. Time enters with the records and as arguments, so the same
+//! code serves the daemon, a recording and a test. What each number means: `docs/metrics.md`.
+
+pub mod cell;
+pub mod counters;
+pub mod delivery;
+pub mod fold;
+pub mod metric;
+pub mod session;
+
+pub use cell::{Cell, CellKey, CellSnapshot, Gauges, Transport};
+pub use counters::Counters;
+pub use delivery::{Finished, Kind, Phase};
+pub use fold::{Event, Fold, FoldLosses, Limits};
+pub use metric::Metric;
+pub use session::{Session, State};

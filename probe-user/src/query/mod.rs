@@ -1,0 +1,3 @@
+//! What an operator may ask, and the asking.
+
+pub mod client;
