@@ -13,7 +13,7 @@ use weir_tests::{truth, weir};
 #[derive(Debug, Parser)]
 #[command(name = "truth")]
 struct Args {
-    /// The binary to measure [default: $WEIR_BIN]
+    /// The binary to measure (default: the environment's `WEIR_BIN`)
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
     /// A few hundred deliveries in a minute and a half instead of thousands

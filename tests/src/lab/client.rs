@@ -1,6 +1,7 @@
 //! Clients: plain HTTP over a socket that does exactly what a scenario asks, and curl for
 //! everything with TLS in it. What they saw is what the witness is checked against.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -15,6 +16,9 @@ use super::process::Process;
 
 /// Nothing in a lab takes longer; what does has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Read at once.
+const CHUNK_BYTES: usize = 16 * 1024;
 
 /// What a client knows of a session after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,10 +75,10 @@ impl Connection {
     /// # Errors
     /// The socket is broken.
     pub fn ask(&mut self, paths: &[&str], version: &str) -> Result<()> {
-        let requests: String = paths
-            .iter()
-            .map(|path| format!("GET {path} HTTP/{version}\r\nHost: lab\r\n\r\n"))
-            .collect();
+        let mut requests = String::new();
+        for path in paths {
+            let _ = write!(requests, "GET {path} HTTP/{version}\r\nHost: lab\r\n\r\n");
+        }
         self.stream
             .write_all(requests.as_bytes())
             .context("cannot send the request")
@@ -99,7 +103,7 @@ impl Connection {
     }
 
     fn fill(&mut self) -> Result<usize> {
-        let mut chunk = [0_u8; 16 * 1024];
+        let mut chunk = [0_u8; CHUNK_BYTES];
         let read = self.stream.read(&mut chunk).context("no answer")?;
         self.buffered.extend_from_slice(&chunk[..read]);
         Ok(read)
@@ -131,11 +135,7 @@ impl Connection {
         };
         let header: Vec<u8> = self.buffered.drain(..end).collect();
         let header = String::from_utf8_lossy(&header).to_ascii_lowercase();
-        if !header
-            .split_whitespace()
-            .nth(1)
-            .is_some_and(|status| status == "200")
-        {
+        if header.split_whitespace().nth(1) != Some("200") {
             bail!("not the answer that was asked for: {header}");
         }
         Ok(header
@@ -152,7 +152,7 @@ impl Connection {
         let mut left = length.saturating_sub(self.buffered.len() as u64);
         self.buffered
             .drain(..self.buffered.len().min(usize::try_from(length)?));
-        let mut chunk = [0_u8; 64 * 1024];
+        let mut chunk = [0_u8; CHUNK_BYTES];
         while left > 0 {
             let want = chunk.len().min(usize::try_from(left)?);
             let read = self.stream.read(&mut chunk[..want]).context("no answer")?;
@@ -171,7 +171,7 @@ impl Connection {
     pub fn answer_to_close(&mut self) -> Result<u64> {
         self.header()?;
         let mut length = self.buffered.len() as u64;
-        let mut chunk = [0_u8; 64 * 1024];
+        let mut chunk = [0_u8; CHUNK_BYTES];
         loop {
             let read = self.stream.read(&mut chunk).context("no answer")?;
             if read == 0 {

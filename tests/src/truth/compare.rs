@@ -143,8 +143,7 @@ pub fn compare(
         reported: reported.len() as u64,
         ..Comparison::default()
     };
-    let mut sessions: BTreeMap<(SocketAddr, SocketAddr), (Vec<&Witnessed>, Vec<&Delivery>)> =
-        BTreeMap::new();
+    let mut sessions: BTreeMap<(SocketAddr, SocketAddr), Both<'_>> = BTreeMap::new();
     for delivery in witnessed {
         sessions
             .entry((delivery.client, delivery.server))
@@ -182,6 +181,8 @@ pub fn compare(
     result
 }
 
+/// One session's deliveries, by either.
+type Both<'a> = (Vec<&'a Witnessed>, Vec<&'a Delivery>);
 type Pair<'a> = (Option<&'a Witnessed>, Option<&'a Delivery>);
 
 /// In order if there are as many of both; else by the time of the request.

@@ -82,7 +82,6 @@ pub fn run(plan: &Plan) -> Result<Report> {
         }
     }
     let losses = watched.as_ref().map(losses).transpose()?;
-    drop(watched);
     if let Some(follower) = follower {
         follower.finish()?;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -107,16 +108,20 @@ impl Scenario {
         SocketAddr::new(self.family.server(), port)
     }
 
-    /// Answers that the clients ask for, all told; `None` where the number of deliveries is not
-    /// the number of answers.
-    pub fn expected(&self) -> Option<usize> {
+    /// How many deliveries there can be, by what the clients ask for.
+    pub fn expected(&self) -> RangeInclusive<usize> {
+        let answers = self.sessions * self.sizes.len();
         match self.traffic {
-            Traffic::KeepAlive | Traffic::Tls | Traffic::Http2 => {
-                Some(self.sessions * self.sizes.len())
+            Traffic::KeepAlive | Traffic::Tls => answers..=answers,
+            Traffic::ToClose(_) | Traffic::Aborted(_) | Traffic::HalfClosed => {
+                self.sessions..=self.sessions
             }
-            Traffic::ToClose(_) | Traffic::Aborted(_) | Traffic::HalfClosed => Some(self.sessions),
-            Traffic::SpeaksFirst => Some(self.sessions * (self.sizes.len() + 1)),
-            Traffic::Pipelined | Traffic::Http2Parallel => None,
+            Traffic::SpeaksFirst => answers + self.sessions..=answers + self.sessions,
+            // The preface is a busy period of its own if its answer is acknowledged before the
+            // first request arrives.
+            Traffic::Http2 => answers..=answers + self.sessions,
+            // Answers share a busy period as the network has it.
+            Traffic::Pipelined | Traffic::Http2Parallel => self.sessions..=answers + self.sessions,
         }
     }
 

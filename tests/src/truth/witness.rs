@@ -132,9 +132,9 @@ pub fn connections(
             .entry(packet.stream)
             .or_insert_with(|| Stream::new(server, client, rules));
         if from_server {
-            stream.from_server(packet);
+            stream.server_packet(packet);
         } else {
-            stream.from_client(packet);
+            stream.client_packet(packet);
         }
     }
     streams.into_values().map(Stream::finish).collect()
@@ -200,7 +200,7 @@ impl Stream {
         }
     }
 
-    fn from_client(&mut self, packet: &Packet) {
+    fn client_packet(&mut self, packet: &Packet) {
         if packet.flags & flag::SYN != 0 {
             self.client_base = Some(packet.seq.wrapping_add(1));
             return;
@@ -298,7 +298,7 @@ impl Stream {
         });
     }
 
-    fn from_server(&mut self, packet: &Packet) {
+    fn server_packet(&mut self, packet: &Packet) {
         if packet.flags & flag::SYN != 0 {
             self.server_base = Some(packet.seq.wrapping_add(1));
             self.synacks += 1;
