@@ -78,7 +78,11 @@ impl fmt::Display for CellKey {
             network,
             transport,
         } = self;
-        write!(f, "{service}/{content_class}/{network}/{}", transport.as_str())
+        write!(
+            f,
+            "{service}/{content_class}/{network}/{}",
+            transport.as_str()
+        )
     }
 }
 
