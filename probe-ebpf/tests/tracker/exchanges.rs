@@ -424,3 +424,25 @@ fn a_session_that_times_out_says_so() {
         "{reports:?}"
     );
 }
+
+#[test]
+fn an_acknowledgement_that_no_program_saw_is_made_good() {
+    let mut wire = Wire::established(0);
+    wire.asks(100);
+    wire.writes(5000);
+    wire.socket.snd_una = 5000;
+    wire.wait_ms(10);
+    // Before the next request, which is then no pipelined one.
+    wire.asks(100);
+    let delivery = wire.ended();
+    assert_eq!(delivery.flags, flag::END_BOUNDED);
+    assert_eq!((delivery.acked_bytes, delivery.requests), (5000, 1));
+    // And when nothing follows.
+    wire.writes(700);
+    wire.socket.snd_una = 5700;
+    wire.wait_ms(1500);
+    wire.sweeps();
+    wire.wait_ms(1500);
+    wire.sweeps();
+    assert_eq!(wire.ended().acked_bytes, 700);
+}
