@@ -6,21 +6,20 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use weir::cli::{self, Cli, Command, Outcome};
-use weir::kernel;
+use weir::kernel::diagnosis::Diagnosis;
 use weir::ui::doctor;
 use weir::ui::out::Style;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    cli::conclude(perform(command))
+    cli::conclude(perform(&Cli::parse().command))
 }
 
-fn perform(command: Command) -> Result<Outcome> {
+fn perform(command: &Command) -> Result<Outcome> {
     let style = Style::of_stdout();
     // Not locked: the daemon and the live view share it with a panic's message.
     let to = io::stdout();
-    if let Command::Doctor(args) = &command {
-        let diagnosis = kernel::diagnose();
+    if let Command::Doctor(args) = command {
+        let diagnosis = Diagnosis::of_this_host();
         doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
         return Ok(Outcome::Examined(diagnosis.health()));
     }
@@ -29,9 +28,8 @@ fn perform(command: Command) -> Result<Outcome> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     let done = runtime.block_on(async {
-        match &command {
-            Command::Run(args) => cli::run(args).await,
-            Command::Collect(args) => cli::collect(args).await,
+        match command {
+            Command::Run(_) | Command::Collect(_) => anyhow::bail!("not wired"),
             Command::Top(args) => cli::top(args).await,
             Command::Sessions(args) => cli::sessions(args, style, to).await,
             Command::Deliveries(args) => cli::deliveries(args, style, to).await,

@@ -1,5 +1,5 @@
 //! What this host offers to eBPF measurement: privileges and kernel settings, each with its
-//! remedy. Whether the probes themselves load is the loader's to find out; it hands them in.
+//! remedy. Whether the probes themselves load is the loader's to find out.
 
 use std::path::Path;
 
@@ -30,14 +30,15 @@ pub enum Health {
 }
 
 impl Diagnosis {
-    /// This host's facts, with the probes that the loader tried and the backend it could run.
-    pub fn of_this_host(probes: Vec<Probe>, backend: Option<BackendKind>) -> Self {
+    /// Examines this host; tries to load every program and takes it out again.
+    pub fn of_this_host() -> Self {
         let root = Path::new("/");
+        let (probes, works) = super::diagnose_probes();
         Self {
             kernel_release: kernel_release(root),
             facts: facts(root),
             probes,
-            backend,
+            backend: works.then_some(BackendKind::Exact),
         }
     }
 

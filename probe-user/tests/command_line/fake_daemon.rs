@@ -7,49 +7,52 @@ use std::sync::{Arc, Mutex};
 
 use futures::{Stream, StreamExt, stream};
 use tokio::net::UnixListener;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::{BroadcastStream, UnixListenerStream};
 use tonic::{Request, Response, Status};
 use weir_proto::v1::local_server::{Local, LocalServer};
 use weir_proto::v1::{self as wire, Filter};
 
-/// What it says, and what it was asked.
+/// A question's filter, limit and whether it wants to follow.
+pub(crate) type Asked = (Filter, u32, bool);
+
+/// What it says.
 #[derive(Debug, Default)]
-pub struct Script {
-    pub status: wire::Status,
-    pub sessions: Vec<wire::Session>,
-    pub deliveries: Vec<wire::Delivery>,
-    pub cells: Vec<wire::Cell>,
+pub(crate) struct Script {
+    pub(crate) status: wire::Status,
+    pub(crate) sessions: Vec<wire::Session>,
+    pub(crate) deliveries: Vec<wire::Delivery>,
+    pub(crate) cells: Vec<wire::Cell>,
     /// Refuses everything with these words, as for a wrong peer.
-    pub refusal: Option<String>,
-    /// The filter, limit and follow of the latest question.
-    pub asked: Option<(Filter, u32, bool)>,
+    pub(crate) refusal: Option<String>,
 }
 
 #[derive(Clone)]
 struct Fake {
     script: Arc<Mutex<Script>>,
+    asked: watch::Sender<Option<Asked>>,
     snapshots: broadcast::Sender<wire::Snapshot>,
     followed: broadcast::Sender<wire::Delivery>,
 }
 
 /// A running daemon; dropped, it is gone with its socket.
-pub struct Daemon {
-    pub socket: PathBuf,
-    pub script: Arc<Mutex<Script>>,
+pub(crate) struct Daemon {
+    pub(crate) socket: PathBuf,
+    /// The latest question.
+    pub(crate) asked: watch::Receiver<Option<Asked>>,
     /// Goes to everyone who watches.
-    pub snapshots: broadcast::Sender<wire::Snapshot>,
+    pub(crate) snapshots: broadcast::Sender<wire::Snapshot>,
     /// Goes to everyone who follows deliveries.
-    pub followed: broadcast::Sender<wire::Delivery>,
-    server: tokio::task::JoinHandle<()>,
-    connections: tokio::runtime::Runtime,
+    pub(crate) followed: broadcast::Sender<wire::Delivery>,
+    connections: Option<tokio::runtime::Runtime>,
 }
 
 impl Daemon {
     /// Starts one at `dir/weir.sock`.
-    pub fn start(dir: &Path, script: Script) -> Self {
+    pub(crate) fn start(dir: &Path, script: Script) -> Self {
         let fake = Fake {
             script: Arc::new(Mutex::new(script)),
+            asked: watch::channel(None).0,
             snapshots: broadcast::channel(16).0,
             followed: broadcast::channel(16).0,
         };
@@ -66,7 +69,7 @@ impl Daemon {
             UnixListener::bind(&socket).unwrap()
         };
         let service = LocalServer::new(fake.clone());
-        let server = connections.spawn(async move {
+        connections.spawn(async move {
             tonic::transport::Server::builder()
                 .add_service(service)
                 .serve_with_incoming(UnixListenerStream::new(listener))
@@ -75,32 +78,34 @@ impl Daemon {
         });
         Self {
             socket,
-            script: fake.script,
+            asked: fake.asked.subscribe(),
             snapshots: fake.snapshots,
             followed: fake.followed,
-            server,
-            connections,
+            connections: Some(connections),
         }
     }
 
     /// What it was asked last.
-    pub fn asked(&self) -> (Filter, u32, bool) {
-        self.script.lock().unwrap().asked.clone().expect("nothing was asked")
+    pub(crate) fn asked(&self) -> Asked {
+        self.asked.borrow().clone().expect("nothing was asked")
     }
+}
 
-    /// Dies at once.
-    pub fn kill(self) {
-        self.server.abort();
-        self.connections.shutdown_background();
-        std::fs::remove_file(&self.socket).unwrap();
+impl Drop for Daemon {
+    /// Dies at once, as by SIGKILL, but for the socket.
+    fn drop(&mut self) {
+        if let Some(connections) = self.connections.take() {
+            connections.shutdown_background();
+        }
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
 impl Fake {
     fn asked(&self, filter: Option<Filter>, limit: u32, follow: bool) -> Result<(), Status> {
-        let mut script = self.script.lock().unwrap();
-        script.asked = Some((filter.unwrap_or_default(), limit, follow));
-        match &script.refusal {
+        let asked = (filter.unwrap_or_default(), limit, follow);
+        self.asked.send_replace(Some(asked));
+        match &self.script.lock().unwrap().refusal {
             Some(words) => Err(Status::permission_denied(words.clone())),
             None => Ok(()),
         }
