@@ -5,4 +5,8 @@
 //! with independent witnesses, and [`demo`] shows it at work. Nothing here shares code with weir:
 //! a witness that did would repeat its mistakes.
 
+pub mod demo;
 pub mod lab;
+pub mod record;
+pub mod truth;
+pub mod weir;

@@ -84,7 +84,8 @@ impl Capture {
 
 /// The number before `what` in tcpdump's closing words.
 fn count(log: &str, what: &str) -> Option<u64> {
-    log.lines().find_map(|line| line.strip_suffix(what)?.trim().parse().ok())
+    log.lines()
+        .find_map(|line| line.strip_suffix(what)?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -93,7 +94,8 @@ mod tests {
 
     #[test]
     fn tcpdumps_closing_words_are_understood() {
-        let log = "10 packets captured\n12 packets received by filter\n3 packets dropped by kernel\n";
+        let log =
+            "10 packets captured\n12 packets received by filter\n3 packets dropped by kernel\n";
         assert_eq!(count(log, "packets dropped by kernel"), Some(3));
         assert_eq!(count("", "packets dropped by kernel"), None);
     }

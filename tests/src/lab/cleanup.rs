@@ -78,10 +78,12 @@ fn begin() -> Result<Flock<File>> {
     if !Uid::effective().is_root() {
         bail!("the lab makes network namespaces and needs root: run it through sudo");
     }
-    let missing: Vec<_> = ["ip", "nginx", "curl", "openssl", "tcpdump", "tshark", "bpftool"]
-        .into_iter()
-        .filter(|tool| !on_path(tool))
-        .collect();
+    let missing: Vec<_> = [
+        "ip", "nginx", "curl", "openssl", "tcpdump", "tshark", "bpftool",
+    ]
+    .into_iter()
+    .filter(|tool| !on_path(tool))
+    .collect();
     if !missing.is_empty() {
         bail!(
             "the lab needs {}, not found on PATH: `cargo xtask setup --tests` installs them",
@@ -138,7 +140,10 @@ fn open_lock(path: &std::path::Path) -> Result<File> {
 fn sweep() -> Result<()> {
     for entry in fs::read_dir(lock_dir())?.flatten() {
         let path = entry.path();
-        let Some(pid) = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok()) else {
+        let Some(pid) = path
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse::<u32>().ok())
+        else {
             continue;
         };
         let Ok(lock) = Flock::lock(open_lock(&path)?, FlockArg::LockExclusiveNonblock) else {
@@ -159,7 +164,9 @@ fn sweep() -> Result<()> {
 }
 
 fn names_in(dir: impl AsRef<std::path::Path>, prefix: &str) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -171,7 +178,10 @@ fn names_in(dir: impl AsRef<std::path::Path>, prefix: &str) -> Vec<String> {
 pub(super) fn remove_namespace(name: &str) {
     if let Ok(pids) = output("ip", &["netns", "pids", name]) {
         let own = std::process::id();
-        for pid in pids.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()) {
+        for pid in pids
+            .split_whitespace()
+            .filter_map(|pid| pid.parse::<i32>().ok())
+        {
             if pid.cast_unsigned() != own {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }

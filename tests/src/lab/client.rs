@@ -1,6 +1,7 @@
 //! Clients: plain HTTP over a socket that does exactly what a scenario asks, and curl for
 //! everything with TLS in it. What they saw is what the witness is checked against.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
@@ -16,6 +17,9 @@ use super::process::Process;
 /// Nothing in a lab takes longer; what does has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Read at once.
+const CHUNK_BYTES: usize = 16 * 1024;
+
 /// What a client knows of a session after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -30,7 +34,7 @@ pub struct Seen {
 pub enum Abort {
     /// By RST.
     Reset,
-    /// By FIN, then RST for what still comes.
+    /// By FIN, and a moment later RST for what still comes.
     Close,
 }
 
@@ -52,7 +56,10 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffered: Vec::new() })
+        Ok(Self {
+            stream,
+            buffered: Vec::new(),
+        })
     }
 
     /// The client's port.
@@ -68,9 +75,13 @@ impl Connection {
     /// # Errors
     /// The socket is broken.
     pub fn ask(&mut self, paths: &[&str], version: &str) -> Result<()> {
-        let requests: String =
-            paths.iter().map(|path| format!("GET {path} HTTP/{version}\r\nHost: lab\r\n\r\n")).collect();
-        self.stream.write_all(requests.as_bytes()).context("cannot send the request")
+        let mut requests = String::new();
+        for path in paths {
+            let _ = write!(requests, "GET {path} HTTP/{version}\r\nHost: lab\r\n\r\n");
+        }
+        self.stream
+            .write_all(requests.as_bytes())
+            .context("cannot send the request")
     }
 
     /// Sends raw bytes.
@@ -86,11 +97,13 @@ impl Connection {
     /// # Errors
     /// The socket is broken.
     pub fn half_close(&self) -> Result<()> {
-        self.stream.shutdown(Shutdown::Write).context("cannot half-close")
+        self.stream
+            .shutdown(Shutdown::Write)
+            .context("cannot half-close")
     }
 
     fn fill(&mut self) -> Result<usize> {
-        let mut chunk = [0_u8; 16 * 1024];
+        let mut chunk = [0_u8; CHUNK_BYTES];
         let read = self.stream.read(&mut chunk).context("no answer")?;
         self.buffered.extend_from_slice(&chunk[..read]);
         Ok(read)
@@ -122,10 +135,12 @@ impl Connection {
         };
         let header: Vec<u8> = self.buffered.drain(..end).collect();
         let header = String::from_utf8_lossy(&header).to_ascii_lowercase();
-        if !header.split_whitespace().nth(1).is_some_and(|status| status == "200") {
+        if header.split_whitespace().nth(1) != Some("200") {
             bail!("not the answer that was asked for: {header}");
         }
-        Ok(header.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()))
+        Ok(header
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()))
     }
 
     /// Reads one answer with a length; returns the body's size.
@@ -135,8 +150,9 @@ impl Connection {
     pub fn answer(&mut self) -> Result<u64> {
         let length = self.header()?.context("an answer without a length")?;
         let mut left = length.saturating_sub(self.buffered.len() as u64);
-        self.buffered.drain(..self.buffered.len().min(usize::try_from(length)?));
-        let mut chunk = [0_u8; 64 * 1024];
+        self.buffered
+            .drain(..self.buffered.len().min(usize::try_from(length)?));
+        let mut chunk = [0_u8; CHUNK_BYTES];
         while left > 0 {
             let want = chunk.len().min(usize::try_from(left)?);
             let read = self.stream.read(&mut chunk[..want]).context("no answer")?;
@@ -155,7 +171,7 @@ impl Connection {
     pub fn answer_to_close(&mut self) -> Result<u64> {
         self.header()?;
         let mut length = self.buffered.len() as u64;
-        let mut chunk = [0_u8; 64 * 1024];
+        let mut chunk = [0_u8; CHUNK_BYTES];
         loop {
             let read = self.stream.read(&mut chunk).context("no answer")?;
             if read == 0 {
@@ -170,8 +186,15 @@ impl Connection {
     /// # Errors
     /// The socket is broken.
     pub fn abort(self, how: Abort) -> Result<()> {
-        if how == Abort::Reset {
-            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        if how == Abort::Close {
+            // Closing with unread data would send RST at once.
+            self.half_close()?;
+            std::thread::sleep(Duration::from_millis(20));
+        } else {
+            let linger = libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
             // SAFETY: setsockopt reads one linger, which lives on this stack, from a socket that
             // `self` owns.
             let set = unsafe {
@@ -201,7 +224,10 @@ pub fn keep_alive(address: SocketAddr, paths: &[&str], pause: Duration) -> Resul
         bodies.push(connection.answer()?);
         std::thread::sleep(pause);
     }
-    Ok(Seen { port: connection.port()?, bodies })
+    Ok(Seen {
+        port: connection.port()?,
+        bodies,
+    })
 }
 
 /// Asks for all `paths` at once.
@@ -213,8 +239,14 @@ pub fn pipelined(address: SocketAddr, paths: &[&str]) -> Result<Seen> {
     for path in paths {
         connection.ask(&[path], "1.1")?;
     }
-    let bodies = paths.iter().map(|_| connection.answer()).collect::<Result<_>>()?;
-    Ok(Seen { port: connection.port()?, bodies })
+    let bodies = paths
+        .iter()
+        .map(|_| connection.answer())
+        .collect::<Result<_>>()?;
+    Ok(Seen {
+        port: connection.port()?,
+        bodies,
+    })
 }
 
 /// Asks for `path` and reads until the server closes.
@@ -225,7 +257,10 @@ pub fn until_close(address: SocketAddr, path: &str) -> Result<Seen> {
     let mut connection = Connection::open(address)?;
     connection.ask(&[path], "1.0")?;
     let body = connection.answer_to_close()?;
-    Ok(Seen { port: connection.port()?, bodies: vec![body] })
+    Ok(Seen {
+        port: connection.port()?,
+        bodies: vec![body],
+    })
 }
 
 /// Asks for `path`, says that it will ask no more, and reads the answer.
@@ -237,7 +272,10 @@ pub fn half_closed(address: SocketAddr, path: &str) -> Result<Seen> {
     connection.ask(&[path], "1.1")?;
     connection.half_close()?;
     let body = connection.answer()?;
-    Ok(Seen { port: connection.port()?, bodies: vec![body] })
+    Ok(Seen {
+        port: connection.port()?,
+        bodies: vec![body],
+    })
 }
 
 /// Asks for `path` and breaks off after `bytes` bytes of the answer.
@@ -250,14 +288,17 @@ pub fn aborted(address: SocketAddr, path: &str, bytes: usize, how: Abort) -> Res
     connection.ask(&[path], "1.1")?;
     connection.read_exactly(bytes)?;
     connection.abort(how)?;
-    Ok(Seen { port, bodies: Vec::new() })
+    Ok(Seen {
+        port,
+        bodies: Vec::new(),
+    })
 }
 
 /// What curl is asked to do.
 #[derive(Clone, Debug)]
 pub struct Curl<'a> {
-    /// `scheme://host:port/path`; curl's globbing asks for several.
-    pub url: String,
+    /// `scheme://host:port/path`, one after the other unless the options say otherwise.
+    pub urls: Vec<String>,
     /// `--http1.1`, `--http2`, ...
     pub options: &'a [&'a str],
     /// Where TLS secrets are appended, for the dissector.
@@ -271,21 +312,42 @@ pub struct Curl<'a> {
 pub fn curl(netns: &Netns, curl: &Curl<'_>, log: &Path) -> Result<Vec<Seen>> {
     let mut command = Command::new("curl");
     command
-        .args(["-q", "--silent", "--show-error", "--insecure", "--fail", "--output", "/dev/null"])
-        .args(["--max-time", "60", "--write-out", "%{local_port} %{http_code} %{size_download}\\n"])
+        .args([
+            "-q",
+            "--silent",
+            "--show-error",
+            "--insecure",
+            "--fail",
+            "--globoff",
+        ])
+        .args([
+            "--max-time",
+            "60",
+            "--write-out",
+            "%{local_port} %{http_code} %{size_download}\\n",
+        ])
         .args(curl.options)
-        .arg(&curl.url)
+        .args(
+            curl.urls
+                .iter()
+                .flat_map(|url| ["--output", "/dev/null", url]),
+        )
         .env("SSLKEYLOGFILE", curl.keylog);
     let mut process = Process::spawn(command, Some(netns), log)?;
     process.success(PATIENCE * 2)?;
     let mut sessions: Vec<Seen> = Vec::new();
     for line in process.log().lines() {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let [port, "200", size] = fields[..] else { bail!("curl said: {line}") };
+        let [port, "200", size] = fields[..] else {
+            bail!("curl said: {line}")
+        };
         let (port, size) = (port.parse()?, size.parse()?);
         match sessions.iter_mut().find(|session| session.port == port) {
             Some(session) => session.bodies.push(size),
-            None => sessions.push(Seen { port, bodies: vec![size] }),
+            None => sessions.push(Seen {
+                port,
+                bodies: vec![size],
+            }),
         }
     }
     Ok(sessions)

@@ -27,8 +27,16 @@ pub struct TcpCounts {
 /// The kernel's tables cannot be read or lack a counter.
 pub fn tcp_counts(netns: &Netns) -> Result<TcpCounts> {
     Ok(TcpCounts {
-        retrans_segs: field(&netns.read("/proc/thread-self/net/snmp")?, "Tcp:", "RetransSegs")?,
-        syn_retrans: field(&netns.read("/proc/thread-self/net/netstat")?, "TcpExt:", "TCPSynRetrans")?,
+        retrans_segs: field(
+            &netns.read("/proc/thread-self/net/snmp")?,
+            "Tcp:",
+            "RetransSegs",
+        )?,
+        syn_retrans: field(
+            &netns.read("/proc/thread-self/net/netstat")?,
+            "TcpExt:",
+            "TCPSynRetrans",
+        )?,
     })
 }
 
@@ -73,7 +81,9 @@ impl SocketWitness {
         let script = "test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; \
                       exec bpftrace -B line -e \"$0\"";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, PROGRAM]).env("BPFTRACE_PERF_RB_PAGES", "1024");
+        command
+            .args(["--mount", "sh", "-c", script, PROGRAM])
+            .env("BPFTRACE_PERF_RB_PAGES", "1024");
         let mut process = Process::spawn(command, None, &dir.join("bpftrace.log"))?;
         wait_for("bpftrace to attach", Duration::from_secs(30), || {
             if process.try_wait()?.is_some() {
@@ -106,10 +116,22 @@ impl SocketWitness {
 }
 
 fn socket(line: &str) -> Option<(SocketKey, u64)> {
-    let fields: Vec<u64> =
-        line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let [netns, local, remote, retransmitted] = fields[..] else { return None };
-    Some(((netns.try_into().ok()?, local.try_into().ok()?, remote.try_into().ok()?), retransmitted))
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let [netns, local, remote, retransmitted] = fields[..] else {
+        return None;
+    };
+    Some((
+        (
+            netns.try_into().ok()?,
+            local.try_into().ok()?,
+            remote.try_into().ok()?,
+        ),
+        retransmitted,
+    ))
 }
 
 #[cfg(test)]
@@ -125,7 +147,10 @@ mod tests {
 
     #[test]
     fn lines_of_bpftrace_name_sockets() {
-        assert_eq!(socket("4026532210 8080 45678 3"), Some(((4_026_532_210, 8080, 45678), 3)));
+        assert_eq!(
+            socket("4026532210 8080 45678 3"),
+            Some(((4_026_532_210, 8080, 45678), 3))
+        );
         assert_eq!(socket("watching"), None);
     }
 }

@@ -60,8 +60,18 @@ impl Lab {
         output(
             "ip",
             &[
-                "link", "add", DEVICE, "netns", lab.server.name(), "type", "veth", "peer", "name",
-                DEVICE, "netns", lab.client.name(),
+                "link",
+                "add",
+                DEVICE,
+                "netns",
+                lab.server.name(),
+                "type",
+                "veth",
+                "peer",
+                "name",
+                DEVICE,
+                "netns",
+                lab.client.name(),
             ],
         )?;
         lab.bring_up()?;
@@ -83,13 +93,20 @@ impl Lab {
         };
         let server = Netns::new(&format!("{name}-srv"))?;
         let client = Netns::new(&format!("{name}-cli"))?;
-        Ok(Self { relay: None, server, client, dir, _remove_dir: remove_dir })
+        Ok(Self {
+            relay: None,
+            server,
+            client,
+            dir,
+            _remove_dir: remove_dir,
+        })
     }
 
     fn bring_up(&self) -> Result<()> {
-        for (netns, v4, v6) in
-            [(&self.server, SERVER_V4, SERVER_V6), (&self.client, CLIENT_V4, CLIENT_V6)]
-        {
+        for (netns, v4, v6) in [
+            (&self.server, SERVER_V4, SERVER_V6),
+            (&self.client, CLIENT_V4, CLIENT_V6),
+        ] {
             netns.ip(&format!("addr add {v4}/16 dev {DEVICE}"))?;
             netns.ip(&format!("addr add {v6}/64 dev {DEVICE} nodad"))?;
             netns.ip(&format!("link set {DEVICE} up"))?;
@@ -116,6 +133,27 @@ impl Lab {
         self.relay().set(Direction::Up, shape);
     }
 
+    /// Sets the congestion control of the server's connections from now on.
+    ///
+    /// By route, because a namespace's own default may only be what the host allows to all
+    /// (`tcp_allowed_congestion_control`), and that is not the lab's to change.
+    ///
+    /// # Errors
+    /// The kernel has no such algorithm.
+    pub fn set_congestion_control(&self, algorithm: &str) -> Result<()> {
+        let net4 = format!("{}/16", Ipv4Addr::new(10, 77, 0, 0));
+        let net6 = format!("{}/64", Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0));
+        for (route, more) in [
+            (net4, format!("scope link src {SERVER_V4}")),
+            (net6, "metric 1".into()),
+        ] {
+            self.server.ip(&format!(
+                "route replace {route} dev {DEVICE} {more} congctl {algorithm}"
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Gives the server a further address that the client reaches from an address of its own, so
     /// that clients are told apart by what they call. Returns (server's, client's).
     ///
@@ -123,10 +161,15 @@ impl Lab {
     /// `ip` fails.
     pub fn add_path(&self, n: u8, client: Ipv4Addr) -> Result<Ipv4Addr> {
         let server = Ipv4Addr::new(10, 77, 1, n);
-        self.server.ip(&format!("addr add {server}/32 dev {DEVICE}"))?;
-        self.server.ip(&format!("route replace {client}/32 dev {DEVICE}"))?;
-        self.client.ip(&format!("addr add {client}/32 dev {DEVICE}"))?;
-        self.client.ip(&format!("route replace {server}/32 dev {DEVICE} src {client}"))?;
+        self.server
+            .ip(&format!("addr add {server}/32 dev {DEVICE}"))?;
+        self.server
+            .ip(&format!("route replace {client}/32 dev {DEVICE}"))?;
+        self.client
+            .ip(&format!("addr add {client}/32 dev {DEVICE}"))?;
+        self.client.ip(&format!(
+            "route replace {server}/32 dev {DEVICE} src {client}"
+        ))?;
         Ok(server)
     }
 }

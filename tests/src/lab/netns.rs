@@ -17,7 +17,7 @@ use super::process::output;
 pub struct Netns {
     name: String,
     file: File,
-    _remove: Deferred,
+    _remove: Option<Deferred>,
 }
 
 impl Netns {
@@ -34,11 +34,31 @@ impl Netns {
         };
         let path = PathBuf::from("/run/netns").join(name);
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        let netns = Self { name: name.to_owned(), file, _remove: remove };
+        let netns = Self {
+            name: name.to_owned(),
+            file,
+            _remove: Some(remove),
+        };
         netns.ip("link set lo up")?;
         netns.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
         netns.sysctl("net/ipv6/conf/default/accept_dad", "0")?;
         Ok(netns)
+    }
+
+    /// A second handle, for another thread; the namespace goes with the first.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> Result<Self> {
+        let file = self
+            .file
+            .try_clone()
+            .context("cannot copy the namespace's descriptor")?;
+        Ok(Self {
+            name: self.name.clone(),
+            file,
+            _remove: None,
+        })
     }
 
     /// Its name under /run/netns.
@@ -51,7 +71,11 @@ impl Netns {
     /// # Errors
     /// It cannot be read.
     pub fn inode(&self) -> Result<u32> {
-        let inode = self.file.metadata().context("cannot read the namespace's inode")?.ino();
+        let inode = self
+            .file
+            .metadata()
+            .context("cannot read the namespace's inode")?
+            .ino();
         u32::try_from(inode).context("a namespace inode beyond 32 bits")
     }
 
@@ -89,7 +113,10 @@ impl Netns {
         name: &str,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<JoinHandle<Result<T>>> {
-        let file = self.file.try_clone().context("cannot copy the namespace's descriptor")?;
+        let file = self
+            .file
+            .try_clone()
+            .context("cannot copy the namespace's descriptor")?;
         let label = self.name.clone();
         Builder::new()
             .name(name.to_owned())
@@ -137,14 +164,6 @@ impl Netns {
         };
         Ok(listens(&self.read("/proc/thread-self/net/tcp")?)
             || listens(&self.read("/proc/thread-self/net/tcp6")?))
-    }
-
-    /// Sets the congestion control of connections made from now on.
-    ///
-    /// # Errors
-    /// The kernel has no such algorithm.
-    pub fn set_congestion_control(&self, algorithm: &str) -> Result<()> {
-        self.sysctl("net/ipv4/tcp_congestion_control", algorithm)
     }
 }
 

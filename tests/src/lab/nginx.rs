@@ -25,8 +25,9 @@ pub const TLS13: u16 = 8442;
 pub const H2: u16 = 8443;
 
 /// Sizes of the files under `/f/` and `/s/`, named by their size.
-pub const SIZES: [usize; 8] =
-    [500, 2_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 4_000_000];
+pub const SIZES: [usize; 8] = [
+    500, 2_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 4_000_000,
+];
 
 /// A running nginx.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ impl Nginx {
     pub fn with_config(lab: &Lab, dir: &Path, config: &str, port: u16) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join("nginx.conf");
-        std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, config)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         let mut command = Command::new("nginx");
         command.arg("-p").arg(dir).arg("-c").arg(&path);
         command.arg("-e").arg(dir.join("error.log"));
@@ -73,7 +75,8 @@ fn make_bodies(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     for size in SIZES {
         let path = dir.join(size.to_string());
-        std::fs::write(&path, body(size)).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, body(size))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
 }
@@ -81,7 +84,9 @@ fn make_bodies(dir: &Path) -> Result<()> {
 /// Bytes that no compression or repetition check would mistake for another offset's.
 pub fn body(size: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(size as u64);
-    std::iter::repeat_with(|| random.alphanumeric() as u8).take(size).collect()
+    std::iter::repeat_with(|| random.alphanumeric() as u8)
+        .take(size)
+        .collect()
 }
 
 /// Makes a self-signed certificate in `dir`; returns its path.
@@ -93,9 +98,21 @@ pub fn make_certificate(dir: &Path) -> Result<PathBuf> {
     output(
         "openssl",
         &[
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-days", "2", "-subj", "/CN=lab", "-keyout", &dir.join("key.pem").to_string_lossy(),
-            "-out", &certificate.to_string_lossy(),
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=lab",
+            "-keyout",
+            &dir.join("key.pem").to_string_lossy(),
+            "-out",
+            &certificate.to_string_lossy(),
         ],
     )?;
     Ok(certificate)
@@ -136,6 +153,9 @@ fn config(dir: &Path, root: &Path) -> String {
             "  server {{ listen {port}{options}; listen [::]:{port}{options} ipv6only=on; {body} }}"
         );
     }
-    let _ = writeln!(config, "  server {{ listen [::]:{MAPPED} ipv6only=off; }}\n}}");
+    let _ = writeln!(
+        config,
+        "  server {{ listen [::]:{MAPPED} ipv6only=off; }}\n}}"
+    );
     config
 }

@@ -74,7 +74,10 @@ impl Process {
     /// The log cannot be made or the program not started.
     pub fn spawn(mut command: Command, netns: Option<&Netns>, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
-        command.stdin(Stdio::null()).stderr(file.try_clone()?).stdout(file);
+        command
+            .stdin(Stdio::null())
+            .stderr(file.try_clone()?)
+            .stdout(file);
         let mut process = Self::start(command, netns)?;
         process.log = Some(log.to_owned());
         Ok(process)
@@ -98,12 +101,20 @@ impl Process {
                 Ok(())
             });
         }
-        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
         let group = Pid::from_raw(child.id().cast_signed());
         let kill = cleanup::defer(move || {
             let _ = killpg(group, Signal::SIGKILL);
         });
-        Ok(Self { name, child, status: None, log: None, kill: Some(kill) })
+        Ok(Self {
+            name,
+            child,
+            status: None,
+            log: None,
+            kill: Some(kill),
+        })
     }
 
     /// The process's id.
@@ -131,7 +142,10 @@ impl Process {
     /// The kernel does not know it.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            self.status = self.child.try_wait().with_context(|| format!("lost {}", self.name))?;
+            self.status = self
+                .child
+                .try_wait()
+                .with_context(|| format!("lost {}", self.name))?;
         }
         Ok(self.status)
     }
@@ -236,12 +250,20 @@ pub fn wait_for(
 /// # Errors
 /// Nothing does in time.
 pub fn wait_for_listener(netns: &Netns, port: u16, process: &mut Process) -> Result<()> {
-    wait_for(&format!("a listener on port {port}"), Duration::from_secs(10), || {
-        if let Some(status) = process.try_wait()? {
-            bail!("{} ended at once ({status}):\n{}", process.name, process.log_tail());
-        }
-        netns.listens(port)
-    })
+    wait_for(
+        &format!("a listener on port {port}"),
+        Duration::from_secs(10),
+        || {
+            if let Some(status) = process.try_wait()? {
+                bail!(
+                    "{} ended at once ({status}):\n{}",
+                    process.name,
+                    process.log_tail()
+                );
+            }
+            netns.listens(port)
+        },
+    )
 }
 
 /// The raw descriptor is all `enter` needs; kept apart so that it cannot outlive the namespace.

@@ -70,7 +70,12 @@ impl Relay {
                 .context("cannot start the relay")?;
             threads.push(thread);
         }
-        Ok(Self { down, up, threads, stop: Some(stop) })
+        Ok(Self {
+            down,
+            up,
+            threads,
+            stop: Some(stop),
+        })
     }
 
     fn shaper(&self, direction: Direction) -> &Mutex<Shaper> {
@@ -156,7 +161,10 @@ fn carry(mut from: File, mut to: File, shaper: &Mutex<Shaper>, stop: &OwnedFd) {
                 Err(_) => return,
             }
         }
-        while queue.front().is_some_and(|waiting| waiting.due_ns <= now_ns()) {
+        while queue
+            .front()
+            .is_some_and(|waiting| waiting.due_ns <= now_ns())
+        {
             if let Some(Waiting { packet, .. }) = queue.pop_front() {
                 // A device that is down loses it, as a cut cable does.
                 if to.write(&packet).is_ok() {
@@ -166,9 +174,11 @@ fn carry(mut from: File, mut to: File, shaper: &Mutex<Shaper>, stop: &OwnedFd) {
             }
         }
         spare.truncate(1024);
-        let timeout = queue
-            .front()
-            .map(|waiting| TimeSpec::from_duration(Duration::from_nanos(waiting.due_ns.saturating_sub(now_ns()))));
+        let timeout = queue.front().map(|waiting| {
+            TimeSpec::from_duration(Duration::from_nanos(
+                waiting.due_ns.saturating_sub(now_ns()),
+            ))
+        });
         let mut fds = [
             PollFd::new(from.as_fd(), PollFlags::POLLIN),
             PollFd::new(stop.as_fd(), PollFlags::empty()),

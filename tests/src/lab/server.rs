@@ -82,7 +82,9 @@ impl BlockingServer {
                         break;
                     }
                     let Ok(stream) = stream else { continue };
-                    let Ok(copy) = stream.try_clone() else { continue };
+                    let Ok(copy) = stream.try_clone() else {
+                        continue;
+                    };
                     lock(&open).insert(id, copy);
                     let open = Arc::clone(&open);
                     std::thread::spawn(move || {
@@ -94,7 +96,13 @@ impl BlockingServer {
                 Ok(())
             })?
         };
-        Ok(Self { address, stopping, open, accept: Some(accept), netns: Arc::new(handle) })
+        Ok(Self {
+            address,
+            stopping,
+            open,
+            accept: Some(accept),
+            netns: Arc::new(handle),
+        })
     }
 }
 
@@ -159,7 +167,10 @@ fn serve(stream: &TcpStream, mode: Mode) -> std::io::Result<()> {
 fn parse(request: &str) -> Option<(usize, Duration)> {
     let path = request.strip_prefix("GET /f/")?.split(' ').next()?;
     let (size, think) = path.split_once("?think=").unwrap_or((path, "0"));
-    Some((size.parse().ok()?, Duration::from_millis(think.trim().parse().ok()?)))
+    Some((
+        size.parse().ok()?,
+        Duration::from_millis(think.trim().parse().ok()?),
+    ))
 }
 
 #[cfg(test)]
@@ -168,8 +179,14 @@ mod tests {
 
     #[test]
     fn request_lines_give_size_and_think_time() {
-        assert_eq!(parse("GET /f/1000 HTTP/1.1\r\n"), Some((1000, Duration::ZERO)));
-        assert_eq!(parse("GET /f/7?think=25 HTTP/1.0\r\n"), Some((7, Duration::from_millis(25))));
+        assert_eq!(
+            parse("GET /f/1000 HTTP/1.1\r\n"),
+            Some((1000, Duration::ZERO))
+        );
+        assert_eq!(
+            parse("GET /f/7?think=25 HTTP/1.0\r\n"),
+            Some((7, Duration::from_millis(25)))
+        );
         assert_eq!(parse("GET /other HTTP/1.1\r\n"), None);
     }
 }

@@ -127,7 +127,13 @@ mod tests {
 
     #[test]
     fn delay_is_added_and_nothing_is_lost() {
-        let mut shaper = Shaper::new(Shape { delay_ns: 20 * MS, ..Shape::default() }, 1);
+        let mut shaper = Shaper::new(
+            Shape {
+                delay_ns: 20 * MS,
+                ..Shape::default()
+            },
+            1,
+        );
         assert_eq!(shaper.admit(5 * MS, 1500), Some(25 * MS));
         assert_eq!(shaper.counts().lost(), 0);
     }
@@ -135,7 +141,11 @@ mod tests {
     #[test]
     fn a_limited_rate_spaces_packets_and_a_full_queue_loses_them() {
         // 1500 bytes take 1.5 ms at 8 Mbit/s; the queue holds two.
-        let shape = Shape { rate_bps: 8_000_000, queue_bytes: 3000, ..Shape::default() };
+        let shape = Shape {
+            rate_bps: 8_000_000,
+            queue_bytes: 3000,
+            ..Shape::default()
+        };
         let mut shaper = Shaper::new(shape, 1);
         assert_eq!(shaper.admit(0, 1500), Some(1_500_000));
         assert_eq!(shaper.admit(0, 1500), Some(3_000_000));
@@ -146,17 +156,34 @@ mod tests {
 
     #[test]
     fn every_nth_large_packet_is_lost_and_small_ones_are_not_counted() {
-        let mut shaper = Shaper::new(Shape { lose_every: 3, ..Shape::default() }, 1);
+        let mut shaper = Shaper::new(
+            Shape {
+                lose_every: 3,
+                ..Shape::default()
+            },
+            1,
+        );
         let sizes = [1500, 40, 1500, 40, 1500, 1500];
-        let kept: Vec<_> = sizes.iter().map(|bytes| shaper.admit(0, *bytes).is_some()).collect();
+        let kept: Vec<_> = sizes
+            .iter()
+            .map(|bytes| shaper.admit(0, *bytes).is_some())
+            .collect();
         assert_eq!(kept, [true, true, true, true, false, true]);
     }
 
     #[test]
     fn the_same_seed_loses_the_same_packets_at_about_the_asked_share() {
         let run = |seed| {
-            let mut shaper = Shaper::new(Shape { loss_ppm: 30_000, ..Shape::default() }, seed);
-            (0..20_000).map(|t| shaper.admit(t, 1500).is_none()).collect::<Vec<_>>()
+            let mut shaper = Shaper::new(
+                Shape {
+                    loss_ppm: 30_000,
+                    ..Shape::default()
+                },
+                seed,
+            );
+            (0..20_000)
+                .map(|t| shaper.admit(t, 1500).is_none())
+                .collect::<Vec<_>>()
         };
         assert_eq!(run(7), run(7));
         assert_ne!(run(7), run(8));
@@ -166,7 +193,13 @@ mod tests {
 
     #[test]
     fn a_shorter_delay_does_not_reorder() {
-        let mut shaper = Shaper::new(Shape { delay_ns: 50 * MS, ..Shape::default() }, 1);
+        let mut shaper = Shaper::new(
+            Shape {
+                delay_ns: 50 * MS,
+                ..Shape::default()
+            },
+            1,
+        );
         assert_eq!(shaper.admit(0, 1500), Some(50 * MS));
         shaper.set(Shape::default());
         assert_eq!(shaper.admit(MS, 1500), Some(50 * MS));

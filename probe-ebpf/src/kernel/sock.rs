@@ -8,9 +8,10 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_socket_cookie, bpf_jiffies64, bpf_skc_to_tcp_sock},
 };
 use probe_ebpf::{
+    drive::Segment,
     field::{ABSENT, COUNT, Field},
     record::Endpoints,
-    tracker::{Clocks, Gauges},
+    session::{Clocks, Gauges},
 };
 
 /// Set by user space before the programs are loaded, frozen after.
@@ -95,12 +96,6 @@ impl Sock {
     #[inline(always)]
     pub fn state(self) -> u8 {
         self.get(Field::State)
-    }
-
-    /// Pending error, 0 if none.
-    #[inline(always)]
-    pub fn error(self) -> i32 {
-        self.get(Field::SkErr)
     }
 
     /// Local port.
@@ -223,30 +218,13 @@ impl TcpSock {
         unsafe { read(self.0, field) }
     }
 
+    /// The bits of a field that shares its byte with others.
     #[inline(always)]
-    fn bits(self, byte: Field, mask: Field) -> u8 {
+    pub fn bits(self, byte: Field, mask: Field) -> u8 {
         if !has(byte) {
             return 0;
         }
         self.get::<u8>(byte) & offset(mask) as u8
-    }
-
-    /// Next sequence number to be written.
-    #[inline(always)]
-    pub fn write_seq(self) -> u32 {
-        self.get(Field::WriteSeq)
-    }
-
-    /// Next sequence number expected.
-    #[inline(always)]
-    pub fn rcv_nxt(self) -> u32 {
-        self.get(Field::RcvNxt)
-    }
-
-    /// Smoothed round-trip time.
-    #[inline(always)]
-    pub fn srtt_us(self) -> u32 {
-        self.get::<u32>(Field::Srtt8Us) >> 3
     }
 
     /// Least round-trip time; 0 if there was no sample.
@@ -254,12 +232,6 @@ impl TcpSock {
     pub fn min_rtt_us(self) -> u32 {
         let us = self.get::<u32>(Field::MinRttUs);
         if us == u32::MAX { 0 } else { us }
-    }
-
-    /// Congestion state (enum `tcp_ca_state`), the lowest bits of its byte.
-    #[inline(always)]
-    pub fn ca_state(self) -> u8 {
-        self.bits(Field::CaState, Field::CaStateMask)
     }
 
     #[inline(always)]
@@ -294,10 +266,10 @@ impl TcpSock {
 
     /// Everything that a delivery's two ends are described by.
     #[inline(always)]
-    pub fn gauges(self, out: &mut Gauges) {
+    pub fn read_gauges(self, out: &mut Gauges) {
         out.segments = self.get(Field::DataSegsOut);
         out.clocks = self.clocks();
-        out.srtt_us = self.srtt_us();
+        out.srtt_us = self.get::<u32>(Field::Srtt8Us) >> 3;
         out.min_rtt_us = self.min_rtt_us();
         out.cwnd = self.get(Field::Cwnd);
         out.mss = self.get(Field::Mss);
@@ -313,42 +285,13 @@ impl TcpSock {
     }
 }
 
-/// The parts of a segment that the tracker wants.
-#[derive(Clone, Copy)]
-pub struct Segment {
-    /// Sequence number of the first byte.
-    pub seq: u32,
-    /// Acknowledged up to here.
-    pub ack: u32,
-    /// The ACK flag.
-    pub has_ack: bool,
-    /// Bytes of payload.
-    pub payload: u32,
-}
-
-impl Segment {
-    /// Reads the TCP header at the start of a packet's data (`tcp_probe` runs before it is
-    /// pulled).
-    #[inline(always)]
-    pub fn of_skb(skb: *const u8) -> Option<Self> {
-        // SAFETY: `skb` is the tracepoint's trusted `struct sk_buff`.
-        let (data, len): (u64, u32) =
-            unsafe { (read(skb, Field::SkbData), read(skb, Field::SkbLen)) };
-        let mut header = [0u8; 20];
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel_buf(data as *const u8, &mut header) }.ok()?;
-        Some(Self::parse(&header, len))
-    }
-
-    /// Takes the fields from a TCP header (RFC 9293, 3.1); `len` counts header and payload.
-    #[inline(always)]
-    pub fn parse(header: &[u8; 20], len: u32) -> Self {
-        let header_len = u32::from(header[12] >> 4) * 4;
-        Self {
-            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
-            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
-            has_ack: header[13] & 0x10 != 0,
-            payload: len.saturating_sub(header_len),
-        }
-    }
+/// Reads the TCP header at the start of a packet's data, where it is when `tcp_probe` runs.
+#[inline(always)]
+pub fn segment_of(skb: *const u8) -> Option<Segment> {
+    // SAFETY: `skb` is the tracepoint's trusted `struct sk_buff`.
+    let (data, len): (u64, u32) = unsafe { (read(skb, Field::SkbData), read(skb, Field::SkbLen)) };
+    let mut header = [0u8; 20];
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel_buf(data as *const u8, &mut header) }.ok()?;
+    Some(Segment::parse(&header, len))
 }

@@ -1,10 +1,10 @@
 //! Giving a session its state: when it is established, or when it is met later.
 
 use probe_ebpf::{
-    field::Field,
-    record::flag,
+    drive::{Host, state},
+    record::{Endpoints, flag},
+    session::{Gauges, Retrans, Session, phase},
     settings::{Counter, HalfOpenKey, Settings},
-    tracker::{Gauges, Session, phase},
 };
 
 use super::{
@@ -23,12 +23,7 @@ pub fn established(sk: Sock, tcp: TcpSock, now_ns: u64) {
     let mut handshake_us = tcp.srtt_us();
     let mut synack_retransmits = 0;
     if handshake_us == 0 {
-        let key = HalfOpenKey {
-            remote_addr: s.endpoints.remote_addr,
-            remote_port: s.endpoints.remote_port,
-            local_port: s.endpoints.local_port,
-            netns: s.endpoints.netns,
-        };
+        let key = half_open_key(&s.endpoints);
         if let Some(half_open) = maps::HALF_OPEN.get_ptr(&key) {
             // SAFETY: a value of the map; it is not deleted before the line after.
             let (t_first_ns, retransmits) =
@@ -41,16 +36,37 @@ pub fn established(sk: Sock, tcp: TcpSock, now_ns: u64) {
     emit::session_start(s, handshake_us, synack_retransmits);
 }
 
-/// A session that was there before is met. Returns whether it is tracked.
+/// What names a handshake that is under way.
 #[inline(always)]
-pub fn adopted(sk: Sock, tcp: TcpSock, now_ns: u64) -> bool {
+pub fn half_open_key(endpoints: &Endpoints) -> HalfOpenKey {
+    HalfOpenKey {
+        remote_addr: endpoints.remote_addr,
+        remote_port: endpoints.remote_port,
+        local_port: endpoints.local_port,
+        netns: endpoints.netns,
+    }
+}
+
+/// A session that was there before is met, in a TCP state. Returns whether it is tracked.
+#[inline(always)]
+pub fn adopted(sk: Sock, tcp: TcpSock, state: u8, now_ns: u64) -> bool {
     let Some(s) = born(sk, tcp, now_ns, flag::ADOPTED) else {
         return false;
     };
-    let una: u32 = tcp.get(Field::SndUna);
-    if una != tcp.write_seq() {
+    match state {
+        state::CLOSE_WAIT => s.fin_received(),
+        // The FIN is the last of what was written.
+        state::FIN_WAIT1 | state::FIN_WAIT2 => s.fin_queued(tcp.write_seq().wrapping_sub(1)),
+        state::LAST_ACK => {
+            s.fin_received();
+            s.fin_queued(tcp.write_seq().wrapping_sub(1));
+        }
+        _ => {}
+    }
+    let una = tcp.snd_una();
+    if una != s.end_seq(tcp.write_seq()) && state != state::FIN_WAIT2 {
         let mut gauges = Gauges::default();
-        tcp.gauges(&mut gauges);
+        tcp.read_gauges(&mut gauges);
         s.open_adopted(now_ns, una, &gauges);
     }
     emit::session_start(s, 0, 0);
@@ -66,7 +82,7 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
         count(Counter::SessionsFiltered);
         return None;
     }
-    let mut endpoints = probe_ebpf::record::Endpoints::default();
+    let mut endpoints = Endpoints::default();
     if sk.endpoints(&mut endpoints).is_none() || !filter::admits(settings, sk, &endpoints) {
         count(Counter::SessionsFiltered);
         return None;
@@ -85,7 +101,10 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     }
     s.rcv_nxt = tcp.rcv_nxt();
     s.acked_seq = tcp.write_seq();
-    s.retrans_seen = tcp.get(Field::TotalRetrans);
+    s.tls_phase = 0;
+    s.late_mark = 0;
+    s.session_retrans = Retrans::default();
+    s.retrans_seen = tcp.total_retrans();
     s.retrans_before = s.retrans_seen;
     s.filter_generation = settings.filter_generation;
     s.phase = phase::IDLE;
