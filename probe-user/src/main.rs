@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use weir::cli::{self, Cli, Command, Outcome};
-use weir::kernel::diagnosis::Diagnosis;
+use weir::kernel;
 use weir::ui::doctor;
 use weir::ui::out::Style;
 
@@ -19,7 +19,7 @@ fn perform(command: &Command) -> Result<Outcome> {
     // Not locked: the daemon and the live view share it with a panic's message.
     let to = io::stdout();
     if let Command::Doctor(args) = command {
-        let diagnosis = Diagnosis::of_this_host();
+        let diagnosis = kernel::diagnose();
         doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
         return Ok(Outcome::Examined(diagnosis.health()));
     }
