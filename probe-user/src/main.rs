@@ -29,7 +29,8 @@ fn perform(command: &Command) -> Result<Outcome> {
         .context("cannot start the asynchronous runtime")?;
     let done = runtime.block_on(async {
         match command {
-            Command::Run(_) | Command::Collect(_) => anyhow::bail!("not wired"),
+            Command::Run(args) => cli::run(args).await,
+            Command::Collect(_) => anyhow::bail!("not wired"),
             Command::Top(args) => cli::top(args).await,
             Command::Sessions(args) => cli::sessions(args, style, to).await,
             Command::Deliveries(args) => cli::deliveries(args, style, to).await,

@@ -4,6 +4,7 @@ mod ask;
 mod exit;
 mod filter;
 mod live;
+mod run;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
 pub use live::top;
+pub use run::run;
 
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
