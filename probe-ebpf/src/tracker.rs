@@ -382,4 +382,3 @@ impl Session {
         self.settled = 1;
     }
 }
-

@@ -11,7 +11,7 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
 
-/// `union bpf_attr`, the part for BPF_LINK_CREATE (include/uapi/linux/bpf.h, Linux 5.9).
+/// `union bpf_attr`, the part for `BPF_LINK_CREATE` (include/uapi/linux/bpf.h, Linux 5.9).
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
@@ -23,7 +23,7 @@ struct LinkCreate {
     reserved: u32,
 }
 
-/// `union bpf_attr`, the part for BPF_ITER_CREATE (Linux 5.8).
+/// `union bpf_attr`, the part for `BPF_ITER_CREATE` (Linux 5.8).
 #[repr(C)]
 struct IterCreate {
     link_fd: u32,
@@ -35,6 +35,9 @@ struct IterCreate {
 struct MapTarget {
     map_fd: u32,
 }
+
+const MAP_TARGET_LEN: u32 = 4;
+const _: () = assert!(size_of::<MapTarget>() == MAP_TARGET_LEN as usize);
 
 /// A linked iterator program; unlinked when dropped.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl IterLink {
             iter_info: target
                 .as_ref()
                 .map_or(0, |target| std::ptr::from_ref(target) as u64),
-            iter_info_len: target.as_ref().map_or(0, |_| size_of::<MapTarget>() as u32),
+            iter_info_len: target.as_ref().map_or(0, |_| MAP_TARGET_LEN),
             reserved: 0,
         };
         Ok(Self {
