@@ -241,6 +241,11 @@ impl Cells {
         &self.cells[index as usize].0
     }
 
+    /// Every key by its index, `other` first.
+    pub fn keys(&self) -> impl Iterator<Item = &CellKey> {
+        self.cells.iter().map(|(key, _)| key)
+    }
+
     /// How many have ever counted something: `other` only once it is used.
     pub fn len(&self) -> usize {
         self.iter().count()
