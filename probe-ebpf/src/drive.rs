@@ -74,7 +74,7 @@ impl Segment {
     }
 }
 
-/// What `inet_sock_set_state` says (include/net/tcp_states.h).
+/// What `inet_sock_set_state` says (`include/net/tcp_states.h`).
 pub mod state {
     #![allow(missing_docs, reason = "the kernel's own names")]
     pub const ESTABLISHED: u8 = 1;
@@ -91,7 +91,7 @@ pub mod state {
 /// Whether sequence number `a` comes after `b` (RFC 9293, 3.4).
 #[inline(always)]
 pub fn after(a: u32, b: u32) -> bool {
-    (b.wrapping_sub(a) as i32) < 0
+    b.wrapping_sub(a).cast_signed() < 0
 }
 
 /// Runs a change of a session's state so that the sweep keeps off it (see [`Session::epoch`]).
@@ -113,9 +113,7 @@ pub fn segment<H: Host>(
     segment: Segment,
 ) {
     let write_seq = host.write_seq();
-    if segment.has_ack
-        && after(segment.ack, host.snd_una())
-        && !after(segment.ack, host.snd_nxt())
+    if segment.has_ack && after(segment.ack, host.snd_una()) && !after(segment.ack, host.snd_nxt())
     {
         s.acked(now_ns, segment.ack, write_seq, host.srtt_us());
     }
@@ -223,13 +221,7 @@ pub fn untracked<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
 
 /// The sweep looks at a session, beside whatever else happens to it.
 #[inline(always)]
-pub fn swept<H: Host>(
-    host: &mut H,
-    s: &mut Session,
-    settings: &Settings,
-    now_ns: u64,
-    epoch: u64,
-) {
+pub fn swept<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, now_ns: u64, epoch: u64) {
     if Session::is_changing(epoch) || s.is_claimed(epoch) {
         return;
     }

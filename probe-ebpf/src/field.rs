@@ -41,7 +41,7 @@ fields! {
     RcvNxt = "tcp_sock"."rcv_nxt", "";
     /// Eight times the smoothed round-trip time.
     Srtt8Us = "tcp_sock"."srtt_us", "";
-    /// Least round-trip time (win_minmax, Linux 4.9).
+    /// Least round-trip time (`win_minmax`, Linux 4.9).
     MinRttUs = "tcp_sock"."rtt_min.s[0].v", "the minimum round-trip time";
     /// Congestion window.
     Cwnd = "tcp_sock"."snd_cwnd", "the congestion window";

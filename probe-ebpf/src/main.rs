@@ -3,6 +3,22 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![allow(
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "the macros for programs and maps ask for `pub` and for contexts by value"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_ptr_alignment,
+    clippy::cast_sign_loss,
+    reason = "the kernel's C types are taken as they come; the verifier checks every load"
+)]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "map keys are passed by address: a copy would cost stack, of which there are 512 bytes"
+)]
 
 mod hooks;
 mod kernel;

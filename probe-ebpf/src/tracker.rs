@@ -35,7 +35,7 @@ impl Session {
     /// Whether the sweep has settled the open delivery at this epoch.
     #[inline(always)]
     pub fn is_claimed(&self, epoch: u64) -> bool {
-        epoch as u32 == self.index + 1
+        (epoch & 0xffff_ffff) as u32 == self.index + 1
     }
 
     /// The epoch that says that the sweep has settled the open delivery, if nothing has changed

@@ -8,16 +8,11 @@ use aya_ebpf::{
 };
 use probe_ebpf::drive::{self, Segment, state};
 
-use crate::kernel::{
-    emit,
-    maps::settings,
-    measured,
-    sock::segment_of,
-};
+use crate::kernel::{emit, maps::settings, measured, sock::segment_of};
 
-/// BPF_SOCK_OPS_STATE_CB_FLAG: call back when the session changes its state.
+/// `BPF_SOCK_OPS_STATE_CB_FLAG`: call back when the session changes its state.
 pub const STATE_FLAG: u32 = 1 << 2;
-/// BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG: call back for every segment that takes the slow path,
+/// `BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG`: call back for every segment that takes the slow path,
 /// which is every one outside ESTABLISHED.
 pub const PARSE_ALL_FLAG: u32 = 1 << 4;
 
@@ -45,7 +40,8 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
         }
         PARSE_HDR_OPT_CB => {
             // SAFETY: a field of the context, loaded as wide as it is declared.
-            let sk = unsafe { read_volatile((&raw const (*ctx.ops).__bindgen_anon_2).cast::<u64>()) };
+            let sk =
+                unsafe { read_volatile((&raw const (*ctx.ops).__bindgen_anon_2).cast::<u64>()) };
             arrived(sk as *const u8, || header(&ctx));
         }
         _ => {}

@@ -88,7 +88,11 @@ fn repeated(req: Sock, now_ns: u64) {
         0
     };
     let half_open = HalfOpen {
-        t_first_ns: if first_us == 0 { now_ns } else { first_us * 1000 },
+        t_first_ns: if first_us == 0 {
+            now_ns
+        } else {
+            first_us * 1000
+        },
         t_last_ns: now_ns,
         retransmits: 1,
         reserved: 0,

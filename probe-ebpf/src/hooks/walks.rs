@@ -19,7 +19,7 @@ use crate::kernel::{
     sock::{Sock, TcpSock},
 };
 
-/// Looks at one session (bpf_iter over socket storage, Linux 5.9): settles it if it is quiet,
+/// Looks at one session (`bpf_iter` over socket storage, Linux 5.9): settles it if it is quiet,
 /// reports it if it is late or under way. Runs beside the other programs, without the lock.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
@@ -68,7 +68,7 @@ pub extern "C" fn sweep(ctx: *mut c_void) -> i32 {
     0
 }
 
-/// Meets one TCP socket of a network namespace (bpf_iter, Linux 5.9), locked. Listeners come
+/// Meets one TCP socket of a network namespace (`bpf_iter`, Linux 5.9), locked. Listeners come
 /// first and tell which of the others were accepted here.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]

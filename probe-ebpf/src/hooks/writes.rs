@@ -66,9 +66,7 @@ fn first_bytes(msg: *const u8) -> Option<[u8; 3]> {
     };
     let user = match kind {
         ITER_UBUF => base + consumed,
-        ITER_IOVEC => {
-            read_kernel_u64(base + u64::from(offset(Field::IovecBase))) + consumed
-        }
+        ITER_IOVEC => read_kernel_u64(base + u64::from(offset(Field::IovecBase))) + consumed,
         _ => return None,
     };
     let mut bytes = [0u8; 3];

@@ -3,8 +3,8 @@
 use probe_ebpf::{
     drive::{Host, state},
     record::{Endpoints, flag},
-    settings::{Counter, HalfOpenKey, Settings},
     session::{Gauges, Retrans, Session, phase},
+    settings::{Counter, HalfOpenKey, Settings},
 };
 
 use super::{

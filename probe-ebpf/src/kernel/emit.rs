@@ -6,8 +6,8 @@ use probe_ebpf::{
     drive::Host,
     field::Field,
     record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, flag, kind},
-    settings::Counter,
     session::{Gauges, Session},
+    settings::Counter,
     tracker::EPOCH_STEP,
 };
 

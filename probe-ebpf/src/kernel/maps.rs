@@ -8,11 +8,11 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use probe_ebpf::{
+    session::Session,
     settings::{
         COUNTERS as COUNTER_COUNT, Clock, Counter, HalfOpen, HalfOpenKey, ListenerKey,
         MAX_HALF_OPEN, MAX_PREFIXES, Settings,
     },
-    session::Session,
 };
 
 use super::{atomic, sock::Sock};

@@ -148,7 +148,7 @@ impl Exact {
 }
 
 /// What would be attached here: tries it, and takes it all out again.
-pub fn try_programs() -> (Vec<Probe>, bool) {
+pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     let options = Options {
         hot_ring_bytes: 1 << 16,
         bulk_ring_bytes: 1 << 16,

@@ -20,8 +20,6 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-#[doc(hidden)]
-pub use exact::try_programs as diagnose_probes;
 pub use exact::{Exact, Options};
 use iter::IterLink;
 
@@ -30,6 +28,13 @@ use iter::IterLink;
 pub enum BackendKind {
     /// Tracing programs on the kernel's own tracepoints.
     Exact,
+}
+
+/// Tries everything that measuring here would need, takes it out of the kernel again, and says
+/// of each part how it went.
+pub fn diagnose() -> diagnosis::Diagnosis {
+    let (probes, works) = exact::try_programs();
+    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
 }
 
 /// The two ways out of the kernel.
