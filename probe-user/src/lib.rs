@@ -1,5 +1,6 @@
 //! weir's daemon and command line, as a library: the rooms in the order the data flows.
 
+pub mod collect;
 pub mod config;
 pub mod daemon;
 pub mod kernel;
