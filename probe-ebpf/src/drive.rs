@@ -113,9 +113,13 @@ pub fn segment<H: Host>(
     segment: Segment,
 ) {
     let write_seq = host.write_seq();
-    if segment.has_ack && after(segment.ack, host.snd_una()) && !after(segment.ack, host.snd_nxt())
-    {
+    let una = host.snd_una();
+    if segment.has_ack && after(segment.ack, una) && !after(segment.ack, host.snd_nxt()) {
         s.acked(now_ns, segment.ack, write_seq, host.srtt_us());
+    } else if after(una, s.acked_seq) {
+        // The kernel skips a program that interrupts itself on a CPU, so that an
+        // acknowledgement may have gone unseen.
+        s.catch_up(now_ns, una, write_seq, host.srtt_us());
     }
     if segment.payload != 0 {
         let expected = host.rcv_nxt();
@@ -226,6 +230,12 @@ pub fn swept<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, now_ns
         return;
     }
     let write_seq = host.write_seq();
+    if s.is_silent(now_ns, settings.quiet_gap_ns) && after(host.snd_una(), s.acked_seq) {
+        // An acknowledgement went unseen, as above, and nothing has followed. Whatever comes in
+        // this very moment raises the epoch, or takes the same step.
+        catch_up(host, s, now_ns);
+        return;
+    }
     if s.is_settled(now_ns, write_seq, settings.quiet_gap_ns) {
         let new = s.settled_epoch(epoch);
         host.delivery_settled(s, now_ns, epoch, new);

@@ -1,14 +1,13 @@
 //! weir's daemon and command line, as a library: the rooms in the order the data flows.
 
-pub mod kernel;
-
-pub mod labels;
-
-pub mod qoe;
-
-pub mod query;
-
-pub mod ui;
-
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod kernel;
+pub mod labels;
+pub mod qoe;
+pub mod query;
+pub mod throttle;
+pub mod ui;
+pub mod uplink;
+pub mod wire;

@@ -11,15 +11,14 @@ use weir::ui::doctor;
 use weir::ui::out::Style;
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    cli::conclude(perform(command))
+    cli::conclude(perform(&Cli::parse().command))
 }
 
-fn perform(command: Command) -> Result<Outcome> {
+fn perform(command: &Command) -> Result<Outcome> {
     let style = Style::of_stdout();
     // Not locked: the daemon and the live view share it with a panic's message.
     let to = io::stdout();
-    if let Command::Doctor(args) = &command {
+    if let Command::Doctor(args) = command {
         let diagnosis = kernel::diagnose();
         doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
         return Ok(Outcome::Examined(diagnosis.health()));
@@ -29,9 +28,9 @@ fn perform(command: Command) -> Result<Outcome> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     let done = runtime.block_on(async {
-        match &command {
+        match command {
             Command::Run(args) => cli::run(args).await,
-            Command::Collect(args) => cli::collect(args).await,
+            Command::Collect(_) => anyhow::bail!("not wired"),
             Command::Top(args) => cli::top(args).await,
             Command::Sessions(args) => cli::sessions(args, style, to).await,
             Command::Deliveries(args) => cli::deliveries(args, style, to).await,

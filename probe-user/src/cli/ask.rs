@@ -129,8 +129,12 @@ async fn print_as_they_come<W: Write>(
 
 /// `weir cells`.
 pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
+    let client = Client {
+        port: args.port.clone(),
+        prefix: Vec::new(),
+    };
     let request = ListCellsRequest {
-        filter: Some(on_the_wire(&Client::default(), &args.cell, &[], false)),
+        filter: Some(on_the_wire(&client, &args.cell, &[], args.troubled)),
         histograms: true,
     };
     let (peer, answer) = if let Some(url) = &args.collector {
@@ -146,7 +150,6 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
         .cells
         .into_iter()
         .map(|cell| cell_listing::Row::new(cell, args.buckets))
-        .filter(|row| !args.troubled || row.is_troubled())
         .collect();
     cell_listing::sort(&mut rows, args.sort, args.reverse);
     rows.truncate(limit(args.limit));

@@ -3,6 +3,8 @@
 mod ask;
 mod exit;
 mod filter;
+mod live;
+mod run;
 
 use std::path::PathBuf;
 
@@ -12,6 +14,8 @@ use clap::{Args, Parser, Subcommand};
 pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
+pub use live::top;
+pub use run::run;
 
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
@@ -247,6 +251,9 @@ pub struct Cells {
     pub collector: Option<String>,
     #[command(flatten)]
     pub output: Output,
+    /// Only cells of the services at these ports of the server.
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = filter::port(), conflicts_with = "collector")]
+    pub port: Vec<u16>,
     #[command(flatten)]
     pub cell: Cell,
     /// Only cells with anything late, aborted, unanswered or retransmitted.

@@ -170,7 +170,12 @@ impl Limits {
         for (key, value, least, most) in [
             ("max_sessions", self.max_sessions, 16, 16_777_216),
             ("max_cells", self.max_cells, 2, 256),
-            ("max_deliveries_kept", self.max_deliveries_kept, 1, 1_000_000),
+            (
+                "max_deliveries_kept",
+                self.max_deliveries_kept,
+                1,
+                1_000_000,
+            ),
             ("followers", self.followers, 1, 1024),
             ("follower_lag", self.follower_lag, 16, 1_048_576),
         ] {
@@ -237,9 +242,7 @@ pub(crate) fn collector_url(url: &str, insecure: bool) -> Result<Uri, String> {
             ));
         }
         _ => {
-            return Err(format!(
-                "collector.url {url:?} must begin with http://"
-            ));
+            return Err(format!("collector.url {url:?} must begin with http://"));
         }
     }
     if !insecure && !is_loopback(host) {

@@ -6,6 +6,8 @@
 mod check;
 mod read;
 
+pub(crate) use check::collector_url;
+
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;

@@ -73,7 +73,11 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
         let limits = &mut config.limits;
         table.set("max_sessions", &mut limits.max_sessions, problems);
         table.set("max_cells", &mut limits.max_cells, problems);
-        table.set("max_deliveries_kept", &mut limits.max_deliveries_kept, problems);
+        table.set(
+            "max_deliveries_kept",
+            &mut limits.max_deliveries_kept,
+            problems,
+        );
         table.set("hot_ring_bytes", &mut limits.hot_ring_bytes, problems);
         table.set("bulk_ring_bytes", &mut limits.bulk_ring_bytes, problems);
         table.set("followers", &mut limits.followers, problems);

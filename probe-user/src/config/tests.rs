@@ -38,7 +38,9 @@ fn the_shipped_file_names_every_key() {
         let table = [format!("[{key}]"), format!("[[{key}]]")];
         let named = |line: &str| {
             line.split_once('=')
-                .map_or(table.iter().any(|table| table == line), |(k, _)| k.trim() == last)
+                .map_or(table.iter().any(|table| table == line), |(k, _)| {
+                    k.trim() == last
+                })
         };
         assert!(
             uncommented.lines().any(named),
@@ -54,14 +56,19 @@ fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
         ["weir.toml:4: limits.max_session: unknown key; did you mean `max_sessions`?"]
     );
     let far = problems("[log]\nzzz = 1\n");
-    assert_eq!(far, ["weir.toml:2: log.zzz: unknown key; known here: level, programs"]);
+    assert_eq!(
+        far,
+        ["weir.toml:2: log.zzz: unknown key; known here: level, programs"]
+    );
 }
 
 #[test]
 fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
     assert_eq!(
         problems("[filter]\nports = [80, \"https\"]\n"),
-        ["weir.toml:2: filter.ports: element 2: expected a port, 1 to 65535, found the string \"https\""]
+        [
+            "weir.toml:2: filter.ports: element 2: expected a port, 1 to 65535, found the string \"https\""
+        ]
     );
     assert_eq!(
         problems("deadline_ms = -1"),
@@ -110,14 +117,22 @@ fn checks_between_keys_name_both_sides() {
 
 #[test]
 fn plain_text_leaves_the_host_only_when_told_to() {
-    for url in ["http://127.0.0.1:7447", "http://[::1]:7447", "http://localhost:7447"] {
+    for url in [
+        "http://127.0.0.1:7447",
+        "http://[::1]:7447",
+        "http://localhost:7447",
+    ] {
         assert!(Config::parse(&format!("[collector]\nurl = \"{url}\""), "f").is_ok());
     }
     let told = problems("[collector]\nurl = \"http://10.1.2.3:7447\"");
     assert!(told[0].contains("insecure = true"), "{told:?}");
     let told = problems("[collector]\nurl = \"https://10.1.2.3:7447\"\ninsecure = true");
     assert!(told[0].contains("TLS"), "{told:?}");
-    Config::parse("[collector]\nurl = \"http://10.1.2.3:7447\"\ninsecure = true", "f").unwrap();
+    Config::parse(
+        "[collector]\nurl = \"http://10.1.2.3:7447\"\ninsecure = true",
+        "f",
+    )
+    .unwrap();
 }
 
 #[test]
@@ -137,10 +152,7 @@ fn a_reload_takes_what_can_change_and_names_the_rest() {
     new.limits.max_cells = 7;
     new.query.socket = "/elsewhere".into();
     new.query.allow_users = vec![Principal::Id(33)];
-    assert_eq!(
-        config.reload(new),
-        ["limits.max_cells", "query.socket"]
-    );
+    assert_eq!(config.reload(new), ["limits.max_cells", "query.socket"]);
     assert_eq!(config.deadline_ms, 2000);
     assert_eq!(config.filter.ports, [443]);
     assert_eq!(config.query.allow_users, [Principal::Id(33)]);

@@ -1,5 +1,5 @@
 //! What this host offers to eBPF measurement: privileges and kernel settings, each with its
-//! remedy. Whether the probes themselves load is the loader's to find out; it hands them in.
+//! remedy. Whether the probes themselves load is the loader's to find out.
 
 use std::path::Path;
 

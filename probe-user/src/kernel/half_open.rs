@@ -54,7 +54,7 @@ impl HalfOpenTable {
     }
 }
 
-/// The wait doubles with each repetition, from one second (RFC 6298, 2.1) to 120 (TCP_RTO_MAX).
+/// The wait doubles with each repetition, from one second (RFC 6298, 2.1) to 120 (`TCP_RTO_MAX`).
 fn is_over(half_open: &HalfOpen, now_ns: u64) -> bool {
     const SECOND_NS: u64 = 1_000_000_000;
     let next = (1 << half_open.retransmits.min(7)).min(120) * SECOND_NS;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
 /// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
-/// open, the own one first. Returns how many could not be entered (that needs CAP_SYS_ADMIN) or
+/// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
 /// failed; an error only if the own one failed.
 pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
     act().context("in the daemon's own network namespace")?;

@@ -148,7 +148,7 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
         }
         let result = attach(ebpf, btf, spec);
         has_sendmsg |= spec.name == SENDMSG && result.is_ok();
-        probes.push(judge(spec, result));
+        probes.push(judge(spec, &result));
     }
     probes
 }
@@ -202,8 +202,8 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-fn judge(spec: &Spec, result: Result<()>) -> Probe {
-    let (verdict, reason) = match &result {
+fn judge(spec: &Spec, result: &Result<()>) -> Probe {
+    let (verdict, reason) = match result {
         Ok(()) => (Verdict::Ok, "attached".to_owned()),
         Err(error) if is_absent(error) => (
             Verdict::Unsupported,

@@ -78,7 +78,11 @@ impl fmt::Display for CellKey {
             network,
             transport,
         } = self;
-        write!(f, "{service}/{content_class}/{network}/{}", transport.as_str())
+        write!(
+            f,
+            "{service}/{content_class}/{network}/{}",
+            transport.as_str()
+        )
     }
 }
 
@@ -235,6 +239,11 @@ impl Cells {
     /// A cell's key by its index.
     pub fn key(&self, index: u32) -> &CellKey {
         &self.cells[index as usize].0
+    }
+
+    /// Every key by its index, `other` first.
+    pub fn keys(&self) -> impl Iterator<Item = &CellKey> {
+        self.cells.iter().map(|(key, _)| key)
     }
 
     /// How many have ever counted something: `other` only once it is used.

@@ -122,4 +122,3 @@ pub fn retransmit_ratio_ppm(retransmits: u64, segments: u64) -> Option<u64> {
 pub fn ticks_us(ticks: u32, tick_hz: u32) -> u64 {
     u64::from(ticks) * 1_000_000 / u64::from(tick_hz.max(1))
 }
-

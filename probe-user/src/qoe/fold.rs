@@ -276,7 +276,12 @@ impl Fold {
     }
 
     /// A handshake was given up.
-    pub fn half_open_give_up(&mut self, label: Label, transport: Transport, synack_retransmits: u32) {
+    pub fn half_open_give_up(
+        &mut self,
+        label: Label,
+        transport: Transport,
+        synack_retransmits: u32,
+    ) {
         let cell = self.cells.place(CellKey::new(label, transport));
         let counters = &mut self.cells.get_mut(cell).counters;
         counters.half_open_give_ups += 1;
@@ -410,8 +415,8 @@ impl Fold {
             let over = record.index < session.over;
             // The hot ring may be ahead of the end of the delivery before, which is still to come
             // on the bulk ring: what was counted of that one must not be lost sight of.
-            let ahead = record.header.kind == record_kind::DELIVERY_LATE
-                && session.partial.number != 0;
+            let ahead =
+                record.header.kind == record_kind::DELIVERY_LATE && session.partial.number != 0;
             if over || ahead || number < session.partial.number {
                 return;
             }
@@ -550,8 +555,8 @@ fn note_path(session: &mut Session, record: &Delivery) {
     }
     if record.delivery_rate_bytes_per_s > 0 {
         session.delivery_rate_bytes_per_s = record.delivery_rate_bytes_per_s;
-        session.flags = session.flags & !flag::RATE_APP_LIMITED
-            | record.flags & flag::RATE_APP_LIMITED;
+        session.flags =
+            session.flags & !flag::RATE_APP_LIMITED | record.flags & flag::RATE_APP_LIMITED;
     }
 }
 

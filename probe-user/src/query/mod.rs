@@ -1,3 +1,97 @@
-//! What an operator may ask, and the asking.
+//! The query room: what an operator on the host may ask, and who may ask it.
+//!
+//! Questions go to the daemon's core as messages, each with the place for its answer, so that the
+//! core never waits for one who asks.
 
+pub mod access;
 pub mod client;
+pub mod filter;
+pub mod server;
+
+use tokio::sync::{broadcast, oneshot};
+use weir_proto::v1;
+
+use crate::qoe::{CellKey, Finished, Session};
+use crate::wire::Context;
+use filter::Filter;
+
+/// Most sessions that one answer of the core holds, so that no question stops it for long.
+pub const SESSIONS_PER_PAGE: usize = 2048;
+
+/// A delivery that ended, for those who follow.
+#[derive(Clone, Debug)]
+pub struct Followed {
+    /// As the kernel wrote it.
+    pub record: probe_ebpf::record::Delivery,
+    /// Where it was counted.
+    pub cell: CellKey,
+    /// What its numbers are relative to.
+    pub context: Context,
+}
+
+/// What the core can be asked.
+#[derive(Debug)]
+pub enum Query {
+    /// How the daemon is.
+    Status(oneshot::Sender<v1::Status>),
+    /// The sessions from place `from` on.
+    Sessions {
+        /// Which.
+        filter: Filter,
+        /// Where to go on; 0 at first.
+        from: usize,
+        /// Gets one page.
+        reply: oneshot::Sender<SessionPage>,
+    },
+    /// The latest deliveries.
+    Deliveries {
+        /// Which.
+        filter: Filter,
+        /// At most so many.
+        limit: usize,
+        /// Whether parts of TLS handshakes count.
+        handshakes: bool,
+        /// Gets them, with a receiver of all that end afterwards.
+        reply: oneshot::Sender<DeliveryPage>,
+    },
+    /// The cells.
+    Cells {
+        /// Which.
+        filter: Filter,
+        /// Whether with their histograms.
+        histograms: bool,
+        /// Gets them.
+        reply: oneshot::Sender<v1::ListCellsResponse>,
+    },
+    /// All that the live view draws.
+    Snapshot {
+        /// Of which sessions and cells.
+        filter: Filter,
+        /// Most sessions, worst first.
+        sessions: usize,
+        /// Gets it.
+        reply: oneshot::Sender<v1::Snapshot>,
+    },
+}
+
+/// A piece of the list of sessions.
+#[derive(Debug)]
+pub struct SessionPage {
+    /// Each with its cell.
+    pub sessions: Vec<(Session, CellKey)>,
+    /// Where to go on; none: that was all.
+    pub next: Option<usize>,
+    /// What their numbers are relative to.
+    pub context: Context,
+}
+
+/// The latest deliveries.
+#[derive(Debug)]
+pub struct DeliveryPage {
+    /// Oldest first, each with its cell.
+    pub deliveries: Vec<(Finished, CellKey)>,
+    /// What their numbers are relative to.
+    pub context: Context,
+    /// All that end from then on: none is missed between, none comes twice.
+    pub follow: broadcast::Receiver<Followed>,
+}

@@ -45,16 +45,6 @@ impl Row {
     fn percentiles(&self, metric: Metric) -> Option<&Percentiles> {
         self.percentiles.get(&metric.word())
     }
-
-    /// Whether anything in it was late, aborted, unanswered or retransmitted.
-    pub fn is_troubled(&self) -> bool {
-        let counters = self.counters();
-        self.cell.deliveries_open_late > 0
-            || counters.late_deliveries > 0
-            || counters.aborted_deliveries > 0
-            || counters.unanswered_requests > 0
-            || retransmitted(&counters) > 0
-    }
 }
 
 /// What to order cells by, largest first (`name` the other way round).

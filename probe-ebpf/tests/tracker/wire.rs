@@ -10,11 +10,11 @@ use probe_ebpf::{
     tracker::EPOCH_STEP,
 };
 
-pub const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
 /// What was reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
+pub(crate) enum Report {
     End(Delivery),
     Late(Delivery),
     Progress(Delivery),
@@ -23,17 +23,17 @@ pub enum Report {
 
 /// The socket's fields, as the kernel would show them.
 #[derive(Clone, Debug, Default)]
-pub struct Socket {
-    pub write_seq: u32,
-    pub snd_una: u32,
-    pub rcv_nxt: u32,
-    pub total_retrans: u32,
-    pub ca_state: u8,
-    pub error: i32,
-    pub segments: u32,
-    pub reports: Vec<Report>,
+pub(crate) struct Socket {
+    pub(crate) write_seq: u32,
+    pub(crate) snd_una: u32,
+    pub(crate) rcv_nxt: u32,
+    pub(crate) total_retrans: u32,
+    pub(crate) ca_state: u8,
+    pub(crate) error: i32,
+    pub(crate) segments: u32,
+    pub(crate) reports: Vec<Report>,
     /// Runs between the writing of a settled record and its claim.
-    pub race: bool,
+    pub(crate) race: bool,
 }
 
 impl Socket {
@@ -116,16 +116,16 @@ impl Host for Socket {
 
 /// A session and its socket, and the clock.
 #[derive(Clone, Debug)]
-pub struct Wire {
-    pub now_ns: u64,
-    pub socket: Socket,
-    pub session: Session,
-    pub settings: Settings,
+pub(crate) struct Wire {
+    pub(crate) now_ns: u64,
+    pub(crate) socket: Socket,
+    pub(crate) session: Session,
+    pub(crate) settings: Settings,
 }
 
 impl Wire {
     /// Just established; sequence numbers begin at `isn` in both directions.
-    pub fn established(isn: u32) -> Self {
+    pub(crate) fn established(isn: u32) -> Self {
         let socket = Socket {
             write_seq: isn,
             snd_una: isn,
@@ -152,12 +152,12 @@ impl Wire {
         }
     }
 
-    pub fn wait_ms(&mut self, ms: u64) {
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
         self.now_ns += ms * MS;
     }
 
     /// The client sends `bytes` and acknowledges up to `ack`.
-    pub fn arrives(&mut self, bytes: u32, ack: u32) {
+    pub(crate) fn arrives(&mut self, bytes: u32, ack: u32) {
         let segment = Segment {
             seq: self.socket.rcv_nxt,
             ack,
@@ -178,17 +178,17 @@ impl Wire {
     }
 
     /// The client sends a request, acknowledging nothing new.
-    pub fn asks(&mut self, bytes: u32) {
+    pub(crate) fn asks(&mut self, bytes: u32) {
         self.arrives(bytes, self.socket.snd_una);
     }
 
     /// The client acknowledges everything.
-    pub fn acks_all(&mut self) {
+    pub(crate) fn acks_all(&mut self) {
         self.arrives(0, self.socket.write_seq);
     }
 
     /// The server writes.
-    pub fn writes(&mut self, bytes: u32) {
+    pub(crate) fn writes(&mut self, bytes: u32) {
         let start = self.socket.write_seq;
         drive::wrote(&mut self.socket, &mut self.session, self.now_ns, start);
         self.socket.write_seq = start.wrapping_add(bytes);
@@ -196,7 +196,7 @@ impl Wire {
     }
 
     /// The server writes a TLS record of this kind.
-    pub fn writes_tls(&mut self, bytes: u32, first: [u8; 3]) {
+    pub(crate) fn writes_tls(&mut self, bytes: u32, first: [u8; 3]) {
         let start = self.socket.write_seq;
         if drive::wrote(&mut self.socket, &mut self.session, self.now_ns, start)
             && self.session.wants_sniff()
@@ -207,14 +207,14 @@ impl Wire {
     }
 
     /// A segment is sent again in this congestion state.
-    pub fn retransmits(&mut self, segments: u32, ca_state: u8) {
+    pub(crate) fn retransmits(&mut self, segments: u32, ca_state: u8) {
         self.socket.total_retrans += segments;
         self.socket.ca_state = ca_state;
         drive::retransmitted(&self.socket, &mut self.session);
     }
 
     /// The session goes to a state.
-    pub fn goes(&mut self, new: u8) {
+    pub(crate) fn goes(&mut self, new: u8) {
         drive::state_changed(&mut self.socket, &mut self.session, self.now_ns, new);
         if matches!(new, state::FIN_WAIT1 | state::LAST_ACK) {
             // The FIN takes a sequence number.
@@ -223,7 +223,7 @@ impl Wire {
     }
 
     /// The daemon sweeps.
-    pub fn sweeps(&mut self) {
+    pub(crate) fn sweeps(&mut self) {
         let epoch = self.session.epoch;
         drive::swept(
             &mut self.socket,
@@ -235,12 +235,12 @@ impl Wire {
     }
 
     /// What has been reported since the last call.
-    pub fn reports(&mut self) -> Vec<Report> {
+    pub(crate) fn reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.socket.reports)
     }
 
     /// The one delivery that has ended since the last call.
-    pub fn ended(&mut self) -> Delivery {
+    pub(crate) fn ended(&mut self) -> Delivery {
         let ends: Vec<Delivery> = self
             .reports()
             .into_iter()
@@ -254,7 +254,7 @@ impl Wire {
     }
 
     /// The client resets the session.
-    pub fn client_resets(&mut self) {
+    pub(crate) fn client_resets(&mut self) {
         self.session.reset(ended::CLIENT_RST);
         self.goes(state::CLOSE);
     }

@@ -1,12 +1,10 @@
 //! What the tracker must make of each kind of exchange, step by step.
 
-mod wire;
-
+use crate::wire::{MS, Report, Wire};
 use probe_ebpf::{
     drive::state,
     record::{ended, flag},
 };
-use wire::{MS, Report, Wire};
 
 #[test]
 fn a_delivery_spans_from_the_first_request_byte_to_the_last_acknowledgement() {
@@ -25,7 +23,7 @@ fn a_delivery_spans_from_the_first_request_byte_to_the_last_acknowledgement() {
     wire.arrives(0, 100 + 1448);
     wire.wait_ms(10);
     wire.acks_all();
-    let acked = wire.now_ns;
+    let end = wire.now_ns;
     wire.wait_ms(500);
     wire.asks(300);
     let delivery = wire.ended();
@@ -33,8 +31,11 @@ fn a_delivery_spans_from_the_first_request_byte_to_the_last_acknowledgement() {
     assert_eq!(delivery.t_first_write_ns, wrote);
     assert_eq!(delivery.t_last_write_ns, last_write);
     assert_eq!(delivery.t_first_acked_ns, first_acked);
-    assert_eq!(delivery.t_last_acked_ns, acked);
-    assert_eq!((delivery.acked_bytes, delivery.written_bytes), (15_000, 15_000));
+    assert_eq!(delivery.t_last_acked_ns, end);
+    assert_eq!(
+        (delivery.acked_bytes, delivery.written_bytes),
+        (15_000, 15_000)
+    );
     assert_eq!((delivery.request_bytes, delivery.requests), (300, 1));
     assert_eq!((delivery.index, delivery.flags), (0, 0));
 }
@@ -55,7 +56,10 @@ fn a_request_that_carries_the_last_acknowledgement_ends_the_delivery_before() {
     wire.goes(state::LAST_ACK);
     wire.goes(state::CLOSE);
     let second = wire.ended();
-    assert_eq!((second.index, second.request_bytes, second.acked_bytes), (1, 120, 500));
+    assert_eq!(
+        (second.index, second.request_bytes, second.acked_bytes),
+        (1, 120, 500)
+    );
 }
 
 #[test]
@@ -97,7 +101,10 @@ fn a_request_in_pieces_is_one_request_and_thinking_begins_after_the_last() {
     wire.wait_ms(2000);
     wire.sweeps();
     let delivery = wire.ended();
-    assert_eq!((delivery.t_request_ns, delivery.t_request_last_ns), (first, last));
+    assert_eq!(
+        (delivery.t_request_ns, delivery.t_request_last_ns),
+        (first, last)
+    );
     assert_eq!((delivery.request_bytes, delivery.requests), (2048, 1));
 }
 
@@ -166,8 +173,14 @@ fn a_client_that_resets_cuts_the_delivery() {
         panic!("{reports:?}");
     };
     assert_ne!(delivery.flags & flag::ABORTED, 0);
-    assert_eq!((delivery.acked_bytes, delivery.written_bytes), (20_000, 50_000));
-    assert_eq!((delivery.ended, ended), (ended::CLIENT_RST, ended::CLIENT_RST));
+    assert_eq!(
+        (delivery.acked_bytes, delivery.written_bytes),
+        (20_000, 50_000)
+    );
+    assert_eq!(
+        (delivery.ended, ended),
+        (ended::CLIENT_RST, ended::CLIENT_RST)
+    );
 }
 
 #[test]
@@ -180,13 +193,16 @@ fn a_half_closed_client_still_gets_its_answer_measured() {
     wire.writes(3000);
     wire.wait_ms(10);
     wire.acks_all();
-    let acked = wire.now_ns;
+    let end = wire.now_ns;
     wire.goes(state::LAST_ACK);
     wire.wait_ms(10);
     wire.acks_all();
     wire.goes(state::CLOSE);
     let delivery = wire.ended();
-    assert_eq!((delivery.acked_bytes, delivery.t_last_acked_ns), (3000, acked));
+    assert_eq!(
+        (delivery.acked_bytes, delivery.t_last_acked_ns),
+        (3000, end)
+    );
     assert_eq!(delivery.flags, 0);
     assert_eq!(delivery.ended, ended::CLIENT_FIN);
 }
@@ -202,7 +218,10 @@ fn a_request_that_established_the_session_is_seen_at_the_first_write() {
     wire.sweeps();
     let delivery = wire.ended();
     assert_eq!(delivery.t_request_ns, wire.session.t_established_ns);
-    assert_eq!((delivery.request_bytes, delivery.flags & !flag::SETTLED), (90, 0));
+    assert_eq!(
+        (delivery.request_bytes, delivery.flags & !flag::SETTLED),
+        (90, 0)
+    );
 }
 
 #[test]
@@ -322,7 +341,11 @@ fn retransmissions_are_told_apart_and_belong_to_their_delivery() {
     wire.goes(state::CLOSE);
     let delivery = wire.ended();
     assert_eq!(
-        (delivery.retrans_fast, delivery.retrans_rto, delivery.retrans_tlp),
+        (
+            delivery.retrans_fast,
+            delivery.retrans_rto,
+            delivery.retrans_tlp
+        ),
         (3, 2, 1)
     );
     let session = wire.session.session_retrans;
@@ -351,7 +374,10 @@ fn the_tls_handshake_is_no_delivery() {
     wire.asks(400);
     let delivery = wire.ended();
     assert_eq!(delivery.flags, flag::TLS);
-    assert_eq!((delivery.t_request_ns, delivery.acked_bytes), (asked, 100_000));
+    assert_eq!(
+        (delivery.t_request_ns, delivery.acked_bytes),
+        (asked, 100_000)
+    );
 }
 
 #[test]
@@ -397,4 +423,26 @@ fn a_session_that_times_out_says_so() {
         matches!(reports[..], [Report::End(_), Report::Session { ended, .. }] if ended == ended::TIMEOUT),
         "{reports:?}"
     );
+}
+
+#[test]
+fn an_acknowledgement_that_no_program_saw_is_made_good() {
+    let mut wire = Wire::established(0);
+    wire.asks(100);
+    wire.writes(5000);
+    wire.socket.snd_una = 5000;
+    wire.wait_ms(10);
+    // Before the next request, which is then no pipelined one.
+    wire.asks(100);
+    let delivery = wire.ended();
+    assert_eq!(delivery.flags, flag::END_BOUNDED);
+    assert_eq!((delivery.acked_bytes, delivery.requests), (5000, 1));
+    // And when nothing follows.
+    wire.writes(700);
+    wire.socket.snd_una = 5700;
+    wire.wait_ms(1500);
+    wire.sweeps();
+    wire.wait_ms(1500);
+    wire.sweeps();
+    assert_eq!(wire.ended().acked_bytes, 700);
 }

@@ -1,10 +1,8 @@
 //! What must hold after any history of a session.
 
-mod wire;
-
+use crate::wire::{Report, Wire};
 use probe_ebpf::{drive::state, record::flag};
 use proptest::prelude::*;
-use wire::{Report, Wire};
 
 #[derive(Clone, Copy, Debug)]
 enum Step {

@@ -1,0 +1,354 @@
+//! The core: one thread that owns the kernel's backend and all that is known, and does one thing
+//! at a time, so that nothing it holds needs a lock.
+//!
+//! The hot ring comes first, always; the bulk ring is read in small batches between which the hot
+//! one is looked at again.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::time::{ClockId, clock_gettime};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::intake::Intake;
+use crate::kernel::{Backend, Ring, SWEEP_INTERVAL, Settings};
+use crate::labels::Labels;
+use crate::query::Query;
+use crate::throttle::Throttle;
+use crate::uplink::Tick;
+
+/// Records taken from the bulk ring before the hot one is looked at again: about 50 us of folding.
+const BULK_BATCH: usize = 256;
+const HOT_BATCH: usize = 1024;
+/// Records of either ring taken out at the end; what comes faster than this is left.
+const LAST_RECORDS: usize = 1_000_000;
+const LOSS_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+const FAILURE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// New settings for a running core.
+#[derive(Debug)]
+pub(super) struct Reload {
+    pub(super) settings: Settings,
+    pub(super) labels: Labels,
+    pub(super) generation: u64,
+    /// Gets whether they are in force.
+    pub(super) reply: oneshot::Sender<anyhow::Result<()>>,
+}
+
+/// What reaches the core from outside, and how it is stopped.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub(super) queries: mpsc::Receiver<Query>,
+    pub(super) reloads: mpsc::Receiver<Reload>,
+    pub(super) stop: CancellationToken,
+}
+
+/// Where ticks go.
+#[derive(Debug)]
+pub(super) struct Ticks {
+    pub(super) to: watch::Sender<Option<Arc<Tick>>>,
+    pub(super) interval: Duration,
+}
+
+pub(super) struct Core {
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) intake: Intake,
+    /// None without a collector.
+    pub(super) ticks: Option<Ticks>,
+    warnings: Warnings,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}
+
+/// Monotonic time as the kernel programs read it.
+pub(super) fn monotonic_ns() -> anyhow::Result<u64> {
+    clock_ns(ClockId::CLOCK_MONOTONIC)
+}
+
+/// Unix time less monotonic time.
+pub(super) fn unix_minus_monotonic_ns() -> anyhow::Result<i64> {
+    let monotonic = clock_ns(ClockId::CLOCK_MONOTONIC)?;
+    let unix = clock_ns(ClockId::CLOCK_REALTIME)?;
+    Ok(unix.cast_signed() - monotonic.cast_signed())
+}
+
+fn clock_ns(clock: ClockId) -> anyhow::Result<u64> {
+    let time = clock_gettime(clock).context("cannot read the clock")?;
+    let seconds = u64::try_from(time.tv_sec()).context("the clock is before 1970")?;
+    Ok(seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0))
+}
+
+impl Core {
+    pub(super) fn new(backend: Box<dyn Backend>, intake: Intake, ticks: Option<Ticks>) -> Self {
+        Self {
+            backend,
+            intake,
+            ticks,
+            warnings: Warnings::new(),
+        }
+    }
+
+    /// Runs until it is told to stop; then reads what is left and sends a last tick.
+    pub(super) async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
+        let hot = self.watch_ring(Ring::Hot)?;
+        let bulk = self.watch_ring(Ring::Bulk)?;
+        self.adopt();
+        let mut sweep = interval(SWEEP_INTERVAL);
+        let mut second = interval(Duration::from_secs(1));
+        let mut tick = interval(
+            self.ticks
+                .as_ref()
+                .map_or(Duration::from_secs(1), |ticks| ticks.interval),
+        );
+        let mut last_tick = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                ready = hot.readable() => {
+                    let mut ready = ready.context("cannot wait for the hot ring")?;
+                    if self.drain(Ring::Hot, HOT_BATCH) < HOT_BATCH {
+                        ready.clear_ready();
+                    }
+                }
+                () = inputs.stop.cancelled() => break,
+                Some(query) = inputs.queries.recv() => self.answer(query)?,
+                Some(reload) = inputs.reloads.recv() => self.reload(reload),
+                _ = sweep.tick() => self.sweep()?,
+                _ = second.tick() => self.every_second()?,
+                _ = tick.tick(), if self.ticks.is_some() => {
+                    let now = Instant::now();
+                    self.tick(now - last_tick)?;
+                    last_tick = now;
+                }
+                ready = bulk.readable() => {
+                    let mut ready = ready.context("cannot wait for the bulk ring")?;
+                    if self.drain(Ring::Bulk, BULK_BATCH) < BULK_BATCH {
+                        ready.clear_ready();
+                    }
+                }
+            }
+        }
+        self.drain_rest();
+        self.read_counts();
+        self.tick(last_tick.elapsed())
+    }
+
+    fn watch_ring(&self, ring: Ring) -> anyhow::Result<AsyncFd<OwnedFd>> {
+        let fd = self.backend.ring_fd(ring);
+        let fd = fd
+            .try_clone_to_owned()
+            .context("cannot keep a ring's descriptor")?;
+        // SAFETY: an OwnedFd is open, and the same one, for as long as it lives; the AsyncFd owns it.
+        let watched = unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE) };
+        watched.with_context(|| format!("cannot wait for the {ring:?} ring"))
+    }
+
+    fn adopt(&mut self) {
+        match self.backend.adopt() {
+            Ok(0) => {}
+            Ok(left_out) => tracing::warn!(
+                left_out,
+                "network namespaces could not be entered: sessions that were open in them are met \
+                 at their next packet"
+            ),
+            Err(err) => tracing::warn!(
+                "sessions that were open before are met only at their next packet: {err:#}"
+            ),
+        }
+    }
+
+    /// Takes at most `max` records out of a ring.
+    fn drain(&mut self, ring: Ring, max: usize) -> usize {
+        let intake = &mut self.intake;
+        let drained = self
+            .backend
+            .drain(ring, max, &mut |record| intake.record(record));
+        let counts = &mut self.intake.daemon_counts;
+        *match ring {
+            Ring::Hot => &mut counts.hot_drained,
+            Ring::Bulk => &mut counts.bulk_drained,
+        } += drained as u64;
+        drained
+    }
+
+    fn drain_rest(&mut self) {
+        let mut left = LAST_RECORDS;
+        for ring in [Ring::Hot, Ring::Bulk] {
+            while left > 0 {
+                let drained = self.drain(ring, BULK_BATCH);
+                left = left.saturating_sub(drained);
+                if drained < BULK_BATCH {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, query: Query) -> anyhow::Result<()> {
+        if matches!(query, Query::Status(_) | Query::Snapshot { .. }) {
+            self.read_counts();
+        }
+        self.intake.answer(query, monotonic_ns()?);
+        Ok(())
+    }
+
+    fn reload(&mut self, reload: Reload) {
+        let applied = self.backend.apply(&reload.settings);
+        if applied.is_ok() {
+            self.intake.labels = reload.labels;
+            self.intake.config_generation = reload.generation;
+            self.intake.deadline_ms = reload.settings.deadline_ms;
+            self.intake
+                .fold
+                .set_progress_ms(reload.settings.progress_ms);
+        }
+        // Whoever asked for it is this daemon, and waits.
+        let _ = reload.reply.send(applied);
+    }
+
+    fn sweep(&mut self) -> anyhow::Result<()> {
+        if let Err(err) = self.backend.sweep() {
+            self.warnings.failure("looking through the sessions", &err);
+        }
+        // A ring wakes the daemon seldom: what was written since is taken along.
+        self.drain(Ring::Hot, HOT_BATCH);
+        self.drain(Ring::Bulk, BULK_BATCH);
+        self.intake.fold.advance(monotonic_ns()?);
+        Ok(())
+    }
+
+    fn every_second(&mut self) -> anyhow::Result<()> {
+        self.intake.context.unix_minus_monotonic_ns = unix_minus_monotonic_ns()?;
+        match self.backend.half_open_give_ups() {
+            Ok(give_ups) => {
+                for give_up in &give_ups {
+                    self.intake.half_open_give_up(give_up);
+                }
+            }
+            Err(err) => self.warnings.failure("reading given-up handshakes", &err),
+        }
+        self.read_counts();
+        self.warnings.losses(&self.intake);
+        Ok(())
+    }
+
+    fn read_counts(&mut self) {
+        match self.backend.counts() {
+            Ok(counts) => {
+                let lost = counts.bulk.ring_full > self.intake.kernel_counts.bulk.ring_full;
+                self.intake.kernel_counts = counts;
+                if let (true, Ok(now_ns)) = (lost, monotonic_ns()) {
+                    self.intake.fold.records_lost(now_ns);
+                }
+            }
+            Err(err) => self.warnings.failure("reading the programs' counts", &err),
+        }
+    }
+
+    fn tick(&mut self, since_last: Duration) -> anyhow::Result<()> {
+        let Some(ticks) = &self.ticks else {
+            return Ok(());
+        };
+        let tick = Tick {
+            unix_ns: self.intake.unix_ns(monotonic_ns()?),
+            interval_ms: u32::try_from(since_last.as_millis()).unwrap_or(u32::MAX),
+            config_generation: self.intake.config_generation,
+            losses: self.intake.losses(),
+            cells: self.intake.cells(),
+        };
+        ticks.to.send_replace(Some(Arc::new(tick)));
+        Ok(())
+    }
+}
+
+fn interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval
+}
+
+/// What the log has been told.
+#[derive(Debug)]
+struct Warnings {
+    losses: Throttle,
+    failures: Throttle,
+    told: Vec<u64>,
+}
+
+impl Warnings {
+    fn new() -> Self {
+        Self {
+            losses: Throttle::new(LOSS_WARNING_INTERVAL),
+            failures: Throttle::new(FAILURE_WARNING_INTERVAL),
+            told: Vec::new(),
+        }
+    }
+
+    fn failure(&mut self, doing: &str, err: &anyhow::Error) {
+        if let Some(withheld) = self.failures.pass(Instant::now()) {
+            tracing::error!(withheld, "{doing} failed: {err:#}");
+        }
+    }
+
+    /// Says what was lost since it was last said.
+    fn losses(&mut self, intake: &Intake) {
+        let kernel = &intake.kernel_counts;
+        let fold = intake.fold.losses();
+        let lost = [
+            (
+                kernel.hot.ring_full,
+                "hot_ring_full",
+                "raise limits.hot_ring_bytes",
+            ),
+            (
+                kernel.bulk.ring_full,
+                "bulk_ring_full",
+                "raise limits.bulk_ring_bytes",
+            ),
+            (
+                kernel.sessions_storage_refused,
+                "sessions_storage_refused",
+                "the kernel has no memory for more sessions",
+            ),
+            (
+                kernel.half_open_refused,
+                "half_open_refused",
+                "more half-open sessions than weir can watch: a SYN flood?",
+            ),
+            (
+                intake.daemon_counts.records_malformed,
+                "records_malformed",
+                "programs and daemon are not of one version",
+            ),
+            (
+                fold.sessions_evicted,
+                "sessions_evicted",
+                "raise limits.max_sessions",
+            ),
+            (
+                fold.cells_overflowed,
+                "cells_overflowed",
+                "raise limits.max_cells, or name fewer services and networks",
+            ),
+        ];
+        self.told.resize(lost.len(), 0);
+        let grown = |told: &[u64]| lost.iter().zip(told).any(|((now, ..), told)| now > told);
+        if !grown(&self.told) || self.losses.pass(Instant::now()).is_none() {
+            return;
+        }
+        for ((now, cause, remedy), told) in lost.into_iter().zip(&mut self.told) {
+            if now > *told {
+                tracing::warn!(cause, lost = now - *told, total = now, "lost: {remedy}");
+                *told = now;
+            }
+        }
+    }
+}

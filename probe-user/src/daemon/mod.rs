@@ -1,0 +1,415 @@
+//! The daemon: wires the rooms together, runs them, and ends them in order.
+
+mod core;
+mod intake;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::sys::utsname::uname;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use weir_proto::v1;
+
+use self::core::{Core, Inputs, Reload, Ticks};
+use crate::config::{self, Config};
+use crate::kernel::{Backend, KernelCounts};
+use crate::labels::Labels;
+use crate::qoe::{Fold, Limits};
+use crate::query::access::{Access, Socket};
+use crate::query::server::{QueryCounts, Service};
+use crate::uplink::{self, UplinkCounts};
+use crate::wire::{self, Context, DaemonCounts, WIRE_VERSION};
+use intake::{Identity, Intake};
+
+/// Questions that wait for the core.
+const QUERIES_WAITING: usize = 64;
+/// At the end, clients have so long to take what is on its way to them.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What to run.
+pub struct Options {
+    /// In force at first.
+    pub config: Config,
+    /// Where it came from, to be read again on a reload; none: it cannot be.
+    pub config_path: Option<PathBuf>,
+    /// What the command line says over the file; put on top of every reload.
+    pub overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("config", &self.config)
+            .field("config_path", &self.config_path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a running daemon is told to reload or to end.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Ends it, cleanly.
+    pub shutdown: CancellationToken,
+    /// Makes it read its configuration again.
+    pub reload: Arc<Notify>,
+}
+
+impl Control {
+    /// One that obeys the process's signals: SIGTERM and SIGINT end it, SIGHUP reloads.
+    pub fn from_signals() -> anyhow::Result<Self> {
+        let control = Self::default();
+        let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let mut hup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        let Self { shutdown, reload } = control.clone();
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = term.recv() => "SIGTERM",
+                    _ = int.recv() => "SIGINT",
+                    _ = hup.recv() => {
+                        reload.notify_one();
+                        continue;
+                    }
+                    () = shutdown.cancelled() => return,
+                };
+                tracing::info!(signal = name, "shutting down");
+                shutdown.cancel();
+                return;
+            }
+        });
+        Ok(control)
+    }
+}
+
+/// A daemon that has begun to measure and to answer.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where it answers.
+    pub socket: PathBuf,
+    /// Names this start.
+    pub boot_id: String,
+}
+
+/// Runs the daemon until it is told to end. `backend` makes the measuring part, on a thread where
+/// it may block, after the query socket is held; `ready` hears when all is up.
+pub async fn run<B, R>(
+    options: Options,
+    backend: B,
+    control: Control,
+    ready: R,
+) -> anyhow::Result<()>
+where
+    B: FnOnce(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + 'static,
+    R: FnOnce(Ready),
+{
+    let Options {
+        config,
+        config_path,
+        overrides,
+    } = options;
+    config.check()?;
+    let access = Access::new(&config.query)?;
+    let (socket, listener) = Socket::take(&config.query.socket, &access)?;
+    let identity = Arc::new(identity(&config, config_path.as_deref())?);
+    let backend = attach(&config, backend).await?;
+
+    let query_counts = Arc::new(QueryCounts::default());
+    let uplink_counts = Arc::new(UplinkCounts::default());
+    // Not until the core has ended: its last tick and events are still to be sent.
+    let uplink_finish = CancellationToken::new();
+    let (ticks, events, uplink) = start_uplink(
+        &config,
+        &identity,
+        &backend,
+        uplink_counts.clone(),
+        &uplink_finish,
+    )?;
+    let intake = intake(
+        &config,
+        &identity,
+        &backend,
+        query_counts.clone(),
+        uplink_counts,
+        events,
+    )?;
+
+    let stop = CancellationToken::new();
+    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
+    let (reloads_to, reloads) = mpsc::channel(1);
+    let inputs = Inputs {
+        queries,
+        reloads,
+        stop: stop.clone(),
+    };
+    let mut core = spawn_core(Core::new(backend, intake, ticks), inputs)?;
+
+    let (access_to, access) = watch::channel(Arc::new(access));
+    let service = Service {
+        core: queries_to,
+        followers: Arc::new(Semaphore::new(config.limits.followers as usize)),
+        counts: query_counts,
+        stop: stop.clone(),
+    };
+    let mut server = tokio::spawn(service.serve(listener, access));
+
+    tracing::info!(socket = %socket.path().display(), boot_id = identity.boot_id, "measuring");
+    ready(Ready {
+        socket: socket.path().to_owned(),
+        boot_id: identity.boot_id.clone(),
+    });
+    let mut reloader = Reloader {
+        config,
+        config_path,
+        overrides,
+        generation: 1,
+        core: reloads_to,
+        access: access_to,
+        socket: &socket,
+    };
+    let failed = loop {
+        tokio::select! {
+            () = control.shutdown.cancelled() => break None,
+            () = control.reload.notified() => reloader.reload().await,
+            ended = &mut core => break Some(unexpected("the core", ended)),
+            ended = &mut server => break Some(unexpected(
+                "the query server",
+                ended.map(|ended| ended.map_err(anyhow::Error::from)),
+            )),
+        }
+    };
+
+    stop.cancel();
+    let mut result = failed.map_or(Ok(()), Err);
+    if !core.is_finished() {
+        let ended = core
+            .await
+            .context("the core failed")
+            .and_then(|ended| ended);
+        result = result.and(ended);
+    }
+    uplink_finish.cancel();
+    if let Some(uplink) = uplink {
+        // Ends by itself, within its own farewell.
+        uplink.await.context("the uplink failed")?;
+    }
+    if !server.is_finished() && tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
+        tracing::debug!("a client kept its connection open; closed");
+        server.abort();
+    }
+    drop(socket);
+    tracing::info!("ended");
+    result
+}
+
+fn unexpected(
+    what: &str,
+    ended: Result<anyhow::Result<()>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("{what} ended by itself"),
+        Ok(Err(err)) => err.context(format!("{what} failed")),
+        Err(err) => anyhow::Error::from(err).context(format!("{what} failed")),
+    }
+}
+
+/// Makes the backend and puts the settings in force.
+async fn attach<B>(config: &Config, backend: B) -> anyhow::Result<Box<dyn Backend>>
+where
+    B: FnOnce(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + 'static,
+{
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut backend = backend(&config)?;
+        backend
+            .apply(&config.kernel_settings())
+            .context("cannot put the settings in force")?;
+        Ok(backend)
+    })
+    .await
+    .context("loading the programs failed")?
+}
+
+fn identity(config: &Config, config_path: Option<&Path>) -> anyhow::Result<Identity> {
+    let system = uname().context("cannot read the host's name")?;
+    let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    let started = core::monotonic_ns()?.saturating_add_signed(core::unix_minus_monotonic_ns()?);
+    Ok(Identity {
+        host: match &config.collector.host {
+            Some(host) => host.clone(),
+            None => text(system.nodename()),
+        },
+        boot_id: uuid::Uuid::new_v4().to_string(),
+        started_unix_ns: started,
+        kernel_release: text(system.release()),
+        config_path: config_path
+            .map(|path| path.display().to_string())
+            .unwrap_or_default(),
+    })
+}
+
+fn intake(
+    config: &Config,
+    identity: &Arc<Identity>,
+    backend: &Box<dyn Backend>,
+    query_counts: Arc<QueryCounts>,
+    uplink_counts: Arc<UplinkCounts>,
+    events: Option<broadcast::Sender<uplink::HotEvent>>,
+) -> anyhow::Result<Intake> {
+    let limits = Limits {
+        max_sessions: config.limits.max_sessions as usize,
+        max_cells: config.limits.max_cells as usize,
+        max_deliveries_kept: config.limits.max_deliveries_kept as usize,
+    };
+    let mut fold = Fold::new(limits, backend.tick_hz());
+    fold.set_progress_ms(config.progress_ms);
+    let (followers, _) = broadcast::channel(config.limits.follower_lag as usize);
+    Ok(Intake {
+        fold,
+        labels: Labels::new(config),
+        context: Context {
+            unix_minus_monotonic_ns: core::unix_minus_monotonic_ns()?,
+            tick_hz: backend.tick_hz(),
+            backend: backend.kind(),
+        },
+        kernel_counts: KernelCounts::default(),
+        daemon_counts: DaemonCounts::default(),
+        config_generation: 1,
+        deadline_ms: config.deadline_ms,
+        identity: identity.clone(),
+        probes: backend.probes().to_vec(),
+        query_counts,
+        uplink_counts,
+        followers,
+        events,
+    })
+}
+
+type UplinkParts = (
+    Option<Ticks>,
+    Option<broadcast::Sender<uplink::HotEvent>>,
+    Option<JoinHandle<()>>,
+);
+
+/// Without a collector there is nothing to start.
+fn start_uplink(
+    config: &Config,
+    identity: &Identity,
+    backend: &Box<dyn Backend>,
+    counts: Arc<UplinkCounts>,
+    finish: &CancellationToken,
+) -> anyhow::Result<UplinkParts> {
+    let Some(url) = &config.collector.url else {
+        return Ok((None, None, None));
+    };
+    let collector =
+        config::collector_url(url, config.collector.insecure).map_err(anyhow::Error::msg)?;
+    let (ticks_to, ticks) = watch::channel(None);
+    let (events_to, events) = broadcast::channel(uplink::EVENTS_KEPT);
+    let options = uplink::Options {
+        collector,
+        hello: v1::Hello {
+            wire_version: WIRE_VERSION,
+            host: identity.host.clone(),
+            boot_id: identity.boot_id.clone(),
+            weir_version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: wire::backend(backend.kind()).into(),
+            kernel_release: identity.kernel_release.clone(),
+        },
+    };
+    let inputs = uplink::Inputs {
+        ticks,
+        events,
+        finish: finish.clone(),
+    };
+    let task = tokio::spawn(uplink::run(options, inputs, counts));
+    let ticks = Ticks {
+        to: ticks_to,
+        interval: Duration::from_millis(config.collector.interval_ms.into()),
+    };
+    Ok((Some(ticks), Some(events_to), Some(task)))
+}
+
+/// Gives the core a thread of its own: a sweep of many sessions takes a while, and must not hold up
+/// what the other threads do, nor they it.
+fn spawn_core(core: Core, inputs: Inputs) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the core")?;
+    let (ended_to, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("weir-core".to_owned())
+        .spawn(move || {
+            let ended = runtime.block_on(core.run(inputs));
+            // Fails only if nobody waits any more.
+            let _ = ended_to.send(ended);
+        })
+        .context("cannot start the core's thread")?;
+    Ok(tokio::spawn(async move {
+        ended.await.context("its thread panicked")?
+    }))
+}
+
+/// Reads the configuration again, and puts in force what can be.
+struct Reloader<'a> {
+    config: Config,
+    config_path: Option<PathBuf>,
+    overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
+    generation: u64,
+    core: mpsc::Sender<Reload>,
+    access: watch::Sender<Arc<Access>>,
+    socket: &'a Socket,
+}
+
+impl Reloader<'_> {
+    async fn reload(&mut self) {
+        match self.try_reload().await {
+            Ok(kept) => {
+                if !kept.is_empty() {
+                    tracing::warn!(
+                        keys = kept.join(", "),
+                        "changed in the configuration, but in force only after a restart"
+                    );
+                }
+                tracing::info!(generation = self.generation, "configuration reloaded");
+            }
+            Err(err) => tracing::error!("the old configuration stays in force: {err:#}"),
+        }
+    }
+
+    async fn try_reload(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        let path = self
+            .config_path
+            .as_deref()
+            .context("weir was started without a configuration file, so there is none to reload")?;
+        let mut new = Config::load(path)?;
+        (self.overrides)(&mut new);
+        new.check()?;
+        let mut next = self.config.clone();
+        let kept = next.reload(new);
+        let access = Access::new(&next.query)?;
+        self.socket.reopen(&access)?;
+        let (reply, applied) = oneshot::channel();
+        let reload = Reload {
+            settings: next.kernel_settings(),
+            labels: Labels::new(&next),
+            generation: self.generation + 1,
+            reply,
+        };
+        self.core.send(reload).await.context("the core has ended")?;
+        applied
+            .await
+            .context("the core has ended")?
+            .context("the kernel programs did not take the settings")?;
+        self.generation += 1;
+        self.config = next;
+        self.access.send_replace(Arc::new(access));
+        Ok(kept)
+    }
+}
