@@ -1,6 +1,7 @@
 //! weir's daemon and command line, as a library: the rooms in the order the data flows.
 
 pub mod cli;
+pub mod collect;
 pub mod config;
 pub mod daemon;
 pub mod kernel;

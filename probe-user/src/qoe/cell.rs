@@ -258,11 +258,15 @@ impl Cells {
 
     /// Every cell that is in use.
     pub fn iter(&self) -> impl Iterator<Item = (&CellKey, &Cell)> {
-        let skip_other = usize::from(!self.other_used);
-        self.cells
-            .iter()
-            .skip(skip_other)
-            .map(|(key, cell)| (key, cell))
+        self.iter_indexed().map(|(_, key, cell)| (key, cell))
+    }
+
+    /// Every cell that is in use, with its index.
+    pub fn iter_indexed(&self) -> impl Iterator<Item = (u32, &CellKey, &Cell)> {
+        let cells = (0..).zip(&self.cells);
+        cells
+            .filter(|(index, _)| *index != Self::OTHER || self.other_used)
+            .map(|(index, (key, cell))| (index, key, cell))
     }
 
     /// How often a session found no cell of its own.

@@ -1,0 +1,225 @@
+//! What an edge sends, checked before anything of it is kept: sizes, versions, buckets.
+
+use histogram::SparseHistogram;
+use weir_proto::v1;
+
+use crate::labels::Service;
+use crate::qoe::{CellKey, CellSnapshot, Gauges, Metric, Transport};
+use crate::wire::{self, WIRE_VERSION};
+
+/// Cells in one frame. An edge makes at most 256.
+pub const MAX_CELLS: usize = 1024;
+/// Events in one frame.
+pub const MAX_EVENTS: usize = 4096;
+const MAX_NAME_BYTES: usize = 256;
+/// Beyond this a count is no count: 2^48 is 9 years of a million a second. Keeps sums of many
+/// hosts in range.
+const MAX_COUNT: u64 = 1 << 48;
+
+/// Why a message cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Another wire.
+    #[error("this collector speaks version {WIRE_VERSION} of the wire, not {0}; update the older")]
+    Version(u32),
+    /// A name is missing or too long.
+    #[error("{field} is {len} bytes long; 1 to {MAX_NAME_BYTES} are possible")]
+    Name {
+        /// Which.
+        field: &'static str,
+        /// How long.
+        len: usize,
+    },
+    /// Too many of something.
+    #[error("{len} {what} in one frame; at most {max} are possible")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        len: usize,
+        /// How many may be.
+        max: usize,
+    },
+    /// A value that this version does not know.
+    #[error("{field} = {value} is unknown to this collector; update it")]
+    Unknown {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// A histogram that does not fit its metric.
+    #[error("histogram of {metric:?}: {why}")]
+    Histogram {
+        /// Which.
+        metric: Metric,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Something is not there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// The same thing twice.
+    #[error("{0} comes twice in one frame")]
+    Twice(String),
+    /// The frame is of another host or boot than the connection.
+    #[error("a frame of {frame} on the connection of {connection}")]
+    Foreign {
+        /// What the frame says.
+        frame: String,
+        /// What the hello said.
+        connection: String,
+    },
+}
+
+fn name(field: &'static str, name: &str) -> Result<(), Error> {
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) {
+        Ok(())
+    } else {
+        Err(Error::Name {
+            field,
+            len: name.len(),
+        })
+    }
+}
+
+fn at_most(what: &'static str, len: usize, max: usize) -> Result<(), Error> {
+    if len <= max {
+        Ok(())
+    } else {
+        Err(Error::TooMany { what, len, max })
+    }
+}
+
+/// Checks the first message of a connection.
+pub fn hello(hello: &v1::Hello) -> Result<(), Error> {
+    if hello.wire_version != WIRE_VERSION {
+        return Err(Error::Version(hello.wire_version));
+    }
+    name("host", &hello.host)?;
+    name("boot_id", &hello.boot_id)?;
+    name("weir_version", &hello.weir_version)?;
+    name("kernel_release", &hello.kernel_release)?;
+    match hello.backend() {
+        v1::Backend::Exact => Ok(()),
+        v1::Backend::Unspecified => Err(Error::Unknown {
+            field: "backend",
+            value: hello.backend.to_string(),
+        }),
+    }
+}
+
+/// Checks a frame and gives its cells.
+pub fn frame(frame: &v1::Frame, hello: &v1::Hello) -> Result<Vec<CellSnapshot>, Error> {
+    if (&frame.host, &frame.boot_id) != (&hello.host, &hello.boot_id) {
+        // What a stranger says is not repeated at length.
+        let short = |name: &str| name.chars().take(MAX_NAME_BYTES).collect::<String>();
+        return Err(Error::Foreign {
+            frame: format!("{}/{}", short(&frame.host), short(&frame.boot_id)),
+            connection: format!("{}/{}", hello.host, hello.boot_id),
+        });
+    }
+    if frame.seq == 0 {
+        return Err(Error::Missing("seq"));
+    }
+    at_most("cells", frame.cells.len(), MAX_CELLS)?;
+    at_most("events", frame.events.len(), MAX_EVENTS)?;
+    let mut cells = Vec::with_capacity(frame.cells.len());
+    let mut keys = hashbrown::HashSet::with_capacity(frame.cells.len());
+    for cell in &frame.cells {
+        let cell = self::cell(cell)?;
+        if !keys.insert(cell.key.clone()) {
+            return Err(Error::Twice(format!("cell {}", cell.key)));
+        }
+        cells.push(cell);
+    }
+    Ok(cells)
+}
+
+fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
+    name("cell.service", &key.service)?;
+    name("cell.content_class", &key.content_class)?;
+    name("cell.network", &key.network)?;
+    if key.tier() != v1::EvidenceTier::Kernel {
+        return Err(Error::Unknown {
+            field: "cell.tier",
+            value: key.tier.to_string(),
+        });
+    }
+    let transport = [Transport::Tcp4, Transport::Tcp6, Transport::Other]
+        .into_iter()
+        .find(|transport| transport.as_str() == key.transport)
+        .ok_or_else(|| Error::Unknown {
+            field: "cell.transport",
+            value: key.transport.chars().take(MAX_NAME_BYTES).collect(),
+        })?;
+    Ok(CellKey {
+        service: Service::Named(key.service.as_str().into()),
+        content_class: key.content_class.as_str().into(),
+        network: key.network.as_str().into(),
+        transport,
+    })
+}
+
+fn cell(cell: &v1::Cell) -> Result<CellSnapshot, Error> {
+    let counters = cell
+        .counters
+        .as_ref()
+        .ok_or(Error::Missing("cell.counters"))?;
+    at_most("histograms of a cell", cell.histograms.len(), Metric::COUNT)?;
+    let mut histograms = Vec::with_capacity(cell.histograms.len());
+    for histogram in &cell.histograms {
+        let (metric, histogram) = self::histogram(histogram)?;
+        if histograms.iter().any(|(known, _)| *known == metric) {
+            return Err(Error::Twice(format!("histogram of {metric:?}")));
+        }
+        histograms.push((metric, histogram));
+    }
+    histograms.sort_by_key(|(metric, _)| *metric);
+    Ok(CellSnapshot {
+        key: key(cell.key.as_ref().ok_or(Error::Missing("cell.key"))?)?,
+        counters: counters.into(),
+        gauges: Gauges {
+            sessions_open: cell.sessions_open,
+            deliveries_open: cell.deliveries_open,
+            deliveries_open_late: cell.deliveries_open_late,
+        },
+        histograms,
+    })
+}
+
+fn histogram(sent: &v1::Histogram) -> Result<(Metric, SparseHistogram), Error> {
+    let metric = Metric::ALL
+        .into_iter()
+        .find(|metric| wire::metric(*metric) == sent.metric())
+        .ok_or_else(|| Error::Unknown {
+            field: "histogram.metric",
+            value: sent.metric.to_string(),
+        })?;
+    let wrong = |why: String| Error::Histogram { metric, why };
+    let buckets = metric.buckets();
+    let powers = |grouping, max| format!("grouping power {grouping}, largest value 2^{max}");
+    let expected = (
+        u32::from(buckets.grouping_power()),
+        u32::from(buckets.max_value_power()),
+    );
+    if (sent.grouping_power, sent.max_value_power) != expected {
+        return Err(wrong(format!(
+            "it has {}, this collector {}",
+            powers(sent.grouping_power, sent.max_value_power),
+            powers(expected.0, expected.1),
+        )));
+    }
+    if let Some(count) = sent.count.iter().find(|count| **count > MAX_COUNT) {
+        return Err(wrong(format!("{count} values in one bucket cannot be")));
+    }
+    SparseHistogram::from_parts(buckets, sent.bucket.clone(), sent.count.clone())
+        .map(|histogram| (metric, histogram))
+        .map_err(|_| {
+            wrong(format!(
+                "its {} buckets and {} counts are not as many, not ascending, or out of range",
+                sent.bucket.len(),
+                sent.count.len()
+            ))
+        })
+}

@@ -1,0 +1,394 @@
+//! What a collector knows: the latest cumulative state of every boot of every host, and their
+//! exact sum.
+//!
+//! Pure: time enters as an argument. A boot's newest frame replaces all before it, so lost, late,
+//! repeated and reordered frames cost resolution, never truth. A host is the sum of its boots, so
+//! a restart loses and doubles nothing.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+use weir_proto::v1;
+
+use crate::qoe::cell::Cells;
+use crate::qoe::{CellSnapshot, Gauges};
+use crate::query::filter::Filter;
+use crate::wire;
+
+/// Boots of one host that are kept apart; beyond, the oldest are folded into one sum.
+const MAX_BOOTS: usize = 8;
+/// Boots folded into that sum whose names are remembered, so that none is counted twice.
+const MAX_PAST_BOOTS: usize = 256;
+/// Cells kept of one host's past boots, and told of all hosts together.
+const MAX_MERGED_CELLS: usize = 4096;
+/// A gauge is of the moment: one older than this is not told.
+const GAUGE_FRESH_MS: u64 = 15_000;
+
+/// What bounds a collector.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Hosts.
+    pub max_hosts: usize,
+    /// Cells of all boots together.
+    pub max_cells: usize,
+}
+
+/// Why a host or a frame is refused although it is well formed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No room for another host.
+    #[error("this collector holds {0} hosts already, as many as it may")]
+    TooManyHosts(usize),
+    /// No room for more cells.
+    #[error("this collector holds {0} cells already, as many as it may")]
+    TooManyCells(usize),
+    /// As many boots of one host are connected as are kept apart.
+    #[error(
+        "{0} boots of this host are connected at once; do several hosts have one name \
+         (collector.host)?"
+    )]
+    TooManyBoots(usize),
+    /// It was long gone.
+    #[error("boot {0} is over and folded into its host's past; it cannot go on")]
+    Past(String),
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// It was the newest.
+    New,
+    /// It was repeated, or older than one merged already: ignored.
+    Stale,
+}
+
+#[derive(Debug)]
+struct Boot {
+    hello: v1::Hello,
+    connections: usize,
+    last_seq: u64,
+    /// When the newest frame with cells arrived.
+    last_tick_ms: u64,
+    last_frame_unix_ns: u64,
+    clock_offset_ms: i64,
+    frames: u64,
+    frames_lost: u64,
+    frames_stale: u64,
+    frames_refused: u64,
+    events: u64,
+    events_total: u64,
+    losses: v1::Losses,
+    cells: Vec<CellSnapshot>,
+}
+
+impl Boot {
+    fn new(hello: v1::Hello) -> Self {
+        Self {
+            hello,
+            connections: 0,
+            last_seq: 0,
+            last_tick_ms: 0,
+            last_frame_unix_ns: 0,
+            clock_offset_ms: 0,
+            frames: 0,
+            frames_lost: 0,
+            frames_stale: 0,
+            frames_refused: 0,
+            events: 0,
+            events_total: 0,
+            losses: v1::Losses::default(),
+            cells: Vec::new(),
+        }
+    }
+}
+
+/// Boots that are over, as one sum.
+#[derive(Debug, Default)]
+struct Past {
+    boot_ids: Vec<String>,
+    boots: u64,
+    cells: Vec<CellSnapshot>,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    /// Oldest first.
+    boots: Vec<Boot>,
+    past: Past,
+}
+
+/// All hosts.
+#[derive(Debug)]
+pub struct Fleet {
+    hosts: BTreeMap<String, Host>,
+    limits: Limits,
+    cells: usize,
+}
+
+impl Fleet {
+    /// No hosts yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            hosts: BTreeMap::new(),
+            limits,
+            cells: 0,
+        }
+    }
+
+    /// A host has connected. Returns the last frame number that is known of this boot.
+    pub fn connect(&mut self, hello: &v1::Hello) -> Result<u64, Error> {
+        if !self.hosts.contains_key(&hello.host) && self.hosts.len() >= self.limits.max_hosts {
+            return Err(Error::TooManyHosts(self.hosts.len()));
+        }
+        let host = self.hosts.entry(hello.host.clone()).or_default();
+        if host.past.boot_ids.contains(&hello.boot_id) {
+            return Err(Error::Past(hello.boot_id.clone()));
+        }
+        let known = host
+            .boots
+            .iter()
+            .position(|boot| boot.hello.boot_id == hello.boot_id);
+        let boot = match known {
+            Some(known) => &mut host.boots[known],
+            None => {
+                if host.boots.len() >= MAX_BOOTS {
+                    self.cells -= host.fold_oldest()?;
+                    self.cells += host.past.cells.len();
+                }
+                host.boots.push(Boot::new(hello.clone()));
+                let newest = host.boots.len() - 1;
+                &mut host.boots[newest]
+            }
+        };
+        boot.connections += 1;
+        Ok(boot.last_seq)
+    }
+
+    /// A connection has ended.
+    pub fn disconnect(&mut self, hello: &v1::Hello) {
+        if let Some(boot) = self.boot(hello) {
+            boot.connections = boot.connections.saturating_sub(1);
+        }
+    }
+
+    /// Merges a frame whose cells were checked. `now_unix_ns`: when it arrived.
+    pub fn merge(
+        &mut self,
+        hello: &v1::Hello,
+        frame: v1::Frame,
+        cells: Vec<CellSnapshot>,
+        now_unix_ns: u64,
+    ) -> Result<Merged, Error> {
+        let (limits, held) = (self.limits, self.cells);
+        let Some(boot) = self.boot(hello) else {
+            return Err(Error::Past(hello.boot_id.clone()));
+        };
+        let cells_after = held - boot.cells.len() + cells.len();
+        if frame.tick && cells.len() > boot.cells.len() && cells_after > limits.max_cells {
+            return Err(Error::TooManyCells(held));
+        }
+        if frame.seq <= boot.last_seq {
+            boot.frames_stale += 1;
+            return Ok(Merged::Stale);
+        }
+        boot.frames += 1;
+        boot.frames_lost += frame.seq - boot.last_seq - 1;
+        boot.last_seq = frame.seq;
+        boot.events += frame.events.len() as u64;
+        boot.events_total = boot.events_total.max(frame.events_total);
+        boot.last_frame_unix_ns = frame.unix_ns;
+        let ahead_ns = i128::from(frame.unix_ns) - i128::from(now_unix_ns);
+        boot.clock_offset_ms = i64::try_from(ahead_ns / 1_000_000).unwrap_or(i64::MAX);
+        if frame.tick {
+            boot.last_tick_ms = now_unix_ns / 1_000_000;
+            boot.losses = frame.losses.unwrap_or_default();
+            boot.cells = cells;
+            self.cells = cells_after;
+        }
+        Ok(Merged::New)
+    }
+
+    /// A frame of a connected boot could not be used.
+    pub fn refused(&mut self, hello: &v1::Hello) {
+        if let Some(boot) = self.boot(hello) {
+            boot.frames_refused += 1;
+        }
+    }
+
+    fn boot(&mut self, hello: &v1::Hello) -> Option<&mut Boot> {
+        self.hosts
+            .get_mut(&hello.host)?
+            .boots
+            .iter_mut()
+            .find(|boot| boot.hello.boot_id == hello.boot_id)
+    }
+
+    /// Every host, by name.
+    pub fn hosts(&self, now_unix_ns: u64) -> v1::ListHostsResponse {
+        v1::ListHostsResponse {
+            hosts: self
+                .hosts
+                .values()
+                .filter_map(|host| host.message(now_unix_ns))
+                .collect(),
+            unix_ns: now_unix_ns,
+            // What never became a host is not known here.
+            connections_refused: 0,
+        }
+    }
+
+    /// The sum of all hosts' cells.
+    pub fn cells(
+        &self,
+        filter: &Filter,
+        histograms: bool,
+        now_unix_ns: u64,
+    ) -> v1::ListCellsResponse {
+        let mut merged = Merge::default();
+        for host in self.hosts.values() {
+            merged.next_host();
+            host.add_to(&mut merged, now_unix_ns);
+        }
+        v1::ListCellsResponse {
+            cells: merged
+                .cells
+                .iter_indexed()
+                .filter(|(_, key, cell)| filter.matches_fleet_cell(key, &cell.counters))
+                .map(|(place, key, cell)| {
+                    let hosts = merged.hosts.get(&place).map_or(0, |(hosts, _)| *hosts);
+                    wire::cell(&cell.snapshot(key.clone(), histograms), hosts)
+                })
+                .collect(),
+            unix_ns: now_unix_ns,
+            hosts: u32::try_from(self.hosts.len()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl Host {
+    /// Folds the oldest boot that is not connected into the past. Returns how many cells were held
+    /// for it and for the past before.
+    fn fold_oldest(&mut self) -> Result<usize, Error> {
+        let oldest = self
+            .boots
+            .iter()
+            .position(|boot| boot.connections == 0)
+            .ok_or(Error::TooManyBoots(self.boots.len()))?;
+        let boot = self.boots.remove(oldest);
+        let held = boot.cells.len() + self.past.cells.len();
+        let mut sum = Cells::new(MAX_MERGED_CELLS);
+        for cell in self.past.cells.drain(..).chain(boot.cells) {
+            let place = sum.place(cell.key.clone());
+            sum.get_mut(place).absorb(&CellSnapshot {
+                gauges: Gauges::default(),
+                ..cell
+            });
+        }
+        let kept = sum.iter();
+        self.past.cells = kept
+            .map(|(key, cell)| cell.snapshot(key.clone(), true))
+            .collect();
+        self.past.boots += 1;
+        if self.past.boot_ids.len() >= MAX_PAST_BOOTS {
+            self.past.boot_ids.remove(0);
+        }
+        self.past.boot_ids.push(boot.hello.boot_id);
+        Ok(held)
+    }
+
+    /// Whether a boot's gauges are of now: it was heard of lately, and is either connected or the
+    /// newest.
+    fn is_current(&self, boot: &Boot, now_unix_ns: u64) -> bool {
+        let age_ms = (now_unix_ns / 1_000_000).saturating_sub(boot.last_tick_ms);
+        let newest = self
+            .boots
+            .last()
+            .is_some_and(|newest| newest.hello.boot_id == boot.hello.boot_id);
+        age_ms <= GAUGE_FRESH_MS && (boot.connections > 0 || newest)
+    }
+
+    fn add_to(&self, merged: &mut Merge, now_unix_ns: u64) {
+        for cell in &self.past.cells {
+            merged.add(cell, false);
+        }
+        for boot in &self.boots {
+            let current = self.is_current(boot, now_unix_ns);
+            for cell in &boot.cells {
+                merged.add(cell, current);
+            }
+        }
+    }
+
+    /// None before the first boot.
+    fn message(&self, now_unix_ns: u64) -> Option<v1::Host> {
+        let newest = self.boots.last()?;
+        let sum = |of: fn(&Boot) -> u64| self.boots.iter().map(of).sum();
+        let sessions_open = self
+            .boots
+            .iter()
+            .filter(|boot| self.is_current(boot, now_unix_ns))
+            .flat_map(|boot| &boot.cells)
+            .map(|cell| cell.gauges.sessions_open)
+            .fold(0, u64::saturating_add);
+        Some(v1::Host {
+            host: newest.hello.host.clone(),
+            boot_id: newest.hello.boot_id.clone(),
+            weir_version: newest.hello.weir_version.clone(),
+            backend: newest.hello.backend,
+            kernel_release: newest.hello.kernel_release.clone(),
+            connected: self.boots.iter().any(|boot| boot.connections > 0),
+            last_frame_unix_ns: newest.last_frame_unix_ns,
+            last_seq: newest.last_seq,
+            frames: sum(|boot| boot.frames),
+            frames_lost: sum(|boot| boot.frames_lost),
+            frames_stale: sum(|boot| boot.frames_stale),
+            frames_refused: sum(|boot| boot.frames_refused),
+            events: sum(|boot| boot.events),
+            events_lost: sum(|boot| boot.events_total.saturating_sub(boot.events)),
+            sessions_open,
+            boots: self.past.boots + self.boots.len() as u64,
+            clock_offset_ms: newest.clock_offset_ms,
+            losses: Some(newest.losses.clone()),
+        })
+    }
+}
+
+/// A sum over hosts, and how many hosts are in each of its cells.
+#[derive(Debug)]
+struct Merge {
+    cells: Cells,
+    /// By cell: how many hosts, and which of them was the last.
+    hosts: HashMap<u32, (u32, usize)>,
+    host: usize,
+}
+
+impl Default for Merge {
+    fn default() -> Self {
+        Self {
+            cells: Cells::new(MAX_MERGED_CELLS),
+            hosts: HashMap::new(),
+            host: 0,
+        }
+    }
+}
+
+impl Merge {
+    fn next_host(&mut self) {
+        self.host += 1;
+    }
+
+    fn add(&mut self, snapshot: &CellSnapshot, current: bool) {
+        let place = self.cells.place(snapshot.key.clone());
+        let (hosts, last) = self.hosts.entry(place).or_default();
+        if *last != self.host {
+            *last = self.host;
+            *hosts += 1;
+        }
+        let cell = self.cells.get_mut(place);
+        let before = cell.gauges;
+        cell.absorb(snapshot);
+        if !current {
+            cell.gauges = before;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The collector's two services: what hosts report, and what operators ask.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use weir_proto::v1;
+use weir_proto::v1::collector_message::Message as Down;
+use weir_proto::v1::edge_message::Message as Up;
+
+use super::decode;
+use super::fleet::Fleet;
+use crate::query::filter::Filter;
+use crate::wire::WIRE_VERSION;
+
+/// A host has so long to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Acknowledgements on their way to a host that does not read.
+const ACKS: usize = 64;
+
+/// Both services; clones share all they know.
+#[derive(Clone, Debug)]
+pub(super) struct Collector {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    fleet: Mutex<Fleet>,
+    connections_refused: AtomicU64,
+    stop: CancellationToken,
+}
+
+impl Collector {
+    pub(super) fn new(name: String, fleet: Fleet, stop: CancellationToken) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                name,
+                fleet: Mutex::new(fleet),
+                connections_refused: AtomicU64::new(0),
+                stop,
+            }),
+        }
+    }
+
+    fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.shared
+            .fleet
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Meets a host.
+    async fn greet(&self, from: &mut Streaming<v1::EdgeMessage>) -> Result<Link, Status> {
+        let first = timeout(HELLO_TIMEOUT, from.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let Some(Up::Hello(hello)) = first.and_then(|message| message.message) else {
+            return Err(Status::invalid_argument(
+                "the first message must be a hello",
+            ));
+        };
+        decode::hello(&hello).map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let last_seq = self
+            .fleet()
+            .connect(&hello)
+            .map_err(|err| Status::resource_exhausted(err.to_string()))?;
+        tracing::info!(
+            host = hello.host,
+            boot_id = hello.boot_id,
+            last_seq,
+            "connected"
+        );
+        Ok(Link {
+            collector: self.clone(),
+            hello,
+            last_seq,
+        })
+    }
+}
+
+/// One host's connection; its end is known to the fleet when it is dropped.
+#[derive(Debug)]
+struct Link {
+    collector: Collector,
+    hello: v1::Hello,
+    last_seq: u64,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.collector.fleet().disconnect(&self.hello);
+        tracing::info!(
+            host = self.hello.host,
+            boot_id = self.hello.boot_id,
+            "disconnected"
+        );
+    }
+}
+
+impl Link {
+    /// Merges a frame, or says why not.
+    fn merge(&self, frame: v1::Frame) -> Result<v1::Ack, Status> {
+        let seq = frame.seq;
+        let mut fleet = self.collector.fleet();
+        let merged = match decode::frame(&frame, &self.hello) {
+            Ok(cells) => fleet
+                .merge(&self.hello, frame, cells, unix_ns())
+                .map_err(|err| Status::resource_exhausted(err.to_string())),
+            Err(err) => Err(Status::invalid_argument(err.to_string())),
+        };
+        match merged {
+            // A frame that was merged before is acknowledged again: that is what was asked.
+            Ok(_) => Ok(v1::Ack { seq }),
+            Err(status) => {
+                fleet.refused(&self.hello);
+                let why = status.message();
+                tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
+                Err(status)
+            }
+        }
+    }
+
+    /// Until the host goes, sends what cannot be used, or the collector ends.
+    async fn run(
+        self,
+        mut from: Streaming<v1::EdgeMessage>,
+        to: mpsc::Sender<Result<v1::CollectorMessage, Status>>,
+    ) {
+        let welcome = Down::Welcome(v1::Welcome {
+            wire_version: WIRE_VERSION,
+            collector: self.collector.shared.name.clone(),
+            last_seq: self.last_seq,
+        });
+        let mut answer = Ok(welcome);
+        loop {
+            let failed = answer.is_err();
+            let answer_message = answer.map(|message| v1::CollectorMessage {
+                message: Some(message),
+            });
+            if to.send(answer_message).await.is_err() || failed {
+                return;
+            }
+            let message = tokio::select! {
+                message = from.message() => message,
+                () = self.collector.shared.stop.cancelled() => {
+                    let status = Status::unavailable("the collector is shutting down");
+                    let _ = to.send(Err(status)).await;
+                    return;
+                }
+            };
+            answer = match message {
+                Ok(Some(message)) => match message.message {
+                    Some(Up::Frame(frame)) => self.merge(frame).map(Down::Ack),
+                    Some(Up::Hello(_)) => {
+                        Err(Status::invalid_argument("a second hello on one connection"))
+                    }
+                    None => Err(Status::invalid_argument("a message of an unknown kind")),
+                },
+                Ok(None) | Err(_) => return,
+            };
+        }
+    }
+}
+
+fn unix_ns() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[tonic::async_trait]
+impl v1::uplink_server::Uplink for Collector {
+    type ReportStream = ReceiverStream<Result<v1::CollectorMessage, Status>>;
+
+    async fn report(
+        &self,
+        request: Request<Streaming<v1::EdgeMessage>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let remote = request.remote_addr();
+        let mut from = request.into_inner();
+        let (to, stream) = mpsc::channel(ACKS);
+        let collector = self.clone();
+        // The answer begins at once: a client may wait for it before it says hello.
+        tokio::spawn(async move {
+            match collector.greet(&mut from).await {
+                Ok(link) => link.run(from, to).await,
+                Err(status) => {
+                    collector
+                        .shared
+                        .connections_refused
+                        .fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(?remote, "host refused: {}", status.message());
+                    let _ = to.send(Err(status)).await;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::fleet_server::Fleet for Collector {
+    async fn list_hosts(
+        &self,
+        _: Request<v1::ListHostsRequest>,
+    ) -> Result<Response<v1::ListHostsResponse>, Status> {
+        let hosts = self.fleet().hosts(unix_ns());
+        Ok(Response::new(v1::ListHostsResponse {
+            connections_refused: self.shared.connections_refused.load(Ordering::Relaxed),
+            ..hosts
+        }))
+    }
+
+    async fn list_cells(
+        &self,
+        request: Request<v1::ListCellsRequest>,
+    ) -> Result<Response<v1::ListCellsResponse>, Status> {
+        let request = request.into_inner();
+        let filter = Filter::try_from(request.filter)
+            .and_then(Filter::for_fleet)
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let cells = self.fleet().cells(&filter, request.histograms, unix_ns());
+        Ok(Response::new(cells))
+    }
+}
