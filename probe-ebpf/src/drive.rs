@@ -54,7 +54,8 @@ pub struct Segment {
     pub seq: u32,
     /// Acknowledged up to here.
     pub ack: u32,
-    /// The ACK flag.
+    /// It acknowledges. A reset does not, whatever its flag says: the kernel takes no notice of
+    /// the number in it (RFC 9293, 3.10.7.4).
     pub has_ack: bool,
     /// Bytes of payload.
     pub payload: u32,
@@ -64,12 +65,19 @@ impl Segment {
     /// Takes the fields from a TCP header (RFC 9293, 3.1); `len` counts header and payload.
     #[inline(always)]
     pub fn parse(header: &[u8; 20], len: u32) -> Self {
+        const RST: u8 = 0x04;
+        const ACK: u8 = 0x10;
         let header_len = u32::from(header[12] >> 4) * 4;
+        let reset = header[13] & RST != 0;
         Self {
             seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
             ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
-            has_ack: header[13] & 0x10 != 0,
-            payload: len.saturating_sub(header_len),
+            has_ack: header[13] & ACK != 0 && !reset,
+            payload: if reset {
+                0
+            } else {
+                len.saturating_sub(header_len)
+            },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::wire::{MS, Report, Wire};
 use probe_ebpf::{
-    drive::state,
+    drive::{Segment, state},
     record::{ended, flag},
 };
 
@@ -445,4 +445,17 @@ fn an_acknowledgement_that_no_program_saw_is_made_good() {
     wire.wait_ms(1500);
     wire.sweeps();
     assert_eq!(wire.ended().acked_bytes, 700);
+}
+
+#[test]
+fn the_number_in_a_reset_acknowledges_nothing() {
+    let mut header = [0u8; 20];
+    header[8..12].copy_from_slice(&5000u32.to_be_bytes());
+    header[12] = 5 << 4;
+    header[13] = 0x14;
+    assert!(!Segment::parse(&header, 20).has_ack);
+    header[13] = 0x10;
+    let segment = Segment::parse(&header, 1468);
+    assert!(segment.has_ack);
+    assert_eq!((segment.ack, segment.payload), (5000, 1448));
 }
