@@ -116,6 +116,7 @@ impl Exact {
             installed_prefixes: Vec::new(),
         };
         backend.apply(settings)?;
+        sys::give_back_memory();
         Ok(backend)
     }
 
