@@ -1,4 +1,5 @@
-//! `weir run`: the daemon, alone or with the live view beside it in the same process.
+//! The commands that stay: `weir run`, the daemon, alone or with the live view beside it in the
+//! same process; and `weir collect`.
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -9,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 use weir_proto::v1::Filter;
 
-use super::Run;
+use super::{Collect, Run};
+use crate::collect;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
 use crate::kernel::{self, Backend, Exact};
@@ -33,7 +35,10 @@ pub async fn run(args: &Run) -> Result<()> {
     config.check()?;
     let live = wants_view(args)?;
     let lines = LogLines::default();
-    log_to(&config.log, (live && io::stderr().is_terminal()).then_some(&lines))?;
+    log_to(
+        &config.log,
+        (live && io::stderr().is_terminal()).then_some(&lines),
+    )?;
     let control = Control::from_signals()?;
     let options = daemon::Options {
         config,
@@ -49,6 +54,18 @@ pub async fn run(args: &Run) -> Result<()> {
         .write_out(&mut io::stderr())
         .context("cannot print what was logged")?;
     result
+}
+
+/// `weir collect`.
+pub async fn collect(args: &Collect) -> Result<()> {
+    log_to(&Config::default().log, None)?;
+    let options = collect::Options {
+        listen: args.listen,
+        insecure: args.insecure,
+        name: args.name.clone(),
+    };
+    let control = Control::from_signals()?;
+    collect::run(options, control.shutdown, |_| {}).await
 }
 
 /// What the command line says over the file.
@@ -119,10 +136,18 @@ fn log_to(log: &Log, lines: Option<&LogLines>) -> Result<()> {
     let plain = tracing_subscriber::fmt().with_env_filter(filter);
     // The kernel programs' lines come by way of the `log` crate, which this listens to as well.
     let set = if let Some(lines) = lines {
-        plain.with_ansi(false).with_writer(lines.clone()).finish().try_init()
+        plain
+            .with_ansi(false)
+            .with_writer(lines.clone())
+            .finish()
+            .try_init()
     } else {
         let colour = io::stderr().is_terminal() && colour_wanted();
-        plain.with_ansi(colour).with_writer(io::stderr).finish().try_init()
+        plain
+            .with_ansi(colour)
+            .with_writer(io::stderr)
+            .finish()
+            .try_init()
     };
     set.context("cannot set up logging")
 }
