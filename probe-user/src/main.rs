@@ -30,7 +30,7 @@ fn perform(command: &Command) -> Result<Outcome> {
     let done = runtime.block_on(async {
         match command {
             Command::Run(args) => cli::run(args).await,
-            Command::Collect(_) => anyhow::bail!("not wired"),
+            Command::Collect(args) => cli::collect(args).await,
             Command::Top(args) => cli::top(args).await,
             Command::Sessions(args) => cli::sessions(args, style, to).await,
             Command::Deliveries(args) => cli::deliveries(args, style, to).await,

@@ -15,15 +15,19 @@ pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
 pub use live::top;
-pub use run::run;
+pub use run::{collect, run};
 
+use crate::collect::DEFAULT_LISTEN;
+use crate::config::Config;
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
 };
 use crate::ui::table::Format;
 
-/// Where a daemon listens unless told otherwise.
-pub const DEFAULT_SOCKET: &str = "/run/weir/weir.sock";
+/// Where a daemon listens unless its configuration says otherwise.
+fn default_socket() -> PathBuf {
+    Config::default().query.socket
+}
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -87,7 +91,7 @@ Examples:
   weir run                                     everything, live view on a terminal
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
-  weir run --collector http://collector:4740   and report to a collector")]
+  weir run --collector http://collector:7447   and report to a collector")]
 pub struct Run {
     /// The configuration file. Without it: the built-in defaults.
     #[arg(long, value_name = "FILE")]
@@ -116,7 +120,7 @@ pub struct Run {
 #[derive(Args, Clone, Debug)]
 pub struct Socket {
     /// The daemon's Unix socket.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
     pub socket: PathBuf,
 }
 
@@ -240,7 +244,7 @@ pub struct Deliveries {
 #[command(after_help = "\
 Examples:
   weir cells --sort latency-p99
-  weir cells --collector http://collector:4740 --cell /mobile/
+  weir cells --collector http://collector:7447 --cell /mobile/
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
 pub struct Cells {
@@ -277,8 +281,8 @@ pub struct Cells {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  weir hosts --collector http://collector:4740
-  weir hosts --collector http://collector:4740 -o json | jq 'select(.frames_lost > 0)'")]
+  weir hosts --collector http://collector:7447
+  weir hosts --collector http://collector:7447 -o json | jq 'select(.frames_lost > 0)'")]
 pub struct Hosts {
     /// The collector's address (http://HOST:PORT).
     #[arg(long, value_name = "URL")]
@@ -324,11 +328,19 @@ pub struct Doctor {
 #[command(after_help = "\
 Examples:
   weir collect
-  weir collect --listen '[::]:4740'")]
+  weir collect --listen '[::]:7447' --insecure
+  weir hosts --collector http://127.0.0.1:7447     asks it")]
 pub struct Collect {
     /// Take hosts' reports and operators' questions at this address.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4740")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
     pub listen: std::net::SocketAddr,
+    /// Take and give measurements unencrypted over the network (an address that is not on
+    /// loopback).
+    #[arg(long)]
+    pub insecure: bool,
+    /// What the collector calls itself. Without it: the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 #[cfg(test)]

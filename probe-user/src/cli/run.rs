@@ -1,4 +1,5 @@
-//! `weir run`: the daemon, alone or with the live view beside it in the same process.
+//! The commands that stay: `weir run`, the daemon, alone or with the live view beside it in the
+//! same process; and `weir collect`.
 
 use std::io::{self, IsTerminal};
 use std::path::Path;
@@ -9,7 +10,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 use weir_proto::v1::Filter;
 
-use super::Run;
+use super::{Collect, Run};
+use crate::collect;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
 use crate::kernel::{self, Backend, Exact};
@@ -52,6 +54,18 @@ pub async fn run(args: &Run) -> Result<()> {
         .write_out(&mut io::stderr())
         .context("cannot print what was logged")?;
     result
+}
+
+/// `weir collect`.
+pub async fn collect(args: &Collect) -> Result<()> {
+    log_to(&Config::default().log, None)?;
+    let options = collect::Options {
+        listen: args.listen,
+        insecure: args.insecure,
+        name: args.name.clone(),
+    };
+    let control = Control::from_signals()?;
+    collect::run(options, control.shutdown, |_| {}).await
 }
 
 /// What the command line says over the file.

@@ -59,9 +59,10 @@ pub fn phase_mark(delivery: &Delivery) -> Mark {
     }
 }
 
-/// What else is to be known of a delivery.
+/// What else is to be known of a delivery. A follower that reads too slowly also sees here how
+/// many it missed before this one.
 pub fn flag_words(delivery: &Delivery) -> String {
-    flags(&[
+    let words = flags(&[
         (delivery.late, "late"),
         (delivery.adopted, "adopted"),
         (delivery.tls, "tls"),
@@ -70,7 +71,11 @@ pub fn flag_words(delivery: &Delivery) -> String {
         (delivery.end_bounded, "end_bounded"),
         (delivery.first_write_bounded, "first_write_bounded"),
         (delivery.request_bounded, "request_bounded"),
-    ])
+    ]);
+    match delivery.missed_before {
+        0 => words,
+        missed => format!("missed_before={missed},{words}"),
+    }
 }
 
 /// The table's columns.

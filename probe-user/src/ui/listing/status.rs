@@ -30,7 +30,7 @@ pub fn write(
     to: &mut dyn Write,
 ) -> io::Result<()> {
     let mut line = |name: &str, value: &str, mark: Mark| -> io::Result<()> {
-        Mark::Plain.write(to, style, &format!("{name:<14}"))?;
+        Mark::Plain.write(to, style, &format!("{name:<16}"))?;
         mark.write(to, style, value)?;
         to.write_all(b"\n")
     };
@@ -64,6 +64,8 @@ pub fn write(
     line("cells", &status.cells.to_string(), Mark::Plain)?;
     let (uplink, mark) = uplink_sentence(status.uplink.as_ref());
     line("uplink", &uplink, mark)?;
+    let refused = status.queries_refused.to_string();
+    line("queries_refused", &refused, Mark::Plain)?;
     let losses = status.losses.unwrap_or_default();
     let mark = if losses::total(&losses) == 0 {
         Mark::Good

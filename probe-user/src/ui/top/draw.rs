@@ -250,12 +250,13 @@ fn draw_lists(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View,
     let cells = view.cells(model);
     let sessions = view.sessions(model);
     let troubled = view.troubled(model);
-    let weight = |pane: Pane| match (view.zoom, view.focus == pane) {
-        (true, false) => Constraint::Length(0),
-        (false, true) => Constraint::Fill(2),
-        (true, true) | (false, false) => Constraint::Fill(1),
+    let rows = [cells.len(), sessions.len(), troubled.len()];
+    let heights = if view.zoom {
+        Pane::ALL.map(|pane| if pane == view.focus { area.height } else { 0 })
+    } else {
+        table::heights(area.height, rows, view.focus)
     };
-    let areas: [Rect; 3] = Layout::vertical(Pane::ALL.map(weight)).areas(area);
+    let areas: [Rect; 3] = Layout::vertical(heights.map(Constraint::Length)).areas(area);
     let pieces = |pane| Pieces { pane, theme };
     table::draw(
         frame,

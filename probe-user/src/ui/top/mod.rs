@@ -22,7 +22,7 @@ use futures::{Stream, StreamExt};
 use ratatui::Terminal;
 use ratatui::backend::Backend;
 use tokio::sync::{mpsc, watch};
-use weir_proto::v1::{Filter, WatchRequest};
+use weir_proto::v1::{Filter, SessionState, WatchRequest};
 
 use self::draw::Theme;
 use self::feed::News;
@@ -32,6 +32,13 @@ use self::view::{Action, View};
 
 /// Sessions asked for in each snapshot: more than any terminal shows without scrolling.
 const SESSIONS: u32 = 200;
+/// Of the sessions, those that can still be helped; the ended ones show in the list of troubled
+/// deliveries.
+const STATES: [SessionState; 3] = [
+    SessionState::Late,
+    SessionState::Delivering,
+    SessionState::Idle,
+];
 /// Without any news the screen is drawn again so often.
 const IDLE_REDRAW: Duration = Duration::from_secs(1);
 
@@ -90,7 +97,10 @@ where
     let mut model = Model::default();
     let request = |view: &View| WatchRequest {
         interval_ms: options.interval_ms,
-        filter: Some(view.wire_filter()),
+        filter: Some(Filter {
+            states: STATES.map(i32::from).to_vec(),
+            ..view.wire_filter()
+        }),
         sessions: SESSIONS,
     };
     let (ask, asked) = watch::channel(request(&view));

@@ -22,8 +22,8 @@ w           window for rates and percentiles: 5, 1, 30 s
 arrows, PgUp, PgDn, Home, End   scroll
 l           the log (in `weir run`)
 
-late now    deliveries open and past their deadline
-late, abort deliveries in the window that were
+late, abort deliveries that were, in the window
+now         deliveries open and past their deadline now
 p50, p99    delivery latency: request to last byte acknowledged
 think, first, tail   request to first write; request to first
             byte acknowledged; last write to last acknowledged

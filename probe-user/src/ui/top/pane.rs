@@ -112,7 +112,7 @@ fn ratio(part: u64, whole: u64) -> Option<f64> {
 pub const CELLS: &[Column<CellRow>] = &[
     Column {
         title: "cell",
-        width: 16,
+        width: 20,
         right: false,
         rank: 0,
         text: |row| plain(&row.path),
@@ -125,14 +125,6 @@ pub const CELLS: &[Column<CellRow>] = &[
         rank: 1,
         text: |row| plain(short_count(row.sessions_open)),
         key: Some(|row| Key::Number(row.sessions_open as f64)),
-    },
-    Column {
-        title: "late now",
-        width: 8,
-        right: true,
-        rank: 0,
-        text: |row| counted(row.open_late, Mark::Bad),
-        key: Some(|row| Key::Number(row.open_late as f64)),
     },
     Column {
         title: "deliv/s",
@@ -209,6 +201,14 @@ pub const CELLS: &[Column<CellRow>] = &[
         rank: 0,
         text: |row| rates(row, |rates| counted(rates.late, Mark::Bad)),
         key: Some(|row| rates_key(row, |rates| rates.late as f64)),
+    },
+    Column {
+        title: "now",
+        width: 4,
+        right: true,
+        rank: 0,
+        text: |row| counted(row.open_late, Mark::Bad),
+        key: Some(|row| Key::Number(row.open_late as f64)),
     },
     Column {
         title: "abort",

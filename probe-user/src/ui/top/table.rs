@@ -34,7 +34,7 @@ pub(super) fn draw<R>(
         return;
     }
     let Pieces { pane, theme } = pieces;
-    let room = usize::from(area.height.saturating_sub(2));
+    let room = usize::from(area.height.saturating_sub(HEAD));
     let first = view.clamp_scroll(pane, rows.len(), room);
     let last = (first + room).min(rows.len());
     let arrow = if view.pane(pane).reverse {
@@ -63,6 +63,42 @@ pub(super) fn draw<R>(
         }))
     }));
     frame.render_widget(Paragraph::new(lines), area);
+}
+
+/// Lines of a pane that are no rows: its title and the headings.
+const HEAD: u16 = 2;
+
+/// Shares `total` lines among the panes: each gets its head and one row, then what it needs for
+/// its rows, the focused one twice as fast; what nobody needs goes to the last.
+pub(super) fn heights(total: u16, rows: [usize; 3], focus: Pane) -> [u16; 3] {
+    let mut left = total;
+    let mut heights = [0; 3];
+    let wanted = rows.map(|rows| {
+        u16::try_from(rows.max(1))
+            .unwrap_or(u16::MAX)
+            .saturating_add(HEAD)
+    });
+    for height in &mut heights {
+        *height = left.min(HEAD + 1);
+        left -= *height;
+    }
+    while left > 0 {
+        let before = left;
+        for pane in Pane::ALL {
+            let share = if pane == focus { 2 } else { 1 };
+            let index = pane as usize;
+            let more = left
+                .min(share)
+                .min(wanted[index].saturating_sub(heights[index]));
+            heights[index] += more;
+            left -= more;
+        }
+        if left == before {
+            heights[2] += left;
+            break;
+        }
+    }
+    heights
 }
 
 /// Puts a blank between columns.
@@ -143,6 +179,17 @@ mod tests {
         assert_eq!(fit("abcdef", 4, false), "abc…");
         assert_eq!(fit("ab", 4, true), "  ab");
         assert_eq!(fit("a\x1bb", 3, false), "a?b");
+    }
+
+    #[test]
+    fn room_goes_where_rows_are_and_none_is_lost() {
+        assert_eq!(heights(30, [1, 4, 0], Pane::Cells), [3, 6, 21]);
+        assert_eq!(heights(30, [100, 100, 0], Pane::Cells), [17, 10, 3]);
+        assert_eq!(heights(30, [100, 100, 100], Pane::Sessions), [8, 14, 8]);
+        for total in 0..60 {
+            let sum: u16 = heights(total, [3, 50, 7], Pane::Troubled).iter().sum();
+            assert_eq!(sum, total);
+        }
     }
 
     #[test]
