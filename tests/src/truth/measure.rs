@@ -14,6 +14,7 @@ use crate::lab::capture::{Capture, Keep};
 use crate::lab::client::Seen;
 use crate::lab::counters::{SocketWitness, tcp_counts};
 use crate::lab::link::Lab;
+use crate::lab::netns::Netns;
 use crate::lab::process::wait_for;
 use crate::lab::relay::Direction;
 use crate::lab::shaper::Shape;
@@ -75,6 +76,10 @@ pub struct Watched<'a> {
     pub follower: &'a Follower,
 }
 
+/// Namespaces of scenarios that are over. A namespace is known by its inode, and the kernel gives
+/// the number of one that is gone to the next.
+pub type Held = Vec<Netns>;
+
 /// Runs `scenario`. Without `weir`, the witnesses are checked against one another and the
 /// clients alone. Where something differs, the capture is kept in `keep`.
 ///
@@ -85,6 +90,7 @@ pub fn measure(
     sockets: &SocketWitness,
     quiet_gap_ms: u32,
     weir: Option<&Watched<'_>>,
+    held: &mut Held,
     keep: &Path,
 ) -> Result<Outcome> {
     let begin = Instant::now();
@@ -106,6 +112,7 @@ pub fn measure(
         ..scenario.shape
     });
     let netns = lab.server.inode()?;
+    held.push(lab.server.try_clone()?);
     settle(&lab, scenario)?;
     let file = capture.finish()?;
     let keylog = lab.dir().join("keys");

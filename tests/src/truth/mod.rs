@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use self::measure::{Watched, losses, measure};
+use self::measure::{Held, Watched, losses, measure};
 use self::report::Report;
 use crate::lab::cleanup;
 use crate::lab::counters::SocketWitness;
@@ -52,6 +52,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
         .as_ref()
         .zip(follower.as_ref())
         .map(|(daemon, follower)| Watched { daemon, follower });
+    let mut held = Held::new();
     let mut outcomes = Vec::new();
     let mut failures = Vec::new();
     println!("{}", report::heading());
@@ -68,6 +69,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
             &sockets,
             settings.quiet_gap_ms,
             watched.as_ref(),
+            &mut held,
             &plan.out,
         ) {
             Ok(outcome) => {
