@@ -33,7 +33,10 @@ pub async fn run(args: &Run) -> Result<()> {
     config.check()?;
     let live = wants_view(args)?;
     let lines = LogLines::default();
-    log_to(&config.log, (live && io::stderr().is_terminal()).then_some(&lines))?;
+    log_to(
+        &config.log,
+        (live && io::stderr().is_terminal()).then_some(&lines),
+    )?;
     let control = Control::from_signals()?;
     let options = daemon::Options {
         config,
@@ -119,10 +122,18 @@ fn log_to(log: &Log, lines: Option<&LogLines>) -> Result<()> {
     let plain = tracing_subscriber::fmt().with_env_filter(filter);
     // The kernel programs' lines come by way of the `log` crate, which this listens to as well.
     let set = if let Some(lines) = lines {
-        plain.with_ansi(false).with_writer(lines.clone()).finish().try_init()
+        plain
+            .with_ansi(false)
+            .with_writer(lines.clone())
+            .finish()
+            .try_init()
     } else {
         let colour = io::stderr().is_terminal() && colour_wanted();
-        plain.with_ansi(colour).with_writer(io::stderr).finish().try_init()
+        plain
+            .with_ansi(colour)
+            .with_writer(io::stderr)
+            .finish()
+            .try_init()
     };
     set.context("cannot set up logging")
 }
