@@ -19,7 +19,7 @@ use crate::lab::process::wait_for;
 use crate::lab::relay::Direction;
 use crate::lab::shaper::Shape;
 use crate::record::{Delivery, Losses, Session};
-use crate::weir::{Daemon, Follower};
+use crate::weir::{Daemon, Follower, SessionLog};
 
 /// Segments that the server sent again, by four who counted; SYN-ACKs are in all of them.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -74,6 +74,8 @@ pub struct Watched<'a> {
     pub daemon: &'a Daemon,
     /// Its deliveries.
     pub follower: &'a Follower,
+    /// Its sessions.
+    pub sessions: &'a SessionLog,
 }
 
 /// Namespaces of scenarios that are over. A namespace is known by its inode, and the kernel gives
@@ -260,8 +262,7 @@ fn told(weir: &Watched<'_>, netns: u32, connections: usize) -> (Vec<Session>, Ve
         "weir to report every session's end",
         Duration::from_secs(10),
         || {
-            sessions = weir.daemon.sessions()?;
-            sessions.retain(|session| session.endpoints.netns == netns);
+            sessions = weir.sessions.of(netns)?;
             Ok(sessions.len() >= connections && sessions.iter().all(|s| s.state == "ended"))
         },
     );

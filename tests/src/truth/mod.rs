@@ -48,10 +48,15 @@ pub fn run(plan: &Plan) -> Result<Report> {
         None => None,
     };
     let follower = daemon.as_ref().map(Daemon::follow).transpose()?;
-    let watched = daemon
-        .as_ref()
-        .zip(follower.as_ref())
-        .map(|(daemon, follower)| Watched { daemon, follower });
+    let sessions = daemon.as_ref().map(Daemon::note_sessions).transpose()?;
+    let watched = match (&daemon, &follower, &sessions) {
+        (Some(daemon), Some(follower), Some(sessions)) => Some(Watched {
+            daemon,
+            follower,
+            sessions,
+        }),
+        _ => None,
+    };
     let mut held = Held::new();
     let mut outcomes = Vec::new();
     let mut failures = Vec::new();
@@ -84,6 +89,9 @@ pub fn run(plan: &Plan) -> Result<Report> {
         }
     }
     let losses = watched.as_ref().map(losses).transpose()?;
+    if let Some(sessions) = sessions {
+        sessions.finish()?;
+    }
     if let Some(follower) = follower {
         follower.finish()?;
     }
