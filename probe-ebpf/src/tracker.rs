@@ -89,7 +89,13 @@ impl Session {
     /// Whether the open delivery has been complete and quiet for the gap, and is so over.
     #[inline(always)]
     pub fn is_settled(&self, now_ns: u64, write_seq: u32, quiet_gap_ns: u64) -> bool {
-        self.is_complete(write_seq)
+        self.is_complete(write_seq) && self.is_silent(now_ns, quiet_gap_ns)
+    }
+
+    /// Whether an answer is open and nothing was written or acknowledged for the gap.
+    #[inline(always)]
+    pub fn is_silent(&self, now_ns: u64, quiet_gap_ns: u64) -> bool {
+        self.phase == phase::ANSWERING
             && now_ns > self.t_last_acked_ns.wrapping_add(quiet_gap_ns)
             && now_ns > self.t_last_write_ns.wrapping_add(quiet_gap_ns)
     }

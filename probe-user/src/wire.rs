@@ -259,6 +259,7 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         sessions_filtered: kernel.sessions_filtered,
         sessions_storage_refused: kernel.sessions_storage_refused,
         half_open_refused: kernel.half_open_refused,
+        programs_skipped: kernel.programs_skipped,
         sessions_evicted: fold.sessions_evicted,
         records_malformed: daemon.records_malformed,
         cells_overflowed: fold.cells_overflowed,

@@ -1,9 +1,11 @@
 //! The `weir` binary as an operator uses it: started, asked, read as JSON, stopped.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -191,6 +193,14 @@ impl Daemon {
         Follower::start(self.command(&["deliveries", "--follow"]))
     }
 
+    /// Notes every session from now on; the daemon itself forgets ended ones after a while.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn note_sessions(&self) -> Result<SessionLog> {
+        SessionLog::start(|| self.command(&["sessions"]))
+    }
+
     /// Writes new settings and sends SIGHUP; waits until they are in force.
     ///
     /// # Errors
@@ -353,5 +363,74 @@ impl Follower {
     pub fn finish(mut self) -> Result<()> {
         self.process.stop(Signal::SIGTERM)?;
         self.reader.take().map_or(Ok(()), crate::lab::netns::join)
+    }
+}
+
+/// `weir sessions` again and again: the latest that was said of each session.
+#[derive(Debug)]
+pub struct SessionLog {
+    latest: Arc<Mutex<HashMap<u64, Session>>>,
+    /// Dropping it ends the thread.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl SessionLog {
+    /// Shorter than the daemon remembers ended sessions, by far.
+    const INTERVAL: Duration = Duration::from_millis(700);
+
+    fn start(command: impl Fn() -> Command) -> Result<Self> {
+        let latest = Arc::new(Mutex::new(HashMap::new()));
+        let (stop, stopped) = mpsc::channel();
+        let mut ask = command();
+        let to = Arc::clone(&latest);
+        let thread = std::thread::Builder::new()
+            .name("lab-sessions".into())
+            .spawn(move || {
+                loop {
+                    let sessions: Vec<Session> = lines(&mut ask)?;
+                    let mut latest = to.lock().unwrap_or_else(PoisonError::into_inner);
+                    latest.extend(
+                        sessions
+                            .into_iter()
+                            .map(|session| (session.session, session)),
+                    );
+                    drop(latest);
+                    if stopped.recv_timeout(Self::INTERVAL) != Err(RecvTimeoutError::Timeout) {
+                        return Ok(());
+                    }
+                }
+            })
+            .context("cannot start a thread")?;
+        Ok(Self {
+            latest,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// The latest of each session in the namespace.
+    ///
+    /// # Errors
+    /// The daemon has stopped answering.
+    pub fn of(&self, netns: u32) -> Result<Vec<Session>> {
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            bail!("weir stopped telling of its sessions");
+        }
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(latest
+            .values()
+            .filter(|session| session.endpoints.netns == netns)
+            .cloned()
+            .collect())
+    }
+
+    /// Ends the noting.
+    ///
+    /// # Errors
+    /// The daemon did not answer at some time.
+    pub fn finish(mut self) -> Result<()> {
+        self.stop.take();
+        self.thread.take().map_or(Ok(()), crate::lab::netns::join)
     }
 }

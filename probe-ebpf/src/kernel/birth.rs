@@ -19,17 +19,16 @@ pub fn established(sk: Sock, tcp: TcpSock, now_ns: u64) {
     let Some(s) = born(sk, tcp, now_ns, 0) else {
         return;
     };
-    // The kernel has measured the handshake, unless the SYN-ACK was sent again.
     let mut handshake_us = tcp.srtt_us();
-    let mut synack_retransmits = 0;
-    if handshake_us == 0 {
+    // A child socket begins with the handshake's count of SYN-ACKs sent again (Linux 4.9).
+    let synack_retransmits = s.retrans_before;
+    if synack_retransmits != 0 || handshake_us == 0 {
+        // The kernel has measured the last round trip of the handshake, or none.
         let key = half_open_key(&s.endpoints);
         if let Some(half_open) = maps::HALF_OPEN.get_ptr(&key) {
             // SAFETY: a value of the map; it is not deleted before the line after.
-            let (t_first_ns, retransmits) =
-                unsafe { ((*half_open).t_first_ns, (*half_open).retransmits) };
+            let t_first_ns = unsafe { (*half_open).t_first_ns };
             handshake_us = (now_ns.saturating_sub(t_first_ns) / 1000) as u32;
-            synack_retransmits = retransmits;
             let _ = maps::HALF_OPEN.remove(&key);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::wire::{MS, Report, Wire};
 use probe_ebpf::{
-    drive::state,
+    drive::{Segment, state},
     record::{ended, flag},
 };
 
@@ -423,4 +423,39 @@ fn a_session_that_times_out_says_so() {
         matches!(reports[..], [Report::End(_), Report::Session { ended, .. }] if ended == ended::TIMEOUT),
         "{reports:?}"
     );
+}
+
+#[test]
+fn an_acknowledgement_that_no_program_saw_is_made_good() {
+    let mut wire = Wire::established(0);
+    wire.asks(100);
+    wire.writes(5000);
+    wire.socket.snd_una = 5000;
+    wire.wait_ms(10);
+    // Before the next request, which is then no pipelined one.
+    wire.asks(100);
+    let delivery = wire.ended();
+    assert_eq!(delivery.flags, flag::END_BOUNDED);
+    assert_eq!((delivery.acked_bytes, delivery.requests), (5000, 1));
+    // And when nothing follows.
+    wire.writes(700);
+    wire.socket.snd_una = 5700;
+    wire.wait_ms(1500);
+    wire.sweeps();
+    wire.wait_ms(1500);
+    wire.sweeps();
+    assert_eq!(wire.ended().acked_bytes, 700);
+}
+
+#[test]
+fn the_number_in_a_reset_acknowledges_nothing() {
+    let mut header = [0u8; 20];
+    header[8..12].copy_from_slice(&5000u32.to_be_bytes());
+    header[12] = 5 << 4;
+    header[13] = 0x14;
+    assert!(!Segment::parse(&header, 20).has_ack);
+    header[13] = 0x10;
+    let segment = Segment::parse(&header, 1468);
+    assert!(segment.has_ack);
+    assert_eq!((segment.ack, segment.payload), (5000, 1448));
 }

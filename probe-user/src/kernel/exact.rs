@@ -20,7 +20,7 @@ use probe_ebpf::settings::{self, Clock, Counter};
 use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Probe, Record, Ring,
     RingCounts, Settings, cgroup, decode, half_open::HalfOpenTable, namespaces, offsets::Offsets,
-    probes,
+    probes, sys,
 };
 
 /// The programs, compiled for the kernel by this crate's build script.
@@ -41,7 +41,7 @@ pub struct Options {
 /// the process: every program, map and link is held by a descriptor alone.
 pub struct Exact {
     // Holds the attached programs.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     probes: Vec<Probe>,
     hot: RingBuf<MapData>,
@@ -108,7 +108,7 @@ impl Exact {
             prefixes: take(&mut ebpf, "PREFIXES")?.try_into()?,
             counters: take(&mut ebpf, "COUNTERS")?.try_into()?,
             half_open: HalfOpenTable::new(HashMap::try_from(take(&mut ebpf, "HALF_OPEN")?)?),
-            _ebpf: ebpf,
+            ebpf,
             sweep,
             adopt,
             tick_hz,
@@ -116,7 +116,20 @@ impl Exact {
             installed_prefixes: Vec::new(),
         };
         backend.apply(settings)?;
+        sys::give_back_memory();
         Ok(backend)
+    }
+
+    fn programs_skipped(&self) -> Result<u64> {
+        let mut skipped = 0;
+        for (name, program) in self.ebpf.programs() {
+            // Those that could not be loaded have no descriptor.
+            if let Ok(fd) = program.fd() {
+                skipped += sys::recursion_misses(fd.as_fd())
+                    .with_context(|| format!("asking the kernel about {name}"))?;
+            }
+        }
+        Ok(skipped)
     }
 
     fn read_counts(&self) -> Result<KernelCounts> {
@@ -143,6 +156,7 @@ impl Exact {
             sessions_filtered: get(Counter::SessionsFiltered)?,
             sessions_storage_refused: get(Counter::SessionsRefused)?,
             half_open_refused: get(Counter::HalfOpenRefused)?,
+            programs_skipped: self.programs_skipped()?,
         })
     }
 }

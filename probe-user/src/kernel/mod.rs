@@ -9,10 +9,10 @@ pub mod diagnosis;
 
 mod exact;
 mod half_open;
-mod iter;
 mod namespaces;
 pub mod offsets;
 mod probes;
+mod sys;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use probe_ebpf::record;
 
 pub use exact::{Exact, Options};
-use iter::IterLink;
+use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,9 @@ pub struct KernelCounts {
     pub sessions_storage_refused: u64,
     /// Half-open sessions that found their table full.
     pub half_open_refused: u64,
+    /// Times that the kernel skipped a program because it would have interrupted itself on the
+    /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
+    pub programs_skipped: u64,
 }
 
 impl KernelCounts {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
+    io::ErrorKind,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     thread,
@@ -12,17 +13,23 @@ use anyhow::{Context as _, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
 /// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
-/// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
-/// failed; an error only if the own one failed.
+/// open, the own one first. Returns how many could not be found (that needs `CAP_SYS_PTRACE`),
+/// entered (`CAP_SYS_ADMIN`), or worked in; an error only if the own one failed.
 pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
     act().context("in the daemon's own network namespace")?;
     let own = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
     let mut seen = HashSet::from([own]);
     let mut failed = 0;
+    let mut hidden = false;
     for path in candidates() {
-        // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
-        let Ok(meta) = fs::metadata(&path) else {
-            continue;
+        let meta = match fs::metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                hidden = true;
+                continue;
+            }
+            // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
+            Err(_) => continue,
         };
         if !seen.insert(meta.ino()) {
             continue;
@@ -46,7 +53,8 @@ pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
             failed += 1;
         }
     }
-    Ok(failed)
+    // How many namespaces hide behind the processes that may not be looked at is not known.
+    Ok(failed + usize::from(hidden))
 }
 
 fn candidates() -> Vec<PathBuf> {

@@ -233,6 +233,8 @@ fn is_absent(error: &anyhow::Error) -> bool {
 
 /// An error may carry the verifier's whole log; its last words say why, the rest is for the log.
 fn gist(text: &str) -> String {
+    // How the log ends, whatever went wrong.
+    const SUMMARY: [&str; 4] = ["processed ", "stack depth ", "verification time ", ": "];
     let Some((head, verifier)) = text.split_once("Verifier output:") else {
         return text.to_owned();
     };
@@ -241,7 +243,7 @@ fn gist(text: &str) -> String {
         .lines()
         .rev()
         .map(str::trim)
-        .find(|line| !line.is_empty() && !line.starts_with("processed ") && !line.starts_with(": "))
+        .find(|line| !line.is_empty() && !SUMMARY.iter().any(|summary| line.starts_with(summary)))
         .unwrap_or("nothing said");
     format!("{} The verifier: {last}", head.trim())
 }

@@ -29,7 +29,7 @@ const CALM: Shape = Shape {
     loss_ppm: 0,
     lose_every: 0,
     rate_bps: 60_000_000,
-    queue_bytes: 750_000,
+    queue_bytes: 1_500_000,
 };
 /// The brown-out: half of what the audience needs, and 2 % loss.
 const BROWN_OUT: Shape = Shape {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -57,6 +58,8 @@ impl Players {
                 ]);
             let log = lab.dir().join(format!("player-{n}.log"));
             running.push(Process::spawn(command, Some(&lab.client), &log)?);
+            // One after the other: all at once they would fill the link on a good day, too.
+            std::thread::sleep(Duration::from_millis(700));
         }
         Ok(Self { running })
     }

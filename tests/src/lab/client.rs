@@ -2,7 +2,7 @@
 //! everything with TLS in it. What they saw is what the witness is checked against.
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -121,6 +121,26 @@ impl Connection {
         }
         let rest = self.buffered.split_off(bytes);
         Ok(std::mem::replace(&mut self.buffered, rest))
+    }
+
+    /// Reads until nothing has come for `gap`; returns how many bytes came.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn read_until_quiet(&mut self, gap: Duration) -> Result<usize> {
+        self.stream.set_read_timeout(Some(gap))?;
+        let mut bytes = std::mem::take(&mut self.buffered).len();
+        let mut chunk = [0_u8; CHUNK_BYTES];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => bytes += read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("no answer"),
+            }
+        }
+        self.stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(bytes)
     }
 
     /// Reads a header; returns the length it announces.

@@ -14,11 +14,12 @@ use crate::lab::capture::{Capture, Keep};
 use crate::lab::client::Seen;
 use crate::lab::counters::{SocketWitness, tcp_counts};
 use crate::lab::link::Lab;
+use crate::lab::netns::Netns;
 use crate::lab::process::wait_for;
 use crate::lab::relay::Direction;
 use crate::lab::shaper::Shape;
 use crate::record::{Delivery, Losses, Session};
-use crate::weir::{Daemon, Follower};
+use crate::weir::{Daemon, Follower, SessionLog};
 
 /// Segments that the server sent again, by four who counted; SYN-ACKs are in all of them.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -73,7 +74,13 @@ pub struct Watched<'a> {
     pub daemon: &'a Daemon,
     /// Its deliveries.
     pub follower: &'a Follower,
+    /// Its sessions.
+    pub sessions: &'a SessionLog,
 }
+
+/// Namespaces of scenarios that are over. A namespace is known by its inode, and the kernel gives
+/// the number of one that is gone to the next.
+pub type Held = Vec<Netns>;
 
 /// Runs `scenario`. Without `weir`, the witnesses are checked against one another and the
 /// clients alone. Where something differs, the capture is kept in `keep`.
@@ -85,6 +92,7 @@ pub fn measure(
     sockets: &SocketWitness,
     quiet_gap_ms: u32,
     weir: Option<&Watched<'_>>,
+    held: &mut Held,
     keep: &Path,
 ) -> Result<Outcome> {
     let begin = Instant::now();
@@ -106,6 +114,7 @@ pub fn measure(
         ..scenario.shape
     });
     let netns = lab.server.inode()?;
+    held.push(lab.server.try_clone()?);
     settle(&lab, scenario)?;
     let file = capture.finish()?;
     let keylog = lab.dir().join("keys");
@@ -253,8 +262,7 @@ fn told(weir: &Watched<'_>, netns: u32, connections: usize) -> (Vec<Session>, Ve
         "weir to report every session's end",
         Duration::from_secs(10),
         || {
-            sessions = weir.daemon.sessions()?;
-            sessions.retain(|session| session.endpoints.netns == netns);
+            sessions = weir.sessions.of(netns)?;
             Ok(sessions.len() >= connections && sessions.iter().all(|s| s.state == "ended"))
         },
     );

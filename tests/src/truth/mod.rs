@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use self::measure::{Watched, losses, measure};
+use self::measure::{Held, Watched, losses, measure};
 use self::report::Report;
 use crate::lab::cleanup;
 use crate::lab::counters::SocketWitness;
@@ -48,10 +48,16 @@ pub fn run(plan: &Plan) -> Result<Report> {
         None => None,
     };
     let follower = daemon.as_ref().map(Daemon::follow).transpose()?;
-    let watched = daemon
-        .as_ref()
-        .zip(follower.as_ref())
-        .map(|(daemon, follower)| Watched { daemon, follower });
+    let sessions = daemon.as_ref().map(Daemon::note_sessions).transpose()?;
+    let watched = match (&daemon, &follower, &sessions) {
+        (Some(daemon), Some(follower), Some(sessions)) => Some(Watched {
+            daemon,
+            follower,
+            sessions,
+        }),
+        _ => None,
+    };
+    let mut held = Held::new();
     let mut outcomes = Vec::new();
     let mut failures = Vec::new();
     println!("{}", report::heading());
@@ -68,6 +74,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
             &sockets,
             settings.quiet_gap_ms,
             watched.as_ref(),
+            &mut held,
             &plan.out,
         ) {
             Ok(outcome) => {
@@ -82,6 +89,9 @@ pub fn run(plan: &Plan) -> Result<Report> {
         }
     }
     let losses = watched.as_ref().map(losses).transpose()?;
+    if let Some(sessions) = sessions {
+        sessions.finish()?;
+    }
     if let Some(follower) = follower {
         follower.finish()?;
     }

@@ -235,7 +235,7 @@ impl Scenario {
             Traffic::ToClose(prefix) => client::until_close(address, &format!("{prefix}{size}")),
             Traffic::Aborted(how) => {
                 // Midway, and not always at the same place.
-                let bytes = size / 8 + size / 4 * (n % 3);
+                let bytes = size / 16 + size / 16 * (n % 3);
                 client::aborted(address, &format!("/f/{size}"), bytes, how)
             }
             Traffic::HalfClosed => client::half_closed(address, &format!("/f/{size}")),

@@ -75,6 +75,14 @@ pub fn write(
     line("losses", &losses::sentence(&losses), mark)?;
     line("records", &records_sentence(&losses), Mark::Plain)?;
     line("sessions", &sessions_sentence(&losses), Mark::Plain)?;
+    line(
+        "skipped",
+        &format!(
+            "{} program runs, by the kernel; made good by what followed",
+            losses.programs_skipped
+        ),
+        Mark::Plain,
+    )?;
     let working = status
         .probes
         .iter()
