@@ -368,50 +368,43 @@ async fn as_many_clients_watch_as_allowed_and_a_place_comes_free() {
 async fn a_reload_takes_effect_and_what_cannot_be_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let config = config_in(directory.path());
-    let text = |deadline_ms: &str| {
-        let socket = &config.query.socket;
-        format!("deadline_ms = {deadline_ms}\n[query]\nsocket = {socket:?}\n")
-    };
-    // A pipe in place of the file: what is written to it has been read when the write is over.
     let path = directory.path().join("weir.toml");
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let daemon = Daemon::start_in(directory, config.clone(), Some(path.clone())).await;
-    let reload = async |text: String| {
+    let reload = |deadline_ms: &str| {
+        let socket = &config.query.socket;
+        let text = format!("deadline_ms = {deadline_ms}\n[query]\nsocket = {socket:?}\n");
+        std::fs::write(&path, text).unwrap();
         daemon.control.reload.notify_one();
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || std::fs::write(path, text).unwrap())
-            .await
-            .unwrap();
     };
-    let deadline = async || daemon.status().await.deadline_ms;
+    let refused = async |why: &str| {
+        until(why, || async {
+            let status = daemon.status().await;
+            status.config_error.contains(why).then_some(status)
+        })
+        .await
+    };
+    let accepted = async |deadline_ms: u64| {
+        until("the new deadline", || async {
+            let status = daemon.status().await;
+            (status.deadline_ms == deadline_ms && status.config_error.is_empty()).then_some(status)
+        })
+        .await
+    };
 
-    reload(text("soon")).await;
-    reload(text("2000")).await;
-    until("the new deadline", || async {
-        (deadline().await == 2000).then_some(())
-    })
-    .await;
-    let generation = daemon.status().await.config_generation;
-    assert_eq!(
-        generation, 2,
-        "the file with a mistake in it does not count"
-    );
+    reload("soon");
+    let status = refused("weir.toml:1").await;
+    assert_eq!((status.config_generation, status.deadline_ms), (1, 4000));
+    reload("2000");
+    assert_eq!(accepted(2000).await.config_generation, 2);
     assert_eq!(daemon.script.applied().last().unwrap().deadline_ms, 2000);
 
     daemon.script.refuse_settings(true);
-    reload(text("3000")).await;
-    until("the backend has refused", || async {
-        (daemon.script.refused() == 1).then_some(())
-    })
-    .await;
-    assert_eq!(deadline().await, 2000);
+    reload("3000");
+    let status = refused("the script refuses").await;
+    assert_eq!((status.config_generation, status.deadline_ms), (2, 2000));
     daemon.script.refuse_settings(false);
-    reload(text("5000")).await;
-    until("the last deadline", || async {
-        (deadline().await == 5000).then_some(())
-    })
-    .await;
-    assert_eq!(daemon.status().await.config_generation, 3);
+    reload("5000");
+    assert_eq!(accepted(5000).await.config_generation, 3);
     daemon.stop().await.unwrap();
 }
 

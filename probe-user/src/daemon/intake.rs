@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use probe_ebpf::record::{Delivery, kind};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
 use crate::kernel::{HalfOpenGiveUp, KernelCounts, Probe, Record};
@@ -42,6 +42,7 @@ pub(super) struct Intake {
     pub(super) kernel_counts: KernelCounts,
     pub(super) daemon_counts: DaemonCounts,
     pub(super) config_generation: u64,
+    pub(super) config_error: watch::Receiver<String>,
     pub(super) deadline_ms: u32,
     pub(super) identity: Arc<Identity>,
     pub(super) probes: Vec<Probe>,
@@ -185,6 +186,7 @@ impl Intake {
             config_generation: self.config_generation,
             deadline_ms: self.deadline_ms.into(),
             uplink: Some(self.uplink_counts.status()),
+            config_error: self.config_error.borrow().clone(),
             queries_refused: self.query_counts.refused.load(Ordering::Relaxed),
         }
     }

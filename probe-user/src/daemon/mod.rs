@@ -130,6 +130,7 @@ where
         uplink_counts.clone(),
         &uplink_finish,
     )?;
+    let (config_error_to, config_error) = watch::channel(String::new());
     let intake = intake(
         &config,
         &identity,
@@ -137,6 +138,7 @@ where
         query_counts.clone(),
         uplink_counts,
         events,
+        config_error,
     )?;
 
     let stop = CancellationToken::new();
@@ -168,6 +170,7 @@ where
         config_path,
         overrides,
         generation: 1,
+        error: config_error_to,
         core: reloads_to,
         access: access_to,
         socket: &socket,
@@ -260,6 +263,7 @@ fn intake(
     query_counts: Arc<QueryCounts>,
     uplink_counts: Arc<UplinkCounts>,
     events: Option<broadcast::Sender<uplink::HotEvent>>,
+    config_error: watch::Receiver<String>,
 ) -> anyhow::Result<Intake> {
     let limits = Limits {
         max_sessions: config.limits.max_sessions as usize,
@@ -280,6 +284,7 @@ fn intake(
         kernel_counts: KernelCounts::default(),
         daemon_counts: DaemonCounts::default(),
         config_generation: 1,
+        config_error,
         deadline_ms: config.deadline_ms,
         identity: identity.clone(),
         probes: backend.probes().to_vec(),
@@ -362,6 +367,8 @@ struct Reloader<'a> {
     config_path: Option<PathBuf>,
     overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
     generation: u64,
+    /// Why the latest reload was refused.
+    error: watch::Sender<String>,
     core: mpsc::Sender<Reload>,
     access: watch::Sender<Arc<Access>>,
     socket: &'a Socket,
@@ -378,17 +385,22 @@ impl Reloader<'_> {
                     );
                 }
                 tracing::info!(generation = self.generation, "configuration reloaded");
+                self.error.send_replace(String::new());
             }
-            Err(err) => tracing::error!("the old configuration stays in force: {err:#}"),
+            Err(err) => {
+                tracing::error!("the old configuration stays in force: {err:#}");
+                self.error.send_replace(format!("{err:#}"));
+            }
         }
     }
 
     async fn try_reload(&mut self) -> anyhow::Result<Vec<&'static str>> {
         let path = self
             .config_path
-            .as_deref()
+            .clone()
             .context("weir was started without a configuration file, so there is none to reload")?;
-        let mut new = Config::load(path)?;
+        let load = tokio::task::spawn_blocking(move || Config::load(&path));
+        let mut new = load.await.context("reading the configuration failed")??;
         (self.overrides)(&mut new);
         new.check()?;
         let mut next = self.config.clone();

@@ -90,7 +90,7 @@ impl Fact {
 }
 
 /// The capabilities weir uses: name, bit (capabilities(7), linux/capability.h), what for.
-const CAPABILITIES: [(&str, u32, &str); 4] = [
+const CAPABILITIES: [(&str, u32, &str); 5] = [
     ("CAP_BPF", 39, "loading programs and making maps"),
     (
         "CAP_PERFMON",
@@ -106,6 +106,11 @@ const CAPABILITIES: [(&str, u32, &str); 4] = [
         "CAP_SYS_ADMIN",
         21,
         "entering other network namespaces to adopt their sessions",
+    ),
+    (
+        "CAP_SYS_PTRACE",
+        19,
+        "finding the network namespaces of other users' processes",
     ),
 ];
 const CAP_SYS_ADMIN_BIT: u32 = 21;
@@ -377,14 +382,20 @@ mod tests {
         let names: Vec<String> = host.bad().into_iter().map(|(name, _)| name).collect();
         assert_eq!(
             names,
-            ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"]
+            [
+                "CAP_BPF",
+                "CAP_PERFMON",
+                "CAP_NET_ADMIN",
+                "CAP_SYS_ADMIN",
+                "CAP_SYS_PTRACE"
+            ]
         );
     }
 
     #[test]
     fn sys_admin_includes_bpf_and_perfmon() {
         let host = Host::good();
-        let mask = (1_u64 << 21) | (1 << 12);
+        let mask = (1_u64 << 21) | (1 << 19) | (1 << 12);
         host.set("proc/self/status", &format!("CapEff:\t{mask:016x}\n"));
         assert_eq!(host.bad(), []);
     }

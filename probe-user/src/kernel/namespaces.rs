@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{NSFS_MAGIC, statfs},
+};
 
 /// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
 /// open, the own one first. Returns how many could not be found (that needs `CAP_SYS_PTRACE`),
@@ -60,7 +63,13 @@ pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
 fn candidates() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = Vec::new();
     if let Ok(entries) = fs::read_dir("/run/netns") {
-        paths.extend(entries.flatten().map(|entry| entry.path()));
+        // A name whose namespace was not mounted, or is not any more, is an ordinary file.
+        paths.extend(
+            entries
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC)),
+        );
     }
     if let Ok(entries) = fs::read_dir("/proc") {
         paths.extend(

@@ -46,7 +46,6 @@ struct State {
     give_ups: Vec<HalfOpenGiveUp>,
     applied: Vec<Settings>,
     refuse_settings: bool,
-    refused: u64,
     sweeps: u64,
     adopted: bool,
     dropped: bool,
@@ -136,11 +135,6 @@ impl Script {
         self.state.lock().unwrap().refuse_settings = refuse;
     }
 
-    /// How often settings were refused.
-    pub fn refused(&self) -> u64 {
-        self.state.lock().unwrap().refused
-    }
-
     pub fn applied(&self) -> Vec<Settings> {
         self.state.lock().unwrap().applied.clone()
     }
@@ -176,10 +170,7 @@ impl Backend for Scripted {
 
     fn apply(&mut self, settings: &Settings) -> anyhow::Result<()> {
         let mut state = self.script.state.lock().unwrap();
-        if state.refuse_settings {
-            state.refused += 1;
-            anyhow::bail!("the script refuses settings");
-        }
+        anyhow::ensure!(!state.refuse_settings, "the script refuses settings");
         state.applied.push(settings.clone());
         Ok(())
     }

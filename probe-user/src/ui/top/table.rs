@@ -185,7 +185,7 @@ mod tests {
     fn room_goes_where_rows_are_and_none_is_lost() {
         assert_eq!(heights(30, [1, 4, 0], Pane::Cells), [3, 6, 21]);
         assert_eq!(heights(30, [100, 100, 0], Pane::Cells), [17, 10, 3]);
-        assert_eq!(heights(30, [100, 100, 100], Pane::Sessions), [8, 14, 8]);
+        assert_eq!(heights(30, [100, 100, 100], Pane::Sessions), [9, 13, 8]);
         for total in 0..60 {
             let sum: u16 = heights(total, [3, 50, 7], Pane::Troubled).iter().sum();
             assert_eq!(sum, total);
