@@ -219,7 +219,7 @@ pub struct SessionEnd {
     pub endpoints: Endpoints,
     /// Deliveries reported.
     pub deliveries: u32,
-    /// [`flag`] bits: ADOPTED, TLS, BUSY_PERIOD (ever), IPV6.
+    /// [`flag`] bits: ADOPTED, TLS, `BUSY_PERIOD` (ever), IPV6.
     pub flags: u32,
     /// Data segments sent, retransmissions included (kernel's own count).
     pub segments: u32,
