@@ -1,10 +1,44 @@
 //! Generates the wire types. protox is a protobuf compiler in Rust, so no `protoc` is needed.
 
+/// Fields that hold an enum, and the function in `words.rs` that writes it as a word.
+const ENUM_FIELDS: [(&str, &str); 13] = [
+    ("Delivery.kind", "delivery_kind"),
+    ("Delivery.phase", "delivery_phase"),
+    ("Delivery.ended", "end_cause"),
+    ("Delivery.backend", "backend"),
+    ("Session.state", "session_state"),
+    ("Session.ended", "end_cause"),
+    ("Session.backend", "backend"),
+    ("CellKey.tier", "evidence_tier"),
+    ("Histogram.metric", "metric"),
+    ("Probe.verdict", "verdict"),
+    ("Status.backend", "backend"),
+    ("Hello.backend", "backend"),
+    ("Host.backend", "backend"),
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=weir");
     let files = protox::compile(["weir/v1/weir.proto"], ["."])?;
-    tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure()
         .bytes(".")
-        .compile_fds(files)?;
+        .message_attribute(".", "#[derive(serde::Serialize)]");
+    for oneof in [
+        "HotEvent.event",
+        "EdgeMessage.message",
+        "CollectorMessage.message",
+    ] {
+        builder = builder.type_attribute(
+            format!(".weir.v1.{oneof}"),
+            "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
+        );
+    }
+    for (field, function) in ENUM_FIELDS {
+        builder = builder.field_attribute(
+            format!(".weir.v1.{field}"),
+            format!("#[serde(serialize_with = \"crate::words::{function}\")]"),
+        );
+    }
+    builder.compile_fds(files)?;
     Ok(())
 }

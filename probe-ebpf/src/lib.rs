@@ -5,4 +5,10 @@
 //! for the host alike, so one definition serves the programs, the daemon and the tests.
 #![no_std]
 
+pub mod drive;
+pub mod field;
 pub mod record;
+pub mod session;
+pub mod settings;
+pub mod tls;
+pub mod tracker;

@@ -76,8 +76,10 @@ pub mod ended {
     pub const SERVER_RST: u8 = 4;
     /// The kernel gave up: retransmissions or keep-alive probes went unanswered.
     pub const TIMEOUT: u8 = 5;
-    /// Ended otherwise, e.g. destroyed by an administrator.
+    /// Ended otherwise.
     pub const OTHER: u8 = 6;
+    /// The session goes on, but the filter has changed and leaves it out.
+    pub const UNTRACKED: u8 = 7;
 }
 
 /// The first 16 bytes of every record.

@@ -1,5 +1,6 @@
 //! weir's daemon and command line, as a library: the rooms in the order the data flows.
 
+pub mod cli;
 pub mod collect;
 pub mod config;
 pub mod daemon;
@@ -8,5 +9,6 @@ pub mod labels;
 pub mod qoe;
 pub mod query;
 pub mod throttle;
+pub mod ui;
 pub mod uplink;
 pub mod wire;

@@ -1,1 +1,46 @@
-fn main() {}
+//! The command line, and nothing else.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use weir::cli::{self, Cli, Command, Outcome};
+use weir::kernel;
+use weir::ui::doctor;
+use weir::ui::out::Style;
+
+fn main() -> ExitCode {
+    cli::conclude(perform(&Cli::parse().command))
+}
+
+fn perform(command: &Command) -> Result<Outcome> {
+    let style = Style::of_stdout();
+    // Not locked: the daemon and the live view share it with a panic's message.
+    let to = io::stdout();
+    if let Command::Doctor(args) = command {
+        let diagnosis = kernel::diagnose();
+        doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
+        return Ok(Outcome::Examined(diagnosis.health()));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Run(args) => cli::run(args).await,
+            Command::Collect(args) => cli::collect(args).await,
+            Command::Top(args) => cli::top(args).await,
+            Command::Sessions(args) => cli::sessions(args, style, to).await,
+            Command::Deliveries(args) => cli::deliveries(args, style, to).await,
+            Command::Cells(args) => cli::cells(args, style, to).await,
+            Command::Hosts(args) => cli::hosts(args, style, to).await,
+            Command::Status(args) => cli::status(args, style, to).await,
+            Command::Doctor(_) => Ok(()),
+        }
+    });
+    // A thread that waits for the terminal's next key must not hold up the end.
+    runtime.shutdown_background();
+    done.map(|()| Outcome::Done)
+}

@@ -46,7 +46,7 @@ fn end_cause(how: u8) -> v1::EndCause {
         ended::CLIENT_RST => v1::EndCause::ClientRst,
         ended::SERVER_RST => v1::EndCause::ServerRst,
         ended::TIMEOUT => v1::EndCause::Timeout,
-        ended::OTHER => v1::EndCause::Other,
+        ended::OTHER | ended::UNTRACKED => v1::EndCause::Other,
         _ => v1::EndCause::Unspecified,
     }
 }
@@ -259,6 +259,7 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         sessions_filtered: kernel.sessions_filtered,
         sessions_storage_refused: kernel.sessions_storage_refused,
         half_open_refused: kernel.half_open_refused,
+        programs_skipped: kernel.programs_skipped,
         sessions_evicted: fold.sessions_evicted,
         records_malformed: daemon.records_malformed,
         cells_overflowed: fold.cells_overflowed,

@@ -1,4 +1,9 @@
 //! The wire: messages and services generated from `weir/v1/*.proto`.
+//!
+//! Every message also serialises (serde) under the proto's own field names, with numbers as
+//! numbers and enums as the words of [`words`]: what `-o json` prints.
+
+pub mod words;
 
 /// Version 1 of the wire.
 pub mod v1 {

@@ -156,12 +156,10 @@ impl Core {
             Ok(0) => {}
             Ok(left_out) => tracing::warn!(
                 left_out,
-                "network namespaces could not be entered: sessions that were open in them are met \
-                 at their next packet"
+                "network namespaces could not be entered (that needs CAP_SYS_ADMIN): sessions that \
+                 are open in them already stay unmeasured"
             ),
-            Err(err) => tracing::warn!(
-                "sessions that were open before are met only at their next packet: {err:#}"
-            ),
+            Err(err) => tracing::warn!("sessions that are open already stay unmeasured: {err:#}"),
         }
     }
 
@@ -209,6 +207,8 @@ impl Core {
             self.intake
                 .fold
                 .set_progress_ms(reload.settings.progress_ms);
+            // A wider filter lets in sessions that are open already.
+            self.adopt();
         }
         // Whoever asked for it is this daemon, and waits.
         let _ = reload.reply.send(applied);

@@ -3,17 +3,38 @@
 //! What it gives stands behind one trait, [`Backend`], so that other ways of measuring (portable,
 //! polled, a recording) can take its place.
 
+pub mod cgroup;
+pub mod decode;
+pub mod diagnosis;
+
+mod exact;
+mod half_open;
+mod namespaces;
+pub mod offsets;
+mod probes;
+mod sys;
+
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use ipnet::IpNet;
 use probe_ebpf::record;
 
+pub use exact::{Exact, Options};
+use sys::IterLink;
+
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendKind {
     /// Tracing programs on the kernel's own tracepoints.
     Exact,
+}
+
+/// Tries everything that measuring here would need, takes it out of the kernel again, and says
+/// of each part how it went.
+pub fn diagnose() -> diagnosis::Diagnosis {
+    let (probes, works) = exact::try_programs();
+    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
 }
 
 /// The two ways out of the kernel.
@@ -114,6 +135,19 @@ pub struct KernelCounts {
     pub sessions_storage_refused: u64,
     /// Half-open sessions that found their table full.
     pub half_open_refused: u64,
+    /// Times that the kernel skipped a program because it would have interrupted itself on the
+    /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
+    pub programs_skipped: u64,
+}
+
+impl KernelCounts {
+    /// Whether every record and session is accounted for.
+    pub fn reconcile(&self) -> bool {
+        self.hot.seen == self.hot.exported + self.hot.ring_full
+            && self.bulk.seen == self.bulk.exported + self.bulk.ring_full
+            && self.sessions_seen
+                == self.sessions_tracked + self.sessions_filtered + self.sessions_storage_refused
+    }
 }
 
 /// Counts of one ring.

@@ -139,6 +139,13 @@ impl Fold {
         label: impl FnOnce(&Endpoints) -> Label,
     ) {
         let t_ns = record.header.t_ns;
+        // A changed filter ends what is known of a session, and another may let it in again.
+        if let Some(place) = self.sessions.find(record.cookie) {
+            let session = self.sessions.at(place);
+            if session.is_ended() && record.t_established_ns > session.t_ended_ns {
+                self.sessions.remove(place);
+            }
+        }
         let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
         let session = self.sessions.at(place);
         if session.start_counted || session.is_ended() {

@@ -579,3 +579,34 @@ fn an_idle_session_stays_as_long_as_nothing_was_lost() {
     assert_eq!(total(&fold).1.sessions_open, 1);
     assert_eq!(fold.losses().sessions_evicted, 0);
 }
+
+#[test]
+fn a_session_that_the_filter_left_out_and_let_in_again_is_open_again() {
+    let mut fold = fold_with(10, 10);
+    let mut start = SessionStart {
+        cookie: 1,
+        t_established_ns: SECOND_NS,
+        ..SessionStart::default()
+    };
+    let end = SessionEnd {
+        header: header(kind::SESSION_END, 2 * SECOND_NS),
+        cookie: 1,
+        t_established_ns: SECOND_NS,
+        retrans_rto: 3,
+        ended: ended::UNTRACKED,
+        ..SessionEnd::default()
+    };
+    fold.session_start(&start, label);
+    fold.session_end(&end, label);
+    assert_eq!(total(&fold).1.sessions_open, 0);
+    start.flags = flag::ADOPTED;
+    start.t_established_ns = 3 * SECOND_NS;
+    fold.session_start(&start, label);
+    let (counters, gauges) = total(&fold);
+    assert_eq!(gauges.sessions_open, 1);
+    assert_eq!(
+        (counters.sessions_started, counters.sessions_adopted),
+        (1, 1)
+    );
+    assert_eq!(counters.retrans_rto, 3);
+}

@@ -4,6 +4,7 @@
 //! core never waits for one who asks.
 
 pub mod access;
+pub mod client;
 mod connection;
 pub mod filter;
 pub mod server;

@@ -1,0 +1,263 @@
+//! What to do when something happens to a session: the order of the tracker's steps, and when a
+//! record is due. The kernel programs call these with a [`Host`] that reads the socket and writes
+//! to the rings; tests and replays call them with one of their own.
+
+use crate::{
+    record::ended,
+    session::{Gauges, Session, phase},
+    settings::Settings,
+};
+
+/// What the steps need of the socket they run on, and where their records go.
+pub trait Host {
+    /// Next sequence number to be written.
+    fn write_seq(&self) -> u32;
+    /// Oldest sequence number that is not acknowledged.
+    fn snd_una(&self) -> u32;
+    /// Next sequence number to be sent.
+    fn snd_nxt(&self) -> u32;
+    /// Next sequence number expected of the client.
+    fn rcv_nxt(&self) -> u32;
+    /// Smoothed round-trip time.
+    fn srtt_us(&self) -> u32;
+    /// The kernel's count of segments sent again.
+    fn total_retrans(&self) -> u32;
+    /// Congestion state (enum `tcp_ca_state`).
+    fn ca_state(&self) -> u8;
+    /// The socket's pending error.
+    fn error(&self) -> i32;
+    /// What describes a delivery's two ends.
+    fn gauges(&self, out: &mut Gauges);
+
+    /// Raises [`Session::epoch`] by one step and returns what it was; atomic.
+    fn step_epoch(&mut self, s: &mut Session) -> u64;
+    /// Sets [`Session::epoch`] if it is `expected`; says whether it was; atomic.
+    fn swap_epoch(&mut self, s: &mut Session, expected: u64, new: u64) -> bool;
+
+    /// Writes the record of the open delivery's end.
+    fn delivery_end(&mut self, s: &Session, now_ns: u64);
+    /// The same for a delivery that the sweep would settle. The record counts only if, once it is
+    /// written, [`Host::swap_epoch`] from `expected` to `new` succeeds.
+    fn delivery_settled(&mut self, s: &mut Session, now_ns: u64, expected: u64, new: u64);
+    /// Writes the record of the open delivery's lateness.
+    fn delivery_late(&mut self, s: &Session, now_ns: u64);
+    /// Writes the record of the open delivery's progress.
+    fn delivery_progress(&mut self, s: &Session, now_ns: u64);
+    /// Writes the record of the session's end.
+    fn session_end(&mut self, s: &Session, now_ns: u64, ended: u8, fin_acked: bool);
+}
+
+/// The parts of a segment that matter.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Sequence number of the first byte.
+    pub seq: u32,
+    /// Acknowledged up to here.
+    pub ack: u32,
+    /// It acknowledges. A reset does not, whatever its flag says: the kernel takes no notice of
+    /// the number in it (RFC 9293, 3.10.7.4).
+    pub has_ack: bool,
+    /// Bytes of payload.
+    pub payload: u32,
+}
+
+impl Segment {
+    /// Takes the fields from a TCP header (RFC 9293, 3.1); `len` counts header and payload.
+    #[inline(always)]
+    pub fn parse(header: &[u8; 20], len: u32) -> Self {
+        const RST: u8 = 0x04;
+        const ACK: u8 = 0x10;
+        let header_len = u32::from(header[12] >> 4) * 4;
+        let reset = header[13] & RST != 0;
+        Self {
+            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
+            has_ack: header[13] & ACK != 0 && !reset,
+            payload: if reset {
+                0
+            } else {
+                len.saturating_sub(header_len)
+            },
+        }
+    }
+}
+
+/// What `inet_sock_set_state` says (`include/net/tcp_states.h`).
+pub mod state {
+    #![allow(missing_docs, reason = "the kernel's own names")]
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_RECV: u8 = 3;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LAST_ACK: u8 = 9;
+    pub const LISTEN: u8 = 10;
+    pub const CLOSING: u8 = 11;
+}
+
+/// Whether sequence number `a` comes after `b` (RFC 9293, 3.4).
+#[inline(always)]
+pub fn after(a: u32, b: u32) -> bool {
+    b.wrapping_sub(a).cast_signed() < 0
+}
+
+/// Begins a change of a session's state, so that the sweep keeps off it (see
+/// [`Session::epoch`]); [`end_change`] ends it. No closure in between: the compiler makes a
+/// function of it, and the verifier refuses one that returns nothing.
+#[inline(always)]
+fn begin_change<H: Host>(host: &mut H, s: &mut Session) {
+    let before = host.step_epoch(s);
+    s.changing(before);
+}
+
+#[inline(always)]
+fn end_change<H: Host>(host: &mut H, s: &mut Session) {
+    host.step_epoch(s);
+}
+
+/// A segment of the client has arrived and is about to be processed.
+#[inline(always)]
+pub fn segment<H: Host>(
+    host: &mut H,
+    s: &mut Session,
+    settings: &Settings,
+    now_ns: u64,
+    segment: Segment,
+) {
+    let write_seq = host.write_seq();
+    let una = host.snd_una();
+    if segment.has_ack && after(segment.ack, una) && !after(segment.ack, host.snd_nxt()) {
+        s.acked(now_ns, segment.ack, write_seq, host.srtt_us());
+    } else if after(una, s.acked_seq) {
+        // The kernel skips a program that interrupts itself on a CPU, so that an
+        // acknowledgement may have gone unseen.
+        s.catch_up(now_ns, una, write_seq, host.srtt_us());
+    }
+    if segment.payload != 0 {
+        let expected = host.rcv_nxt();
+        let end = segment.seq.wrapping_add(segment.payload);
+        // Old bytes (a retransmission, a probe) ask nothing; bytes after a hole ask when it is
+        // filled.
+        if !after(segment.seq, expected) && after(end, expected) {
+            let bytes = u64::from(end.wrapping_sub(expected));
+            begin_change(host, s);
+            if s.yields_to_request(write_seq) {
+                close(host, s, now_ns);
+            }
+            let mut gauges = Gauges::default();
+            host.gauges(&mut gauges);
+            s.requested(now_ns, bytes, write_seq, &gauges);
+            s.rcv_nxt = end;
+            end_change(host, s);
+        }
+    }
+    if s.is_late(now_ns, write_seq, settings.deadline_ns) {
+        s.mark_late();
+        host.delivery_late(s, now_ns);
+    }
+}
+
+/// Reports the open delivery, if it is worth a record, and forgets it.
+#[inline(always)]
+fn close<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
+    if s.finish(host.write_seq()) {
+        host.delivery_end(s, now_ns);
+    }
+    s.close();
+}
+
+/// The server has written bytes that begin at `write_seq`. Returns whether it is the first write
+/// in answer to a request.
+#[inline(always)]
+pub fn wrote<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, write_seq: u32) -> bool {
+    if s.phase == phase::ANSWERING && !s.is_complete(write_seq) {
+        s.t_last_write_ns = now_ns;
+        return false;
+    }
+    begin_change(host, s);
+    let first = s.phase != phase::ANSWERING;
+    let mut gauges = Gauges::default();
+    if s.phase == phase::IDLE {
+        host.gauges(&mut gauges);
+    }
+    s.wrote(now_ns, write_seq, host.rcv_nxt(), &gauges);
+    end_change(host, s);
+    first
+}
+
+/// A segment was sent again.
+#[inline(always)]
+pub fn retransmitted<H: Host>(host: &H, s: &mut Session) {
+    s.retransmitted(host.total_retrans(), host.ca_state(), host.write_seq());
+}
+
+/// The session goes from one TCP state to `new`; the socket's fields are those before.
+#[inline(always)]
+pub fn state_changed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, new: u8) {
+    begin_change(host, s);
+    match new {
+        state::FIN_WAIT1 | state::LAST_ACK => s.fin_queued(host.write_seq()),
+        state::CLOSE_WAIT | state::CLOSING => s.fin_received(),
+        state::FIN_WAIT2 => catch_up(host, s, now_ns),
+        state::CLOSE => closed(host, s, now_ns),
+        _ => {}
+    }
+    end_change(host, s);
+}
+
+#[inline(always)]
+fn catch_up<H: Host>(host: &H, s: &mut Session, now_ns: u64) {
+    s.catch_up(now_ns, host.snd_una(), host.write_seq(), host.srtt_us());
+}
+
+/// The session is over: reports its last delivery, and itself.
+#[inline(always)]
+fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
+    const ETIMEDOUT: i32 = 110;
+    catch_up(host, s, now_ns);
+    if host.error() == ETIMEDOUT {
+        s.ended = ended::TIMEOUT;
+    } else if s.ended == ended::OPEN {
+        s.ended = ended::OTHER;
+    }
+    if s.is_open() {
+        close(host, s, now_ns);
+    }
+    let una = host.snd_una();
+    let fin_acked = s.fin_queued != 0 && una == host.write_seq() && una != s.data_end_seq;
+    host.session_end(s, now_ns, s.ended, fin_acked);
+    s.phase = phase::IGNORED;
+}
+
+/// The filter has changed and leaves the session out: it is not measured any more.
+#[inline(always)]
+pub fn untracked<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
+    s.phase = phase::IGNORED;
+    host.session_end(s, now_ns, ended::UNTRACKED, false);
+}
+
+/// The sweep looks at a session, beside whatever else happens to it.
+#[inline(always)]
+pub fn swept<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, now_ns: u64, epoch: u64) {
+    if Session::is_changing(epoch) || s.is_claimed(epoch) {
+        return;
+    }
+    let write_seq = host.write_seq();
+    if s.is_silent(now_ns, settings.quiet_gap_ns) && after(host.snd_una(), s.acked_seq) {
+        // An acknowledgement went unseen, as above, and nothing has followed. Whatever comes in
+        // this very moment raises the epoch, or takes the same step.
+        catch_up(host, s, now_ns);
+        return;
+    }
+    if s.is_settled(now_ns, write_seq, settings.quiet_gap_ns) {
+        let new = s.settled_epoch(epoch);
+        host.delivery_settled(s, now_ns, epoch, new);
+    } else if s.is_late(now_ns, write_seq, settings.deadline_ns) {
+        s.mark_late();
+        host.delivery_late(s, now_ns);
+    } else if s.is_progress_due(now_ns, write_seq, settings.progress_ns) {
+        s.t_progress_ns = now_ns;
+        host.delivery_progress(s, now_ns);
+    }
+}

@@ -1,0 +1,6 @@
+//! The programs, by what they are hooked to.
+
+mod arrivals;
+mod life;
+mod walks;
+mod writes;

@@ -1,0 +1,218 @@
+//! What the kernel remembers of a session: the value of the socket storage, and the record that
+//! is made of it. How it changes is in [`crate::tracker`].
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::record::{Delivery, Endpoints, flag};
+
+/// Values of [`Session::phase`].
+pub mod phase {
+    /// No delivery is open.
+    pub const IDLE: u8 = 0;
+    /// A request has arrived and nothing was written in answer.
+    pub const ASKED: u8 = 1;
+    /// The server has begun to answer.
+    pub const ANSWERING: u8 = 2;
+    /// The session is not measured (any more): the filter leaves it out.
+    pub const IGNORED: u8 = 3;
+}
+
+/// Everything the kernel remembers of one session, in the socket's own storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Session {
+    /// High half: counts changes, odd while one is under way. Low half: the delivery (index + 1)
+    /// that the sweep has reported as settled. One word, so that the sweep can settle a delivery
+    /// by compare-and-swap and lose against any change.
+    pub epoch: u64,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Who talks to whom.
+    pub endpoints: Endpoints,
+    /// Established, or adopted.
+    pub t_established_ns: u64,
+    /// As in [`Delivery`], for the delivery under way; so are the next eight.
+    pub t_request_ns: u64,
+    /// Last byte of the request.
+    pub t_request_last_ns: u64,
+    /// First write in answer.
+    pub t_first_write_ns: u64,
+    /// Latest write.
+    pub t_last_write_ns: u64,
+    /// First acknowledgement.
+    pub t_first_acked_ns: u64,
+    /// Latest acknowledgement.
+    pub t_last_acked_ns: u64,
+    /// When the sweep last reported progress.
+    pub t_progress_ns: u64,
+    /// Bytes of the request.
+    pub request_bytes: u64,
+    /// Bytes of the answer acknowledged.
+    pub acked_bytes: u64,
+    /// Acknowledged up to here; never behind the answer's start.
+    pub acked_seq: u32,
+    /// End of the data, once a FIN is queued behind it ([`Session::fin_queued`]).
+    pub data_end_seq: u32,
+    /// Received up to here when last looked at.
+    pub rcv_nxt: u32,
+    /// [`flag`] bits of the session.
+    pub flags: u32,
+    /// [`flag`] bits of the delivery.
+    pub delivery_flags: u32,
+    /// Index of the delivery under way, or of the next.
+    pub index: u32,
+    /// Client messages in the delivery.
+    pub requests: u32,
+    /// `data_segs_out` at the delivery's start.
+    pub base_segments: u32,
+    /// Ticks of [`Clocks`] at the delivery's start.
+    pub base_clocks: Clocks,
+    /// Retransmitted in this delivery.
+    pub delivery_retrans: Retrans,
+    /// Retransmitted in this session.
+    pub session_retrans: Retrans,
+    /// `total_retrans` when last looked at.
+    pub retrans_seen: u32,
+    /// `total_retrans` when the session was adopted.
+    pub retrans_before: u32,
+    /// Delivery (index + 1) that was reported late.
+    pub late_mark: u32,
+    /// Generation of the filter that let it through.
+    pub filter_generation: u32,
+    /// One of [`phase`].
+    pub phase: u8,
+    /// One of [`ended`]: who closed it first.
+    pub ended: u8,
+    /// A [`tls::Phase`].
+    pub tls_phase: u8,
+    /// The server has closed its direction.
+    pub fin_queued: u8,
+    /// The client has closed its direction.
+    pub fin_received: u8,
+    /// The last delivery was closed by the quiet gap and no request has come since.
+    pub settled: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+}
+
+/// Segments retransmitted, by what made the kernel send them again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Retrans {
+    /// Fast recovery.
+    pub fast: u32,
+    /// Retransmission timeout.
+    pub rto: u32,
+    /// Tail-loss probe.
+    pub tlp: u32,
+}
+
+/// `tcp_sock`'s clocks (`chrono_stat`, Linux 4.10), in ticks, the running one included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Clocks {
+    /// Data outstanding, limited by nothing below.
+    pub busy: u32,
+    /// Limited by the client's receive window.
+    pub rwnd_limited: u32,
+    /// Limited by the send buffer.
+    pub sndbuf_limited: u32,
+}
+
+/// What is read of the socket at a delivery's two ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gauges {
+    /// `data_segs_out`.
+    pub segments: u32,
+    /// The three clocks.
+    pub clocks: Clocks,
+    /// Smoothed round-trip time.
+    pub srtt_us: u32,
+    /// Least round-trip time.
+    pub min_rtt_us: u32,
+    /// Congestion window.
+    pub cwnd: u32,
+    /// Maximum segment size.
+    pub mss: u32,
+    /// Send window.
+    pub peer_window_bytes: u32,
+    /// Latest delivery-rate sample.
+    pub delivery_rate_bytes_per_s: u64,
+    /// It was application-limited.
+    pub rate_app_limited: bool,
+}
+
+impl Retrans {
+    /// Adds segments that the kernel sent again while its congestion state was `ca_state`
+    /// (`icsk_ca_state`, enum `tcp_ca_state`). A tail-loss probe is the only retransmission made
+    /// outside recovery and loss.
+    #[inline(always)]
+    pub fn add(&mut self, segments: u32, ca_state: u8) {
+        const CA_RECOVERY: u8 = 3;
+        const CA_LOSS: u8 = 4;
+        if ca_state == CA_LOSS {
+            self.rto += segments;
+        } else if ca_state == CA_RECOVERY {
+            self.fast += segments;
+        } else {
+            self.tlp += segments;
+        }
+    }
+}
+
+impl Session {
+    /// End of the answer's data: `write_seq`, without the FIN if one is queued.
+    #[inline(always)]
+    pub fn end_seq(&self, write_seq: u32) -> u32 {
+        if self.fin_queued != 0 {
+            self.data_end_seq
+        } else {
+            write_seq
+        }
+    }
+
+    /// Writes the delivery as it stands, everything but the header.
+    #[inline(always)]
+    pub fn fill(&self, out: &mut Delivery, write_seq: u32, gauges: &Gauges) {
+        let end = self.end_seq(write_seq);
+        let mut flags = self.delivery_flags;
+        if gauges.rate_app_limited {
+            flags |= flag::RATE_APP_LIMITED;
+        }
+        out.cookie = self.cookie;
+        out.t_request_ns = self.t_request_ns;
+        out.t_request_last_ns = self.t_request_last_ns;
+        out.t_first_write_ns = self.t_first_write_ns;
+        out.t_last_write_ns = self.t_last_write_ns;
+        out.t_first_acked_ns = self.t_first_acked_ns;
+        out.t_last_acked_ns = self.t_last_acked_ns;
+        out.request_bytes = self.request_bytes;
+        out.acked_bytes = self.acked_bytes;
+        out.written_bytes = self.acked_bytes + u64::from(end.wrapping_sub(self.acked_seq));
+        out.endpoints = self.endpoints;
+        out.index = self.index;
+        out.flags = flags;
+        out.segments = gauges.segments.wrapping_sub(self.base_segments);
+        out.retrans_fast = self.delivery_retrans.fast;
+        out.retrans_rto = self.delivery_retrans.rto;
+        out.retrans_tlp = self.delivery_retrans.tlp;
+        out.srtt_us = gauges.srtt_us;
+        out.min_rtt_us = gauges.min_rtt_us;
+        out.cwnd = gauges.cwnd;
+        out.mss = gauges.mss;
+        out.peer_window_bytes = gauges.peer_window_bytes;
+        out.requests = self.requests;
+        out.delivery_rate_bytes_per_s = gauges.delivery_rate_bytes_per_s;
+        out.busy_ticks = gauges.clocks.busy.wrapping_sub(self.base_clocks.busy);
+        out.rwnd_limited_ticks = gauges
+            .clocks
+            .rwnd_limited
+            .wrapping_sub(self.base_clocks.rwnd_limited);
+        out.sndbuf_limited_ticks = gauges
+            .clocks
+            .sndbuf_limited
+            .wrapping_sub(self.base_clocks.sndbuf_limited);
+        out.ended = self.ended;
+        out.reserved = [0; 3];
+    }
+}

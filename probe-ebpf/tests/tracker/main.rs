@@ -1,0 +1,5 @@
+//! The delivery tracker, driven as the kernel programs drive it.
+
+mod exchanges;
+mod histories;
+mod wire;

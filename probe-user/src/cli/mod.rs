@@ -1,0 +1,388 @@
+//! The command line: what can be asked for, in words, and who answers it.
+
+mod ask;
+mod exit;
+mod filter;
+mod live;
+mod run;
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+
+pub use ask::{cells, deliveries, hosts, sessions, status};
+pub use exit::{Outcome, conclude};
+pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
+pub use live::top;
+pub use run::{collect, run};
+
+use crate::collect::DEFAULT_LISTEN;
+use crate::config::Config;
+use crate::ui::listing::{
+    cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
+};
+use crate::ui::table::Format;
+
+/// Where a daemon listens unless its configuration says otherwise.
+fn default_socket() -> PathBuf {
+    Config::default().query.socket
+}
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default());
+
+/// Measures every TCP session of a streaming server in the kernel, and says how its viewers fare.
+///
+/// `weir run` measures; the other commands ask a running daemon over its Unix socket, or a
+/// collector over the network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir",
+    version,
+    styles = STYLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "\
+Exit status:
+  0  it worked; a reader that went away early (weir sessions | head) counts as that
+  1  it failed; standard error says what, on what, and what to do
+  2  the command line was not understood
+  3  weir doctor: weir can measure here, but something is lost
+  4  weir doctor: weir cannot measure here
+
+Listings:
+  Numbers are plain and in the unit that the column's name ends in; \"-\" is \"did not happen\" or
+  \"unknown\". -o json prints one object per line with the field names of weir.proto; times are
+  Unix nanoseconds. Colour only on a terminal, and never if NO_COLOR is set. Only on a terminal
+  are lines clipped to its width."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Run(Run),
+    Top(Top),
+    Sessions(Sessions),
+    Deliveries(Deliveries),
+    Cells(Cells),
+    Hosts(Hosts),
+    Status(Status),
+    Doctor(Doctor),
+    Collect(Collect),
+}
+
+/// Measure: load the programs, fold what they say, answer queries.
+///
+/// Without options it watches every accepted TCP session on this host and works alone. On a
+/// terminal it shows the live view (as `weir top` does) while the daemon runs in the same process;
+/// q ends both, and what was logged meanwhile is printed then. SIGTERM and SIGINT end it, SIGHUP
+/// reads the configuration again.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir run                                     everything, live view on a terminal
+  weir run --ports 80,443 --no-top             two ports, plain logs
+  weir run --config /etc/weir/weir.toml        as a service does
+  weir run --collector http://collector:7447   and report to a collector")]
+pub struct Run {
+    /// The configuration file. Without it: the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Report to the collector at this address (http://HOST:PORT).
+    #[arg(long, value_name = "URL")]
+    pub collector: Option<String>,
+    /// Let measurements leave the host unencrypted (a collector that is not on loopback).
+    #[arg(long, requires = "collector")]
+    pub insecure: bool,
+    /// Answer queries on this Unix socket.
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Measure only sessions to these ports of the server (instead of the configuration's).
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = filter::port())]
+    pub ports: Vec<u16>,
+    /// Show the live view also where it would not come by itself.
+    #[arg(long, conflicts_with = "no_top")]
+    pub top: bool,
+    /// Log in plain lines also on a terminal.
+    #[arg(long)]
+    pub no_top: bool,
+}
+
+/// How to reach a daemon.
+#[derive(Args, Clone, Debug)]
+pub struct Socket {
+    /// The daemon's Unix socket.
+    #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
+    pub socket: PathBuf,
+}
+
+/// How a listing is printed.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Output {
+    /// As a table, or as one JSON object per line.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+/// Watch the daemon live: cells, worst sessions, late deliveries, losses.
+///
+/// Rates and percentiles are those of a window that ends now (w changes it). It waits for a daemon
+/// that goes away. Press ? for the keys.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir top
+  weir top --port 443 --prefix 192.0.2.0/24
+  NO_COLOR=1 weir top --interval-ms 500")]
+pub struct Top {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[command(flatten)]
+    pub client: Client,
+    #[command(flatten)]
+    pub cell: Cell,
+    /// Time between two looks.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..=10_000))]
+    pub interval_ms: u32,
+}
+
+/// List the sessions that the daemon knows.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir sessions --state late
+  weir sessions --port 443 --sort retransmit --limit 20
+  weir sessions -o json | jq -r 'select(.srtt_us > 200000) | .endpoints.remote_address'")]
+pub struct Sessions {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub client: Client,
+    #[command(flatten)]
+    pub cell: Cell,
+    /// Only sessions in one of these states.
+    #[arg(long, value_enum, value_name = "STATE", value_delimiter = ',')]
+    pub state: Vec<SessionStateArg>,
+    /// Only sessions with late, aborted or retransmitted deliveries.
+    #[arg(long)]
+    pub troubled: bool,
+    /// Order by this, largest first. Without it: as the daemon sends them.
+    #[arg(long, value_enum, value_name = "KEY")]
+    pub sort: Option<session_listing::Sort>,
+    /// The other way round.
+    #[arg(long, requires = "sort")]
+    pub reverse: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+}
+
+/// List finished deliveries, latest last; with --follow, then each one as it ends.
+///
+/// A delivery is one request and its answer, up to the acknowledgement of the answer's last byte.
+/// The daemon keeps a bounded number of them. A late one is also reported while it is still open
+/// (phase "late").
+#[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
+#[command(after_help = "\
+Examples:
+  weir deliveries --follow --troubled
+  weir deliveries --sort latency --limit 10
+  weir deliveries --prefix 2001:db8::/32 --state aborted,unanswered
+  weir deliveries --follow -o json >> deliveries.jsonl")]
+pub struct Deliveries {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub client: Client,
+    #[command(flatten)]
+    pub cell: Cell,
+    /// Only deliveries in one of these states; `late` are those reported late, finished or not.
+    #[arg(long, value_enum, value_name = "STATE", value_delimiter = ',')]
+    pub state: Vec<DeliveryState>,
+    /// Only deliveries that were late, aborted or retransmitted something.
+    #[arg(long)]
+    pub troubled: bool,
+    /// Also the parts of TLS handshakes.
+    #[arg(long)]
+    pub handshakes: bool,
+    /// Order by this, largest first.
+    #[arg(long, value_enum, value_name = "KEY", conflicts_with = "follow")]
+    pub sort: Option<delivery_listing::Sort>,
+    /// The other way round.
+    #[arg(long, requires = "sort")]
+    pub reverse: bool,
+    /// At most so many of those already finished: the latest, or with --sort the first. With
+    /// --follow they are counted before --state is looked at.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Go on with each delivery as it ends.
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// List the cells: aggregates by service, content class, client network and transport.
+///
+/// Counts are cumulative since the daemon's start. With --collector: merged over all hosts that
+/// report there.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir cells --sort latency-p99
+  weir cells --collector http://collector:7447 --cell /mobile/
+  weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
+  weir cells -o json --buckets > cells.jsonl")]
+pub struct Cells {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Ask the collector at this address (http://HOST:PORT) instead of the daemon.
+    #[arg(long, value_name = "URL", conflicts_with = "socket")]
+    pub collector: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
+    /// Only cells of the services at these ports of the server.
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = filter::port(), conflicts_with = "collector")]
+    pub port: Vec<u16>,
+    #[command(flatten)]
+    pub cell: Cell,
+    /// Only cells with anything late, aborted, unanswered or retransmitted.
+    #[arg(long)]
+    pub troubled: bool,
+    /// Order by this, largest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value = "name")]
+    pub sort: cell_listing::Sort,
+    /// The other way round.
+    #[arg(long)]
+    pub reverse: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// With -o json: the histograms' buckets too.
+    #[arg(long)]
+    pub buckets: bool,
+}
+
+/// List the hosts that report to a collector.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir hosts --collector http://collector:7447
+  weir hosts --collector http://collector:7447 -o json | jq 'select(.frames_lost > 0)'")]
+pub struct Hosts {
+    /// The collector's address (http://HOST:PORT).
+    #[arg(long, value_name = "URL")]
+    pub collector: String,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Show the daemon's own state: backend, probes, configuration, uplink, losses.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir status
+  weir status -o json | jq .losses")]
+pub struct Status {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Examine this host: privileges, kernel settings, and every probe with what is lost without it.
+///
+/// It tries to load each program and measures nothing; a running daemon is not disturbed.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status:
+  0  weir measures exactly here, nothing is lost
+  1  the examination itself failed
+  3  weir can measure here, but something is lost (it says what)
+  4  weir cannot measure here
+
+Examples:
+  sudo weir doctor
+  sudo weir doctor -o json | jq '.probes[] | select(.verdict != \"ok\")'")]
+pub struct Doctor {
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Be the central collector: merge what hosts report, and answer for all of them.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir collect
+  weir collect --listen '[::]:7447' --insecure
+  weir hosts --collector http://127.0.0.1:7447     asks it")]
+pub struct Collect {
+    /// Take hosts' reports and operators' questions at this address.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
+    pub listen: std::net::SocketAddr,
+    /// Take and give measurements unencrypted over the network (an address that is not on
+    /// loopback).
+    #[arg(long)]
+    pub insecure: bool,
+    /// What the collector calls itself. Without it: the host's name.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_long_help_with_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{name} has none");
+            assert!(
+                help.contains(&format!("weir {name}")),
+                "{name} shows another"
+            );
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_none_a_prefix_that_is_none_and_an_unknown_state_are_usage_errors() {
+        for line in [
+            "weir sessions --port 70000",
+            "weir sessions --port 0",
+            "weir sessions --prefix 10.0.0.0/33",
+            "weir sessions --state tired",
+            "weir sessions --reverse",
+            "weir deliveries --follow --sort latency",
+            "weir cells --collector http://c:1 --socket /s",
+            "weir hosts",
+            "weir run --top --no-top",
+            "weir run --insecure",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

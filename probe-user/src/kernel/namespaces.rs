@@ -1,0 +1,88 @@
+//! The network namespaces of this host, and doing something inside each.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::ErrorKind,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    thread,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::statfs::{NSFS_MAGIC, statfs},
+};
+
+/// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
+/// open, the own one first. Returns how many could not be found (that needs `CAP_SYS_PTRACE`),
+/// entered (`CAP_SYS_ADMIN`), or worked in; an error only if the own one failed.
+pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
+    act().context("in the daemon's own network namespace")?;
+    let own = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
+    let mut seen = HashSet::from([own]);
+    let mut failed = 0;
+    let mut hidden = false;
+    for path in candidates() {
+        let meta = match fs::metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                hidden = true;
+                continue;
+            }
+            // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
+            Err(_) => continue,
+        };
+        if !seen.insert(meta.ino()) {
+            continue;
+        }
+        let Ok(namespace) = File::open(&path) else {
+            failed += 1;
+            continue;
+        };
+        // A thread of its own: its namespace changes, and it ends.
+        let entered = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+                    act()
+                })
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("the thread inside panicked")))
+        });
+        if let Err(error) = entered {
+            tracing::debug!("network namespace {}: {error:#}", path.display());
+            failed += 1;
+        }
+    }
+    // How many namespaces hide behind the processes that may not be looked at is not known.
+    Ok(failed + usize::from(hidden))
+}
+
+fn candidates() -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = Vec::new();
+    if let Ok(entries) = fs::read_dir("/run/netns") {
+        // A name whose namespace was not mounted, or is not any more, is an ordinary file.
+        paths.extend(
+            entries
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| statfs(path).is_ok_and(|fs| fs.filesystem_type() == NSFS_MAGIC)),
+        );
+    }
+    if let Ok(entries) = fs::read_dir("/proc") {
+        paths.extend(
+            entries
+                .flatten()
+                .filter(|entry| {
+                    entry
+                        .file_name()
+                        .to_str()
+                        .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+                })
+                .map(|entry| entry.path().join("ns/net")),
+        );
+    }
+    paths
+}

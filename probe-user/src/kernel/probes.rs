@@ -1,0 +1,249 @@
+//! The programs: what each hooks, since when the kernel has it, and what is lost without it.
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::{
+    Btf, Ebpf,
+    programs::{BtfTracePoint, CgroupAttachMode, Iter, ProgramError, SockOps},
+};
+
+use super::{Probe, Verdict, cgroup};
+
+/// How a program meets the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    /// A tracepoint, with typed arguments.
+    TpBtf,
+    /// The root of the cgroup v2 hierarchy.
+    SockOps,
+    /// A walk, run by the daemon.
+    Iter(&'static str),
+}
+
+/// One program.
+#[derive(Clone, Copy, Debug)]
+struct Spec {
+    /// Its name in the object; for a tracepoint also the hook's.
+    name: &'static str,
+    hook: Hook,
+    /// The kernel that has the hook first.
+    since: &'static str,
+    /// Without it nothing can be measured.
+    required: bool,
+    /// What is lost without it.
+    lost: &'static str,
+}
+
+impl Spec {
+    fn display_name(&self) -> String {
+        match self.hook {
+            Hook::TpBtf => format!("tp_btf/{}", self.name),
+            Hook::SockOps => "cgroup/sock_ops".to_owned(),
+            Hook::Iter(target) => format!("iter/{target}"),
+        }
+    }
+}
+
+/// Programs that write at the first byte come before the one that stands in for them.
+const SPECS: &[Spec] = &[
+    Spec {
+        name: "tcp_probe",
+        hook: Hook::TpBtf,
+        since: "4.16",
+        required: true,
+        lost: "everything: requests and acknowledgements",
+    },
+    Spec {
+        name: "inet_sock_set_state",
+        hook: Hook::TpBtf,
+        since: "4.16",
+        required: true,
+        lost: "everything: sessions",
+    },
+    Spec {
+        name: SENDMSG,
+        hook: Hook::TpBtf,
+        since: "6.16",
+        required: false,
+        lost: "the first write of a blocking server, and telling TLS handshakes from deliveries",
+    },
+    Spec {
+        name: SEND_LENGTH,
+        hook: Hook::TpBtf,
+        since: "6.3",
+        required: false,
+        lost: "first and last write: think time and delivery tail become bounds",
+    },
+    Spec {
+        name: "tcp_retransmit_skb",
+        hook: Hook::TpBtf,
+        since: "4.16",
+        required: false,
+        lost: "retransmissions by kind and by delivery",
+    },
+    Spec {
+        name: "tcp_retransmit_synack",
+        hook: Hook::TpBtf,
+        since: "4.16",
+        required: false,
+        lost: "SYN-ACK retransmissions and half-open sessions that were given up",
+    },
+    Spec {
+        name: "tcp_receive_reset",
+        hook: Hook::TpBtf,
+        since: "4.16",
+        required: false,
+        lost: "whether the client reset a session",
+    },
+    Spec {
+        name: "tcp_send_reset",
+        hook: Hook::TpBtf,
+        since: "4.16",
+        required: false,
+        lost: "whether the server reset a session",
+    },
+    Spec {
+        name: "sock_ops",
+        hook: Hook::SockOps,
+        since: "5.10",
+        required: false,
+        lost: "the exact end of deliveries that outlast the server's close or the client's half-close",
+    },
+    Spec {
+        name: SWEEP,
+        hook: Hook::Iter("bpf_sk_storage_map"),
+        since: "5.9",
+        required: false,
+        lost: "late deliveries on silent sessions, progress, and closing deliveries by the quiet gap",
+    },
+    Spec {
+        name: ADOPT,
+        hook: Hook::Iter("tcp"),
+        since: "5.9",
+        required: false,
+        lost: "sessions that were established before the daemon",
+    },
+];
+
+const SENDMSG: &str = "tcp_sendmsg_locked";
+const SEND_LENGTH: &str = "sock_send_length";
+/// The program that walks all sessions.
+pub(super) const SWEEP: &str = "sweep";
+/// The program that walks all sockets.
+pub(super) const ADOPT: &str = "adopt";
+
+/// Loads every program and attaches those that are attached to something; says of each how it
+/// went.
+pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
+    let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
+    let mut has_sendmsg = false;
+    for spec in SPECS {
+        if spec.name == SEND_LENGTH && has_sendmsg {
+            probes.push(Probe {
+                name: spec.display_name(),
+                verdict: Verdict::NotApplicable,
+                reason: format!("tp_btf/{SENDMSG} is there and tells more"),
+                lost: String::new(),
+            });
+            continue;
+        }
+        let result = attach(ebpf, btf, spec);
+        has_sendmsg |= spec.name == SENDMSG && result.is_ok();
+        probes.push(judge(spec, &result));
+    }
+    probes
+}
+
+/// The first probe that is needed and does not work.
+pub(super) fn missing_required(probes: &[Probe]) -> Option<&Probe> {
+    SPECS
+        .iter()
+        .zip(probes)
+        .find(|(spec, probe)| spec.required && probe.verdict != Verdict::Ok)
+        .map(|(_, probe)| probe)
+}
+
+/// What every probe would be worth if nothing could be loaded, for the reason given.
+pub(super) fn all_broken(reason: &str) -> Vec<Probe> {
+    SPECS
+        .iter()
+        .map(|spec| Probe {
+            name: spec.display_name(),
+            verdict: Verdict::Broken,
+            reason: reason.to_owned(),
+            lost: spec.lost.to_owned(),
+        })
+        .collect()
+}
+
+fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
+    let program = ebpf
+        .program_mut(spec.name)
+        .ok_or_else(|| anyhow!("the object holds no program of this name"))?;
+    match spec.hook {
+        Hook::TpBtf => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(spec.name, btf)?;
+            program.attach()?;
+        }
+        Hook::SockOps => {
+            let root = cgroup::mount_point()?;
+            let root = std::fs::File::open(&root)
+                .with_context(|| format!("opening {}", root.display()))?;
+            let program: &mut SockOps = program.try_into()?;
+            program.load()?;
+            // A link's flags are 0, and yet others may attach beside it (bpf_link_create).
+            program.attach(root, CgroupAttachMode::Single)?;
+        }
+        Hook::Iter(target) => {
+            let program: &mut Iter = program.try_into()?;
+            program.load(target, btf)?;
+        }
+    }
+    Ok(())
+}
+
+fn judge(spec: &Spec, result: &Result<()>) -> Probe {
+    let (verdict, reason) = match result {
+        Ok(()) => (Verdict::Ok, "attached".to_owned()),
+        Err(error) if is_absent(error) => (
+            Verdict::Unsupported,
+            format!("this kernel does not have it (Linux {} does)", spec.since),
+        ),
+        Err(error) => (Verdict::Broken, gist(&format!("{error:#}"))),
+    };
+    Probe {
+        name: spec.display_name(),
+        lost: if verdict == Verdict::Ok {
+            String::new()
+        } else {
+            spec.lost.to_owned()
+        },
+        verdict,
+        reason,
+    }
+}
+
+/// Whether the kernel's BTF does not name the hook.
+fn is_absent(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<ProgramError>(),
+        Some(ProgramError::Btf(_))
+    )
+}
+
+/// An error may carry the verifier's whole log; its last words say why, the rest is for the log.
+fn gist(text: &str) -> String {
+    // How the log ends, whatever went wrong.
+    const SUMMARY: [&str; 4] = ["processed ", "stack depth ", "verification time ", ": "];
+    let Some((head, verifier)) = text.split_once("Verifier output:") else {
+        return text.to_owned();
+    };
+    tracing::debug!("{text}");
+    let last = verifier
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !SUMMARY.iter().any(|summary| line.starts_with(summary)))
+        .unwrap_or("nothing said");
+    format!("{} The verifier: {last}", head.trim())
+}

@@ -1,0 +1,166 @@
+//! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
+//! (a program run once for each when a descriptor is read, Linux 5.9), and how often the kernel
+//! skipped a program (Linux 5.12).
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+};
+
+use aya_obj::generated::bpf_prog_info;
+
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_TRACE_ITER: u32 = 28;
+
+const PROG_INFO_LEN: u32 = 232;
+const _: () = assert!(size_of::<bpf_prog_info>() == PROG_INFO_LEN as usize);
+
+/// `union bpf_attr`, the part for `BPF_LINK_CREATE` (include/uapi/linux/bpf.h, Linux 5.9).
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    reserved: u32,
+}
+
+/// `union bpf_attr`, the part for `BPF_ITER_CREATE` (Linux 5.8).
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// `union bpf_iter_link_info`, the part for maps (Linux 5.9).
+#[repr(C)]
+struct MapTarget {
+    map_fd: u32,
+}
+
+const MAP_TARGET_LEN: u32 = 4;
+const _: () = assert!(size_of::<MapTarget>() == MAP_TARGET_LEN as usize);
+
+/// A linked iterator program; unlinked when dropped.
+#[derive(Debug)]
+pub(super) struct IterLink {
+    link: OwnedFd,
+}
+
+impl IterLink {
+    /// Links a loaded iterator program, to a map if it walks one.
+    pub(super) fn new(program: BorrowedFd<'_>, map: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let target = map.map(|map| MapTarget {
+            map_fd: raw(map.as_raw_fd()),
+        });
+        let mut attr = LinkCreate {
+            prog_fd: raw(program.as_raw_fd()),
+            target_fd: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            iter_info: target
+                .as_ref()
+                .map_or(0, |target| std::ptr::from_ref(target) as u64),
+            iter_info_len: target.as_ref().map_or(0, |_| MAP_TARGET_LEN),
+            reserved: 0,
+        };
+        Ok(Self {
+            link: bpf(BPF_LINK_CREATE, &mut attr)?,
+        })
+    }
+
+    /// Runs the program once over everything; what it prints is thrown away.
+    pub(super) fn run(&self) -> io::Result<()> {
+        let mut attr = IterCreate {
+            link_fd: raw(self.link.as_fd().as_raw_fd()),
+            flags: 0,
+        };
+        let mut reader = File::from(bpf(BPF_ITER_CREATE, &mut attr)?);
+        let mut buffer = [0u8; 4096];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// A valid descriptor as the kernel's unsigned field.
+fn raw(fd: RawFd) -> u32 {
+    fd.unsigned_abs()
+}
+
+/// `union bpf_attr`, the part for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// How often the kernel has skipped a program because it would have interrupted itself.
+pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = GetInfo {
+        bpf_fd: raw(program.as_raw_fd()),
+        info_len: PROG_INFO_LEN,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: `attr` and the structure it points to live through the call, and the kernel writes
+    // at most `info_len` bytes, which is that structure's size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            std::ptr::from_mut(&mut attr),
+            size_of::<GetInfo>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info.recursion_misses)
+}
+
+/// The `bpf` system call, for the commands that return a descriptor.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: `attr` is a plain C struct that lives through the call, its size is passed, and the
+    // kernel writes nothing beyond it; pointers in it outlive the call too.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attr),
+            size_of::<T>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the call has just made this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Hands freed memory back to the kernel. Reading the kernel's BTF takes tens of megabytes once,
+/// which glibc would keep for the daemon's life.
+pub(super) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and may be called at any time (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,163 @@
+//! `weir cells`: the aggregates, since the daemon's start, with their percentiles.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use weir_proto::v1::{Cell, Counters, Metric};
+
+use super::{ratio_ppm, retransmitted, sort_by_key};
+use crate::ui::out::Mark;
+use crate::ui::percentile::Percentiles;
+use crate::ui::table::{Column, Value};
+use crate::ui::units;
+
+/// A cell as printed: the wire's message, and the percentiles of its histograms by metric.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// As counted. Without its histograms unless they were asked for.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// By the metric's name, which says the unit; a metric without values is absent.
+    pub percentiles: BTreeMap<String, Percentiles>,
+}
+
+impl Row {
+    /// Computes the percentiles; keeps the buckets only if `buckets`.
+    pub fn new(mut cell: Cell, buckets: bool) -> Self {
+        let percentiles = cell
+            .histograms
+            .iter()
+            .filter_map(|histogram| {
+                let metric = histogram.metric();
+                Percentiles::of_cell(&cell, metric).map(|found| (metric.word(), found))
+            })
+            .collect();
+        if !buckets {
+            cell.histograms.clear();
+        }
+        Self { cell, percentiles }
+    }
+
+    fn counters(&self) -> Counters {
+        self.cell.counters.unwrap_or_default()
+    }
+
+    fn percentiles(&self, metric: Metric) -> Option<&Percentiles> {
+        self.percentiles.get(&metric.word())
+    }
+}
+
+/// What to order cells by, largest first (`name` the other way round).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Service, content class, network, transport.
+    Name,
+    /// Deliveries.
+    Deliveries,
+    /// Late deliveries.
+    Late,
+    /// Aborted deliveries.
+    Aborted,
+    /// The 99th percentile of the delivery latency.
+    LatencyP99,
+    /// Share of segments retransmitted.
+    Retransmit,
+    /// Bytes acknowledged.
+    Bytes,
+    /// Sessions open now.
+    Open,
+}
+
+/// Puts cells into an order.
+pub fn sort(rows: &mut [Row], by: Sort, reverse: bool) {
+    if by == Sort::Name {
+        rows.sort_by_key(|row| units::cell_path(row.cell.key.as_ref()));
+        if reverse {
+            rows.reverse();
+        }
+        return;
+    }
+    sort_by_key(rows, reverse, |row| {
+        let counters = row.counters();
+        match by {
+            Sort::Name => 0,
+            Sort::Deliveries => counters.deliveries,
+            Sort::Late => counters.late_deliveries,
+            Sort::Aborted => counters.aborted_deliveries,
+            Sort::LatencyP99 => row
+                .percentiles(Metric::DeliveryLatencyUs)
+                .map_or(0, |found| found.p99),
+            Sort::Retransmit => ratio_ppm(retransmitted(&counters), counters.segments),
+            Sort::Bytes => counters.acked_bytes,
+            Sort::Open => row.cell.sessions_open,
+        }
+    });
+}
+
+/// A percentile over a thousand: microseconds as milliseconds, kilobits as megabits.
+fn thousandths(row: &Row, metric: Metric, which: fn(&Percentiles) -> u64) -> Value {
+    row.percentiles(metric)
+        .map_or_else(
+            || units::ABSENT.to_owned(),
+            |found| format!("{:.3}", which(found) as f64 / 1e3),
+        )
+        .into()
+}
+
+/// The table's columns.
+pub const COLUMNS: &[Column<Row>] = &[
+    Column::left("cell", |row| units::cell_path(row.cell.key.as_ref()).into()),
+    Column::right("hosts", |row| row.cell.hosts.into()),
+    Column::right("sessions_open", |row| row.cell.sessions_open.into()),
+    Column::right("open_late", |row| {
+        Value::count(row.cell.deliveries_open_late, Mark::Bad)
+    }),
+    Column::right("deliveries", |row| row.counters().deliveries.into()),
+    Column::right("late", |row| {
+        Value::count(row.counters().late_deliveries, Mark::Bad)
+    }),
+    Column::right("aborted", |row| {
+        Value::count(row.counters().aborted_deliveries, Mark::Warn)
+    }),
+    Column::right("unanswered", |row| {
+        Value::count(row.counters().unanswered_requests, Mark::Warn)
+    }),
+    Column::right("latency_p50_ms", |row| {
+        thousandths(row, Metric::DeliveryLatencyUs, |found| found.p50)
+    }),
+    Column::right("latency_p99_ms", |row| {
+        thousandths(row, Metric::DeliveryLatencyUs, |found| found.p99)
+    }),
+    Column::right("think_p99_ms", |row| {
+        thousandths(row, Metric::ThinkTimeUs, |found| found.p99)
+    }),
+    Column::right("first_byte_p99_ms", |row| {
+        thousandths(row, Metric::FirstByteUs, |found| found.p99)
+    }),
+    Column::right("tail_p99_ms", |row| {
+        thousandths(row, Metric::DeliveryTailUs, |found| found.p99)
+    }),
+    Column::right("srtt_p50_ms", |row| {
+        thousandths(row, Metric::SrttUs, |found| found.p50)
+    }),
+    Column::right("rate_p50_mbps", |row| {
+        thousandths(row, Metric::DeliveryRateKbps, |found| found.p50)
+    }),
+    Column::right("retrans_pct", |row| {
+        let counters = row.counters();
+        units::percent(retransmitted(&counters), counters.segments).into()
+    }),
+    Column::right("retrans_fast", |row| row.counters().retrans_fast.into()),
+    Column::right("retrans_rto", |row| {
+        Value::count(row.counters().retrans_rto, Mark::Warn)
+    }),
+    Column::right("retrans_tlp", |row| row.counters().retrans_tlp.into()),
+    Column::right("acked_bytes", |row| row.counters().acked_bytes.into()),
+    Column::right("sessions", |row| {
+        let counters = row.counters();
+        (counters.sessions_started + counters.sessions_adopted).into()
+    }),
+    Column::right("half_open_give_ups", |row| {
+        Value::count(row.counters().half_open_give_ups, Mark::Warn)
+    }),
+];

@@ -1,0 +1,157 @@
+//! `weir status`: the daemon about itself.
+
+use std::io::{self, Write};
+
+use weir_proto::v1::{Losses, Probe, Status, UplinkStatus, Verdict};
+
+use crate::ui::losses;
+use crate::ui::out::{Mark, Style};
+use crate::ui::units;
+
+/// Whether the daemon misses something: a loss, or a probe that it needs and does not have.
+pub fn is_degraded(status: &Status) -> bool {
+    status
+        .losses
+        .as_ref()
+        .is_some_and(|losses| losses::total(losses) > 0)
+        || status.probes.iter().any(is_missing)
+}
+
+/// Whether this probe's absence costs something.
+pub fn is_missing(probe: &Probe) -> bool {
+    !matches!(probe.verdict(), Verdict::Ok | Verdict::NotApplicable)
+}
+
+/// Writes the status as `name: value` lines, then the probes that are missing.
+pub fn write(
+    status: &Status,
+    now_unix_ns: u64,
+    style: Style,
+    to: &mut dyn Write,
+) -> io::Result<()> {
+    let mut line = |name: &str, value: &str, mark: Mark| -> io::Result<()> {
+        Mark::Plain.write(to, style, &format!("{name:<16}"))?;
+        mark.write(to, style, value)?;
+        to.write_all(b"\n")
+    };
+    let uptime_us = now_unix_ns.saturating_sub(status.started_unix_ns) / 1_000;
+    line("weir", &status.version, Mark::Plain)?;
+    line("host", &status.host, Mark::Heading)?;
+    line("kernel", &status.kernel_release, Mark::Plain)?;
+    line("backend", &status.backend().word(), Mark::Plain)?;
+    let started = units::timestamp(status.started_unix_ns);
+    let since = format!("{started} (for {})", units::short_us(uptime_us));
+    line("started", &since, Mark::Plain)?;
+    line("boot_id", &status.boot_id, Mark::Plain)?;
+    let config = match status.config_path.as_str() {
+        "" => format!(
+            "built-in defaults (generation {})",
+            status.config_generation
+        ),
+        path => format!("{path} (generation {})", status.config_generation),
+    };
+    line("config", &config, Mark::Plain)?;
+    line(
+        "deadline",
+        &format!("{} ms", status.deadline_ms),
+        Mark::Plain,
+    )?;
+    line(
+        "sessions_open",
+        &status.sessions_open.to_string(),
+        Mark::Plain,
+    )?;
+    line("cells", &status.cells.to_string(), Mark::Plain)?;
+    let (uplink, mark) = uplink_sentence(status.uplink.as_ref());
+    line("uplink", &uplink, mark)?;
+    let refused = status.queries_refused.to_string();
+    line("queries_refused", &refused, Mark::Plain)?;
+    let losses = status.losses.unwrap_or_default();
+    let mark = if losses::total(&losses) == 0 {
+        Mark::Good
+    } else {
+        Mark::Bad
+    };
+    line("losses", &losses::sentence(&losses), mark)?;
+    line("records", &records_sentence(&losses), Mark::Plain)?;
+    line("sessions", &sessions_sentence(&losses), Mark::Plain)?;
+    line(
+        "skipped",
+        &format!(
+            "{} program runs, by the kernel; made good by what followed",
+            losses.programs_skipped
+        ),
+        Mark::Plain,
+    )?;
+    let working = status
+        .probes
+        .iter()
+        .filter(|probe| !is_missing(probe))
+        .count();
+    let all = status.probes.len();
+    let mark = if working == all {
+        Mark::Good
+    } else {
+        Mark::Bad
+    };
+    line(
+        "probes",
+        &format!("{working} of {all} as they should be"),
+        mark,
+    )?;
+    for probe in status.probes.iter().filter(|probe| is_missing(probe)) {
+        let verdict = probe.verdict().word();
+        let text = format!(
+            "{} {verdict}: {}; not measured: {}",
+            probe.name, probe.reason, probe.lost
+        );
+        line("", &text, Mark::Bad)?;
+    }
+    Ok(())
+}
+
+/// The uplink's state in a few words, and how it is meant.
+pub fn uplink_sentence(uplink: Option<&UplinkStatus>) -> (String, Mark) {
+    let Some(uplink) = uplink.filter(|uplink| !uplink.collector.is_empty()) else {
+        return ("no collector configured".to_owned(), Mark::Plain);
+    };
+    let unacked = uplink.sent_seq.saturating_sub(uplink.acked_seq);
+    if uplink.connected {
+        let text = format!(
+            "connected to {} (frame {}, {unacked} unacknowledged, {} reconnects)",
+            uplink.collector, uplink.sent_seq, uplink.reconnects
+        );
+        return (text, Mark::Good);
+    }
+    let why = match uplink.last_error.as_str() {
+        "" => "not connected yet",
+        error => error,
+    };
+    (
+        format!("NOT CONNECTED to {}: {why}", uplink.collector),
+        Mark::Bad,
+    )
+}
+
+fn records_sentence(losses: &Losses) -> String {
+    let (hot, bulk) = (
+        losses.hot.unwrap_or_default(),
+        losses.bulk.unwrap_or_default(),
+    );
+    format!(
+        "seen {} = exported {} + ring full {}",
+        hot.seen + bulk.seen,
+        hot.exported + bulk.exported,
+        hot.ring_full + bulk.ring_full
+    )
+}
+
+fn sessions_sentence(losses: &Losses) -> String {
+    format!(
+        "seen {} = tracked {} + filtered {} + refused {}",
+        losses.sessions_seen,
+        losses.sessions_tracked,
+        losses.sessions_filtered,
+        losses.sessions_storage_refused
+    )
+}

@@ -1,0 +1,115 @@
+//! What was lost on the way, by cause, in words; and whether the books balance.
+
+use weir_proto::v1::{Losses, RingLoss};
+
+/// Every loss that is not zero, with its cause.
+pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
+    let full = |ring: &Option<RingLoss>| ring.as_ref().map_or(0, |ring| ring.ring_full);
+    let all = [
+        ("hot ring full", full(&losses.hot)),
+        ("bulk ring full", full(&losses.bulk)),
+        ("unaccounted for", unaccounted(losses)),
+        (
+            "sessions without kernel memory",
+            losses.sessions_storage_refused,
+        ),
+        ("half-open table full", losses.half_open_refused),
+        ("sessions evicted", losses.sessions_evicted),
+        ("records malformed", losses.records_malformed),
+        ("cells folded into other", losses.cells_overflowed),
+        ("followers dropped", losses.followers_dropped),
+        ("uplink events dropped", losses.uplink_events_dropped),
+        ("uplink frames dropped", losses.uplink_frames_dropped),
+    ];
+    all.into_iter().filter(|(_, lost)| *lost > 0).collect()
+}
+
+/// All losses together.
+pub fn total(losses: &Losses) -> u64 {
+    causes(losses).iter().map(|(_, lost)| lost).sum()
+}
+
+/// Records and sessions that were seen and are neither exported nor counted as lost; 0 unless
+/// weir itself is wrong.
+fn unaccounted(losses: &Losses) -> u64 {
+    let ring = |ring: &Option<RingLoss>| {
+        ring.as_ref().map_or(0, |ring| {
+            ring.seen
+                .abs_diff(ring.exported.saturating_add(ring.ring_full))
+        })
+    };
+    let sessions = losses.sessions_seen.abs_diff(
+        losses
+            .sessions_tracked
+            .saturating_add(losses.sessions_filtered)
+            .saturating_add(losses.sessions_storage_refused),
+    );
+    ring(&losses.hot) + ring(&losses.bulk) + sessions
+}
+
+/// One line: `nothing lost`, or each cause with its count.
+pub fn sentence(losses: &Losses) -> String {
+    let causes = causes(losses);
+    if causes.is_empty() {
+        return "nothing lost".to_owned();
+    }
+    let parts: Vec<String> = causes
+        .iter()
+        .map(|(cause, lost)| format!("{cause} {lost}"))
+        .collect();
+    format!("LOST: {}", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn balanced() -> Losses {
+        Losses {
+            hot: Some(RingLoss {
+                seen: 10,
+                exported: 10,
+                ring_full: 0,
+                drained: 9,
+            }),
+            sessions_seen: 7,
+            sessions_tracked: 5,
+            sessions_filtered: 2,
+            ..Losses::default()
+        }
+    }
+
+    #[test]
+    fn filtered_and_not_yet_drained_are_no_losses() {
+        assert_eq!(sentence(&balanced()), "nothing lost");
+        assert_eq!(total(&balanced()), 0);
+    }
+
+    #[test]
+    fn each_loss_is_named_with_its_count() {
+        let losses = Losses {
+            hot: Some(RingLoss {
+                seen: 10,
+                exported: 7,
+                ring_full: 3,
+                drained: 7,
+            }),
+            sessions_evicted: 2,
+            ..balanced()
+        };
+        assert_eq!(
+            sentence(&losses),
+            "LOST: hot ring full 3, sessions evicted 2"
+        );
+        assert_eq!(total(&losses), 5);
+    }
+
+    #[test]
+    fn books_that_do_not_balance_are_a_loss() {
+        let losses = Losses {
+            sessions_seen: 9,
+            ..balanced()
+        };
+        assert_eq!(sentence(&losses), "LOST: unaccounted for 2");
+    }
+}

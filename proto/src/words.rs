@@ -1,0 +1,52 @@
+//! Enum values as the words people read and type: the proto's name without the enum's own, in
+//! lower case (`SESSION_STATE_LATE` is `late`, `END_CAUSE_CLIENT_FIN` is `client_fin`).
+
+use serde::Serializer;
+
+use crate::v1::{
+    Backend, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier, Metric, SessionState, Verdict,
+};
+
+macro_rules! words {
+    ($($function:ident: $enum:ident, $prefix:literal;)*) => {$(
+        impl $enum {
+            /// The value as a word.
+            pub fn word(self) -> String {
+                self.as_str_name().trim_start_matches($prefix).to_ascii_lowercase()
+            }
+        }
+
+        /// Writes the field as a word; a value that only a newer peer knows, as its number.
+        pub(crate) fn $function<S: Serializer>(value: &i32, to: S) -> Result<S::Ok, S::Error> {
+            match $enum::try_from(*value) {
+                Ok(known) => to.serialize_str(&known.word()),
+                Err(_) => to.serialize_i32(*value),
+            }
+        }
+    )*};
+}
+
+words! {
+    backend: Backend, "BACKEND_";
+    delivery_kind: DeliveryKind, "DELIVERY_KIND_";
+    delivery_phase: DeliveryPhase, "DELIVERY_PHASE_";
+    end_cause: EndCause, "END_CAUSE_";
+    evidence_tier: EvidenceTier, "EVIDENCE_TIER_";
+    metric: Metric, "METRIC_";
+    session_state: SessionState, "SESSION_STATE_";
+    verdict: Verdict, "VERDICT_";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_the_name_without_its_enum() {
+        assert_eq!(SessionState::Late.word(), "late");
+        assert_eq!(EndCause::ClientFin.word(), "client_fin");
+        assert_eq!(DeliveryKind::BusyPeriod.word(), "busy_period");
+        assert_eq!(Metric::DeliveryRateKbps.word(), "delivery_rate_kbps");
+        assert_eq!(Verdict::NotApplicable.word(), "not_applicable");
+    }
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask truth`: how true is what weir says?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use weir_tests::{truth, weir};
+
+/// Compares what weir says with a packet capture, the kernel's counters and its sockets.
+///
+/// Prints a table and what differs; writes report.json; exits with 1 when a bound does not hold.
+#[derive(Debug, Parser)]
+#[command(name = "truth")]
+struct Args {
+    /// The binary to measure (default: the environment's `WEIR_BIN`)
+    #[arg(long, value_name = "PATH")]
+    weir: Option<PathBuf>,
+    /// A few hundred deliveries in a minute and a half instead of thousands
+    #[arg(long)]
+    quick: bool,
+    /// Only scenarios whose name contains TEXT
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Without weir: check the witnesses against one another and the clients
+    #[arg(long, conflicts_with = "weir")]
+    witnesses: bool,
+    /// Where report.json and the captures of what differs go
+    #[arg(long, value_name = "DIR", default_value = "target/truth")]
+    out: PathBuf,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let weir = if args.witnesses {
+        None
+    } else {
+        Some(weir::binary(args.weir.as_deref())?)
+    };
+    let plan = truth::Plan {
+        weir,
+        quick: args.quick,
+        only: args.only,
+        out: args.out,
+    };
+    let report = truth::run(&plan)?;
+    print!("{}", report.summary());
+    println!("report: {}", plan.out.join("report.json").display());
+    Ok(if report.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,440 @@
+//! Weir's deliveries against the witness's: matched by session and order, then measured.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use super::witness::{Kind, Phase, Witnessed};
+use crate::record::Delivery;
+
+/// What counts as the same time.
+pub const TOLERANCE_NS: u64 = 1_000_000;
+/// If a session's counts differ, deliveries further apart than this are not the same one.
+const ALIGN_NS: u64 = 20_000_000;
+
+/// One time of deliveries, over all that were matched.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Measure {
+    /// Pairs in which either side has this time.
+    pub compared: u64,
+    /// Of these, at most 1 ms apart.
+    pub within_1ms: u64,
+    /// The largest distance.
+    pub worst_us: u64,
+    /// Pairs in which only one side has it; they are not within 1 ms.
+    pub one_sided: u64,
+}
+
+impl Measure {
+    fn add(&mut self, witnessed_ns: Option<u64>, weir_ns: u64) -> Option<String> {
+        match (witnessed_ns, weir_ns) {
+            (None, 0) => None,
+            (Some(witnessed_ns), weir_ns) if weir_ns > 0 => {
+                self.compared += 1;
+                let apart_ns = witnessed_ns.abs_diff(weir_ns);
+                self.worst_us = self.worst_us.max(apart_ns / 1000);
+                if apart_ns <= TOLERANCE_NS {
+                    self.within_1ms += 1;
+                    return None;
+                }
+                let sign = if weir_ns > witnessed_ns { '+' } else { '-' };
+                Some(format!("{sign}{:.3} ms", apart_ns as f64 / 1e6))
+            }
+            (witnessed_ns, _) => {
+                self.compared += 1;
+                self.one_sided += 1;
+                let who = if witnessed_ns.is_some() {
+                    "the capture"
+                } else {
+                    "weir"
+                };
+                Some(format!("only {who} has it"))
+            }
+        }
+    }
+
+    /// Adds another scenario's.
+    pub fn merge(&mut self, other: &Self) {
+        self.compared += other.compared;
+        self.within_1ms += other.within_1ms;
+        self.worst_us = self.worst_us.max(other.worst_us);
+        self.one_sided += other.one_sided;
+    }
+
+    /// Share within 1 ms; 1 if nothing was compared.
+    pub fn share(&self) -> f64 {
+        if self.compared == 0 {
+            1.0
+        } else {
+            self.within_1ms as f64 / self.compared as f64
+        }
+    }
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Comparison {
+    /// Deliveries in the capture.
+    pub witnessed: u64,
+    /// Deliveries that weir reports.
+    pub reported: u64,
+    /// In the capture and not in weir.
+    pub unmatched: u64,
+    /// In weir and not in the capture.
+    pub invented: u64,
+    /// Request's first byte.
+    pub request: Measure,
+    /// Weir's first write against the first packet of the answer.
+    pub first_byte: Measure,
+    /// First acknowledgement.
+    pub first_acked: Measure,
+    /// Last acknowledgement.
+    pub end: Measure,
+    /// Pairs whose acknowledged bytes differ.
+    pub bytes_differ: u64,
+    /// Pairs that ended differently.
+    pub phase_differs: u64,
+    /// Busy periods not marked so, or other kinds mixed up.
+    pub kind_differs: u64,
+    /// Weir says of so many times that they are bounds.
+    pub bounded: u64,
+    /// What differs, in words.
+    pub differences: Vec<String>,
+}
+
+impl Comparison {
+    /// The four measures with their names.
+    pub fn measures(&self) -> [(&'static str, &Measure); 4] {
+        [
+            ("request", &self.request),
+            ("first byte", &self.first_byte),
+            ("first acked", &self.first_acked),
+            ("end", &self.end),
+        ]
+    }
+
+    /// Adds another scenario's numbers; its words stay there.
+    pub fn merge(&mut self, other: &Self) {
+        self.witnessed += other.witnessed;
+        self.reported += other.reported;
+        self.unmatched += other.unmatched;
+        self.invented += other.invented;
+        self.request.merge(&other.request);
+        self.first_byte.merge(&other.first_byte);
+        self.first_acked.merge(&other.first_acked);
+        self.end.merge(&other.end);
+        self.bytes_differ += other.bytes_differ;
+        self.phase_differs += other.phase_differs;
+        self.kind_differs += other.kind_differs;
+        self.bounded += other.bounded;
+    }
+}
+
+/// Compares. `every_phase`: what every delivery must end as, where packets cannot tell (they do
+/// not show what was written and never sent).
+pub fn compare(
+    witnessed: &[Witnessed],
+    reported: &[Delivery],
+    every_phase: Option<Phase>,
+) -> Comparison {
+    let mut result = Comparison {
+        witnessed: witnessed.len() as u64,
+        reported: reported.len() as u64,
+        ..Comparison::default()
+    };
+    let mut sessions: BTreeMap<(SocketAddr, SocketAddr), Both<'_>> = BTreeMap::new();
+    for delivery in witnessed {
+        sessions
+            .entry((delivery.client, delivery.server))
+            .or_default()
+            .0
+            .push(delivery);
+    }
+    for delivery in reported {
+        let ends = (delivery.endpoints.remote(), delivery.endpoints.local());
+        sessions.entry(ends).or_default().1.push(delivery);
+    }
+    for (witnessed, mut reported) in sessions.into_values() {
+        reported.sort_by_key(|delivery| (delivery.session, delivery.index));
+        for pair in align(&witnessed, &reported) {
+            match pair {
+                (Some(witnessed), Some(delivery)) => {
+                    result.pair(witnessed, delivery, every_phase.unwrap_or(witnessed.phase));
+                }
+                (Some(witnessed), None) => {
+                    result.unmatched += 1;
+                    result
+                        .differences
+                        .push(format!("not in weir: {}", show_witnessed(witnessed)));
+                }
+                (None, Some(delivery)) => {
+                    result.invented += 1;
+                    result
+                        .differences
+                        .push(format!("only in weir: {}", show(delivery)));
+                }
+                (None, None) => {}
+            }
+        }
+    }
+    result
+}
+
+/// One session's deliveries, by either.
+type Both<'a> = (Vec<&'a Witnessed>, Vec<&'a Delivery>);
+type Pair<'a> = (Option<&'a Witnessed>, Option<&'a Delivery>);
+
+/// In order if there are as many of both; else by the time of the request.
+fn align<'a>(witnessed: &[&'a Witnessed], reported: &[&'a Delivery]) -> Vec<Pair<'a>> {
+    if witnessed.len() == reported.len() {
+        return witnessed
+            .iter()
+            .zip(reported)
+            .map(|(w, d)| (Some(*w), Some(*d)))
+            .collect();
+    }
+    let (mut w, mut d) = (witnessed.iter().peekable(), reported.iter().peekable());
+    let mut pairs = Vec::new();
+    loop {
+        match (w.peek(), d.peek()) {
+            (None, None) => return pairs,
+            (Some(_), None) => pairs.push((w.next().copied(), None)),
+            (None, Some(_)) => pairs.push((None, d.next().copied())),
+            (Some(one), Some(other)) => {
+                let (one, other) = (one.request_ns, other.request_unix_ns);
+                if one.abs_diff(other) <= ALIGN_NS {
+                    pairs.push((w.next().copied(), d.next().copied()));
+                } else if one < other {
+                    pairs.push((w.next().copied(), None));
+                } else {
+                    pairs.push((None, d.next().copied()));
+                }
+            }
+        }
+    }
+}
+
+impl Comparison {
+    fn pair(&mut self, witnessed: &Witnessed, delivery: &Delivery, phase: Phase) {
+        let mut words = Vec::new();
+        for (name, measure, witnessed_ns, weir_ns) in [
+            (
+                "request",
+                &mut self.request,
+                Some(witnessed.request_ns),
+                delivery.request_unix_ns,
+            ),
+            (
+                "first byte",
+                &mut self.first_byte,
+                witnessed.first_sent_ns,
+                delivery.first_write_unix_ns,
+            ),
+            (
+                "first acked",
+                &mut self.first_acked,
+                witnessed.first_acked_ns,
+                delivery.first_acked_unix_ns,
+            ),
+            (
+                "end",
+                &mut self.end,
+                witnessed.last_acked_ns,
+                delivery.last_acked_unix_ns,
+            ),
+        ] {
+            if let Some(what) = measure.add(witnessed_ns, weir_ns) {
+                words.push(format!("{name} {what}"));
+            }
+        }
+        if witnessed.acked_bytes != delivery.acked_bytes {
+            self.bytes_differ += 1;
+            words.push(format!(
+                "acked bytes {} in the capture, {} in weir",
+                witnessed.acked_bytes, delivery.acked_bytes
+            ));
+        }
+        if word(phase) != delivery.phase {
+            self.phase_differs += 1;
+            words.push(format!(
+                "phase {} in the capture, {} in weir",
+                word(phase),
+                delivery.phase
+            ));
+        }
+        if !same_kind(witnessed.kind, &delivery.kind) {
+            self.kind_differs += 1;
+            words.push(format!(
+                "kind {:?} in the capture, {} in weir",
+                witnessed.kind, delivery.kind
+            ));
+        }
+        self.bounded += u64::from(
+            delivery.end_bounded || delivery.first_write_bounded || delivery.request_bounded,
+        );
+        if !words.is_empty() {
+            self.differences
+                .push(format!("{}: {}", words.join("; "), show(delivery)));
+        }
+    }
+}
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Complete => "complete",
+        Phase::Aborted => "aborted",
+        Phase::Unanswered => "unanswered",
+    }
+}
+
+/// Weir may call a busy period what held one request only: it does not read HTTP/2.
+fn same_kind(witnessed: Kind, weir: &str) -> bool {
+    match witnessed {
+        Kind::Exchange => matches!(weir, "exchange" | "busy_period"),
+        Kind::BusyPeriod => weir == "busy_period",
+        Kind::Unsolicited => weir == "unsolicited",
+        Kind::Resumed => weir == "resumed",
+    }
+}
+
+fn show(delivery: &Delivery) -> String {
+    format!(
+        "{} -> {} #{} {} {} ended={} at {} latency {} us, {} bytes asked, {} acked, {} written{}{}",
+        delivery.endpoints.remote(),
+        delivery.endpoints.local(),
+        delivery.index,
+        delivery.kind,
+        delivery.phase,
+        delivery.ended,
+        delivery.request_unix_ns,
+        delivery.latency_us,
+        delivery.request_bytes,
+        delivery.acked_bytes,
+        delivery.written_bytes,
+        if delivery.end_bounded {
+            ", end bounded"
+        } else {
+            ""
+        },
+        if delivery.settled { ", settled" } else { "" },
+    )
+}
+
+fn show_witnessed(witnessed: &Witnessed) -> String {
+    format!(
+        "{} -> {} {:?} {:?} at {}, {} bytes asked, {} acked, {} sent",
+        witnessed.client,
+        witnessed.server,
+        witnessed.kind,
+        witnessed.phase,
+        witnessed.request_ns,
+        witnessed.request_bytes,
+        witnessed.acked_bytes,
+        witnessed.sent_bytes,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Endpoints;
+
+    const T: u64 = 1_700_000_000_000_000_000;
+
+    fn witnessed(at_ns: u64) -> Witnessed {
+        Witnessed {
+            server: "10.0.0.1:80".parse().unwrap(),
+            client: "10.0.0.2:4000".parse().unwrap(),
+            kind: Kind::Exchange,
+            phase: Phase::Complete,
+            request_ns: T + at_ns,
+            first_sent_ns: Some(T + at_ns + 10),
+            first_acked_ns: Some(T + at_ns + 20),
+            last_acked_ns: Some(T + at_ns + 30),
+            acked_bytes: 100,
+            sent_bytes: 100,
+            request_bytes: 10,
+        }
+    }
+
+    fn reported(index: u32, at_ns: u64) -> Delivery {
+        Delivery {
+            session: 7,
+            index,
+            endpoints: Endpoints {
+                local_address: "10.0.0.1".parse().unwrap(),
+                local_port: 80,
+                remote_address: "10.0.0.2".parse().unwrap(),
+                remote_port: 4000,
+                netns: 1,
+            },
+            kind: "exchange".into(),
+            phase: "complete".into(),
+            ended: "unspecified".into(),
+            request_unix_ns: T + at_ns,
+            first_write_unix_ns: T + at_ns + 10,
+            first_acked_unix_ns: T + at_ns + 20,
+            last_acked_unix_ns: T + at_ns + 30,
+            latency_us: 0,
+            request_bytes: 10,
+            acked_bytes: 100,
+            written_bytes: 100,
+            requests: 1,
+            retrans_fast: 0,
+            retrans_rto: 0,
+            retrans_tlp: 0,
+            adopted: false,
+            tls: false,
+            late: false,
+            settled: false,
+            end_bounded: false,
+            first_write_bounded: false,
+            request_bounded: false,
+        }
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn equal_lists_have_no_differences() {
+        let found = compare(
+            &[witnessed(0), witnessed(SECOND)],
+            &[reported(1, SECOND), reported(0, 300_000)],
+            None,
+        );
+        assert!(found.differences.is_empty(), "{:?}", found.differences);
+        assert_eq!((found.request.within_1ms, found.request.worst_us), (2, 300));
+    }
+
+    #[test]
+    fn a_missing_and_an_extra_delivery_are_told_apart() {
+        let found = compare(
+            &[witnessed(0), witnessed(SECOND)],
+            &[reported(0, SECOND)],
+            None,
+        );
+        assert_eq!(
+            (found.unmatched, found.invented, found.request.compared),
+            (1, 0, 1)
+        );
+        let found = compare(
+            &[witnessed(0)],
+            &[reported(0, 0), reported(1, SECOND)],
+            None,
+        );
+        assert_eq!((found.unmatched, found.invented), (0, 1));
+    }
+
+    #[test]
+    fn late_times_other_bytes_and_other_ends_differ() {
+        let mut delivery = reported(0, 2_000_000);
+        delivery.acked_bytes = 99;
+        delivery.first_acked_unix_ns = 0;
+        let found = compare(&[witnessed(0)], &[delivery], Some(Phase::Aborted));
+        assert_eq!(found.request.within_1ms, 0);
+        assert_eq!(found.first_acked.one_sided, 1);
+        assert_eq!((found.bytes_differ, found.phase_differs), (1, 1));
+        assert_eq!(found.differences.len(), 1);
+    }
+}

@@ -1,0 +1,318 @@
+//! Runs one scenario with every witness watching, and compares.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::compare::{Comparison, compare};
+use super::dissect;
+use super::scenario::{Scenario, Traffic};
+use super::witness::{self, Connection, Phase, Protocol, Rules};
+use crate::lab::capture::{Capture, Keep};
+use crate::lab::client::Seen;
+use crate::lab::counters::{SocketWitness, tcp_counts};
+use crate::lab::link::Lab;
+use crate::lab::netns::Netns;
+use crate::lab::process::wait_for;
+use crate::lab::relay::Direction;
+use crate::lab::shaper::Shape;
+use crate::record::{Delivery, Losses, Session};
+use crate::weir::{Daemon, Follower, SessionLog};
+
+/// Segments that the server sent again, by four who counted; SYN-ACKs are in all of them.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Retransmitted {
+    /// The namespace's `TcpRetransSegs`.
+    pub namespace: u64,
+    /// `total_retrans` of every socket at its close, and SYN-ACKs of what never became a socket.
+    pub sockets: u64,
+    /// By sequence ranges in the capture.
+    pub capture: u64,
+    /// Weir's sessions.
+    pub weir: Option<u64>,
+    /// Of the namespace's, SYN-ACKs.
+    pub synack: u64,
+}
+
+impl Retransmitted {
+    /// Weir's count less the kernel's.
+    pub fn difference(&self) -> Option<i64> {
+        Some(self.weir?.cast_signed() - self.namespace.cast_signed())
+    }
+
+    /// The witnesses that are not weir agree.
+    pub fn witnesses_agree(&self) -> bool {
+        self.namespace == self.sockets && self.namespace == self.capture
+    }
+}
+
+/// What a scenario showed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The scenario's name.
+    pub name: String,
+    /// Connections in the capture.
+    pub connections: u64,
+    /// Packets that the link lost, both ways.
+    pub lost_packets: u64,
+    /// Deliveries and times; counts of the witness alone if there was no weir.
+    pub comparison: Comparison,
+    /// Retransmissions.
+    pub retransmitted: Retransmitted,
+    /// How long it took.
+    pub seconds: f64,
+    /// Files kept for looking into what differs.
+    pub kept: Option<String>,
+}
+
+/// Weir as the truth watches it.
+#[derive(Debug)]
+pub struct Watched<'a> {
+    /// The daemon.
+    pub daemon: &'a Daemon,
+    /// Its deliveries.
+    pub follower: &'a Follower,
+    /// Its sessions.
+    pub sessions: &'a SessionLog,
+}
+
+/// Namespaces of scenarios that are over. A namespace is known by its inode, and the kernel gives
+/// the number of one that is gone to the next.
+pub type Held = Vec<Netns>;
+
+/// Runs `scenario`. Without `weir`, the witnesses are checked against one another and the
+/// clients alone. Where something differs, the capture is kept in `keep`.
+///
+/// # Errors
+/// The scenario or a witness failed; what differs is no error here.
+pub fn measure(
+    scenario: &Scenario,
+    sockets: &SocketWitness,
+    quiet_gap_ms: u32,
+    weir: Option<&Watched<'_>>,
+    held: &mut Held,
+    keep: &Path,
+) -> Result<Outcome> {
+    let begin = Instant::now();
+    let lab = Lab::with_relay(Shape::default(), scenario.seed)?;
+    lab.set_congestion_control(scenario.congestion_control)?;
+    let servers = scenario.serve(&lab)?;
+    let capture = Capture::start(
+        &lab,
+        match scenario.protocol() {
+            Protocol::Clear => Keep::Headers,
+            Protocol::Tls | Protocol::Http2 => Keep::Everything,
+        },
+    )?;
+    lab.shape(scenario.shape);
+    let seen = scenario.run(&lab)?;
+    // What is still on its way (a last FIN) must arrive for the counts to be final.
+    lab.shape(Shape {
+        loss_ppm: 0,
+        ..scenario.shape
+    });
+    let netns = lab.server.inode()?;
+    held.push(lab.server.try_clone()?);
+    settle(&lab, scenario)?;
+    let file = capture.finish()?;
+    let keylog = lab.dir().join("keys");
+    let keylog = (scenario.protocol() != Protocol::Clear).then_some(keylog.as_path());
+    let packets = dissect::packets(&file, keylog)?;
+    let server = scenario.address();
+    let rules = Rules {
+        quiet_gap_ns: u64::from(quiet_gap_ms) * 1_000_000,
+        protocol: scenario.protocol(),
+    };
+    let connections = witness::connections(&packets, rules, |end| end == server);
+    agree(scenario, &seen, &connections)?;
+    let tcp = tcp_counts(&lab.server)?;
+    let mut retransmitted = Retransmitted {
+        namespace: tcp.retrans_segs,
+        sockets: socket_total(sockets, netns, &connections)?,
+        capture: connections
+            .iter()
+            .map(|c| c.retransmitted + c.synack_retransmitted)
+            .sum(),
+        weir: None,
+        synack: tcp.syn_retrans,
+    };
+    let witnessed: Vec<_> = connections
+        .iter()
+        .flat_map(|c| c.deliveries.clone())
+        .collect();
+    let mut comparison = Comparison {
+        witnessed: witnessed.len() as u64,
+        ..Comparison::default()
+    };
+    if let Some(weir) = weir {
+        let (sessions, deliveries) = told(weir, netns, connections.len());
+        retransmitted.weir = Some(
+            sessions
+                .iter()
+                .map(|s| s.retransmitted() + u64::from(s.synack_retransmits))
+                .sum(),
+        );
+        let every_phase = matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted);
+        comparison = compare(&witnessed, &deliveries, every_phase);
+        retransmissions(&connections, &sessions, &mut comparison);
+    }
+    let counts = [Direction::Down, Direction::Up].map(|d| lab.relay().counts(d).lost());
+    let outcome = Outcome {
+        name: scenario.name.clone(),
+        connections: connections.len() as u64,
+        lost_packets: counts.iter().sum(),
+        kept: None,
+        comparison,
+        retransmitted,
+        seconds: begin.elapsed().as_secs_f64(),
+    };
+    drop(servers);
+    if outcome.comparison.differences.is_empty() && outcome.retransmitted.witnesses_agree() {
+        return Ok(outcome);
+    }
+    let kept = keep.join(format!("{}.pcap", scenario.name.replace([' ', '%'], "-")));
+    std::fs::copy(&file, &kept).with_context(|| format!("cannot keep {}", kept.display()))?;
+    if let Some(keylog) = keylog {
+        std::fs::copy(keylog, kept.with_extension("keys"))
+            .context("cannot keep the TLS secrets")?;
+    }
+    Ok(Outcome {
+        kept: Some(kept.to_string_lossy().into_owned()),
+        ..outcome
+    })
+}
+
+/// Waits until no connection of the scenario is left on the server but those that only wait
+/// out stray packets.
+fn settle(lab: &Lab, scenario: &Scenario) -> Result<()> {
+    let port = format!(":{:04X}", scenario.address().port());
+    wait_for(
+        "the server's sockets to close",
+        Duration::from_secs(90),
+        || {
+            let tables = [
+                lab.server.read("/proc/thread-self/net/tcp")?,
+                lab.server.read("/proc/thread-self/net/tcp6")?,
+            ];
+            // Column 1 is the local address, column 3 the state: 0A LISTEN, 06 `TIME_WAIT`.
+            Ok(!tables
+                .iter()
+                .flat_map(|table| table.lines().skip(1))
+                .any(|line| {
+                    let columns: Vec<_> = line.split_whitespace().collect();
+                    columns.get(1).is_some_and(|local| local.ends_with(&port))
+                        && !matches!(columns.get(3), Some(&("0A" | "06")))
+                }))
+        },
+    )
+}
+
+/// The clients know what they got: if the witness does not see that, it is no witness.
+fn agree(scenario: &Scenario, seen: &[Seen], connections: &[Connection]) -> Result<()> {
+    let witnessed: usize = connections.iter().map(|c| c.deliveries.len()).sum();
+    let expected = scenario.expected();
+    if !expected.contains(&witnessed) {
+        bail!("the capture shows {witnessed} deliveries, the clients know of {expected:?}");
+    }
+    for session in seen {
+        let connection = connections
+            .iter()
+            .find(|connection| connection.client.port() == session.port)
+            .with_context(|| format!("client port {} is not in the capture", session.port))?;
+        let body: u64 = session.bodies.iter().sum();
+        let acked: u64 = connection.deliveries.iter().map(|d| d.acked_bytes).sum();
+        if acked < body {
+            bail!(
+                "port {} got {body} bytes, the capture shows {acked} acknowledged",
+                session.port
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel's sockets said at their close, once all have.
+fn socket_total(sockets: &SocketWitness, netns: u32, connections: &[Connection]) -> Result<u64> {
+    let mut total = 0;
+    wait_for(
+        "bpftrace to note every closed socket",
+        Duration::from_secs(10),
+        || {
+            let closed = sockets.closed()?;
+            total = 0;
+            for connection in connections {
+                let key = (netns, connection.server.port(), connection.client.port());
+                let Some(count) = closed.get(&key) else {
+                    return Ok(false);
+                };
+                total += count;
+            }
+            Ok(true)
+        },
+    )?;
+    Ok(total)
+}
+
+/// What weir tells of a namespace, once it has told all.
+fn told(weir: &Watched<'_>, netns: u32, connections: usize) -> (Vec<Session>, Vec<Delivery>) {
+    let mut sessions = Vec::new();
+    let ended = wait_for(
+        "weir to report every session's end",
+        Duration::from_secs(10),
+        || {
+            sessions = weir.sessions.of(netns)?;
+            Ok(sessions.len() >= connections && sessions.iter().all(|s| s.state == "ended"))
+        },
+    );
+    if let Err(error) = ended {
+        eprintln!("{error:#}: it shows {} of {connections}", sessions.len());
+    }
+    let mine =
+        |d: &Delivery| d.endpoints.netns == netns && d.kind != "handshake" && d.phase != "late";
+    let expected: u64 = sessions.iter().map(|session| session.deliveries).sum();
+    let mut deliveries = Vec::new();
+    // The stream may lag behind the listing; what is missing after that is a finding.
+    let _ = wait_for("every delivery", Duration::from_secs(2), || {
+        deliveries = weir.follower.seen(mine);
+        Ok(deliveries.len() as u64 >= expected)
+    });
+    (sessions, deliveries)
+}
+
+/// Notes sessions whose retransmissions differ from the capture's.
+fn retransmissions(connections: &[Connection], sessions: &[Session], comparison: &mut Comparison) {
+    for connection in connections {
+        let Some(session) = sessions.iter().find(|session| {
+            session.endpoints.remote() == connection.client
+                && session.endpoints.local() == connection.server
+        }) else {
+            comparison
+                .differences
+                .push(format!("no session in weir for {}", connection.client));
+            continue;
+        };
+        let (data, synack) = (
+            session.retransmitted(),
+            u64::from(session.synack_retransmits),
+        );
+        if (data, synack) != (connection.retransmitted, connection.synack_retransmitted) {
+            comparison.differences.push(format!(
+                "session {} retransmitted {} + {} SYN-ACK in the capture, {data} (fast {} rto {} \
+                 tlp {}) + {synack} in weir",
+                connection.client,
+                connection.retransmitted,
+                connection.synack_retransmitted,
+                session.retrans_fast,
+                session.retrans_rto,
+                session.retrans_tlp,
+            ));
+        }
+    }
+}
+
+/// Weir's losses while the truth was measured.
+pub fn losses(weir: &Watched<'_>) -> Result<Losses> {
+    Ok(weir.daemon.status()?.losses)
+}

@@ -1,0 +1,120 @@
+//! The measured truth of what weir says: scenarios on real traffic, witnesses that are not weir,
+//! and a comparison that prints what differs and fails when it does.
+
+pub mod compare;
+pub mod dissect;
+pub mod matrix;
+pub mod measure;
+pub mod report;
+pub mod scenario;
+pub mod witness;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use self::measure::{Held, Watched, losses, measure};
+use self::report::Report;
+use crate::lab::cleanup;
+use crate::lab::counters::SocketWitness;
+use crate::weir::{Daemon, Settings};
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The binary; without one, the witnesses are checked against one another.
+    pub weir: Option<PathBuf>,
+    /// A few hundred deliveries instead of thousands.
+    pub quick: bool,
+    /// Only scenarios whose name contains this.
+    pub only: Option<String>,
+    /// Where the report and the captures of what differs go.
+    pub out: PathBuf,
+}
+
+/// Measures; prints each scenario as it ends.
+///
+/// # Errors
+/// The lab does not work here. A scenario that fails is in the report.
+pub fn run(plan: &Plan) -> Result<Report> {
+    cleanup::start()?;
+    std::fs::create_dir_all(&plan.out)
+        .with_context(|| format!("cannot make {}", plan.out.display()))?;
+    let dir = tempfile::tempdir().context("cannot make a directory")?;
+    let sockets = SocketWitness::start(dir.path())?;
+    let settings = Settings::default();
+    let daemon = match &plan.weir {
+        Some(binary) => Some(Daemon::start(binary, &dir.path().join("weir"), &settings)?),
+        None => None,
+    };
+    let follower = daemon.as_ref().map(Daemon::follow).transpose()?;
+    let sessions = daemon.as_ref().map(Daemon::note_sessions).transpose()?;
+    let watched = match (&daemon, &follower, &sessions) {
+        (Some(daemon), Some(follower), Some(sessions)) => Some(Watched {
+            daemon,
+            follower,
+            sessions,
+        }),
+        _ => None,
+    };
+    let mut held = Held::new();
+    let mut outcomes = Vec::new();
+    let mut failures = Vec::new();
+    println!("{}", report::heading());
+    for scenario in matrix::scenarios(plan.quick) {
+        if plan
+            .only
+            .as_ref()
+            .is_some_and(|only| !scenario.name.contains(only))
+        {
+            continue;
+        }
+        match measure(
+            &scenario,
+            &sockets,
+            settings.quiet_gap_ms,
+            watched.as_ref(),
+            &mut held,
+            &plan.out,
+        ) {
+            Ok(outcome) => {
+                println!("{}", report::line(&outcome));
+                outcomes.push(outcome);
+            }
+            Err(error) => {
+                let text = format!("{}: {error:#}", scenario.name);
+                println!("{text}");
+                failures.push(text);
+            }
+        }
+    }
+    let losses = watched.as_ref().map(losses).transpose()?;
+    if let Some(sessions) = sessions {
+        sessions.finish()?;
+    }
+    if let Some(follower) = follower {
+        follower.finish()?;
+    }
+    if let Some(mut daemon) = daemon {
+        let status = daemon.stop()?;
+        if !status.success() {
+            failures.push(format!("weir ended with {status}:\n{}", daemon.log()));
+        }
+    }
+    sockets.finish()?;
+    let version = plan.weir.as_deref().map(version).transpose()?;
+    let kernel = crate::lab::process::output("uname", &["-r"])?
+        .trim()
+        .to_owned();
+    let report = Report::new(version, kernel, outcomes, losses, failures);
+    report.write(&plan.out.join("report.json"))?;
+    Ok(report)
+}
+
+fn version(binary: &Path) -> Result<String> {
+    Ok(
+        crate::lab::process::output(&binary.to_string_lossy(), &["--version"])?
+            .trim()
+            .to_owned(),
+    )
+}

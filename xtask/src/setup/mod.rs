@@ -1,0 +1,128 @@
+//! Finds what a chore needs, says what is missing, installs it, and says what could not be
+//! installed. Looks only at files and at two programs' versions, so it is quick when all is there.
+
+mod apt;
+mod bpf;
+mod tools;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+/// What is wanted of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Need {
+    /// Building weir: a compiler and a linker for BPF
+    Build,
+    /// The tests on the kernel and the truth: servers, captures, other witnesses
+    Test,
+    /// The demo: a video ladder and a server for it
+    Demo,
+    /// Formatting, clippy and cargo-deny
+    Lint,
+}
+
+/// Options of `cargo xtask setup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to set up for; all, if not given
+    #[arg(long = "for", value_name = "NEED", value_delimiter = ',')]
+    needs: Vec<Need>,
+    /// Only say what is there and what is missing; status 1 if something is
+    #[arg(long)]
+    check: bool,
+    /// Install bpf-linker again, e.g. after the compiler has moved to a newer LLVM
+    #[arg(long, conflicts_with = "check")]
+    reinstall_linker: bool,
+}
+
+/// Something that is needed.
+#[derive(Debug)]
+pub(crate) struct Item {
+    /// What it is called.
+    pub(crate) name: String,
+    /// Where or which it is, if it is there.
+    pub(crate) found: Option<String>,
+    /// How it would be installed, in words.
+    pub(crate) remedy: String,
+}
+
+/// `cargo xtask setup`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let needs = if args.needs.is_empty() {
+        Need::value_variants()
+    } else {
+        &args.needs
+    };
+    let items = survey(needs);
+    for item in &items {
+        match &item.found {
+            Some(found) => eprintln!("found    {:<14} {found}", item.name),
+            None => eprintln!(
+                "missing  {:<14} would be installed: {}",
+                item.name, item.remedy
+            ),
+        }
+    }
+    if args.check {
+        return refuse_missing(&items, "missing");
+    }
+    install(needs, &items, args.reinstall_linker)?;
+    eprintln!("setup: all there");
+    Ok(())
+}
+
+/// What other chores do first: nothing is said when all is there.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let items = survey(needs);
+    for item in items.iter().filter(|item| item.found.is_none()) {
+        eprintln!("setup: {} is missing; {}", item.name, item.remedy);
+    }
+    install(needs, &items, false)
+}
+
+fn survey(needs: &[Need]) -> Vec<Item> {
+    let mut items = Vec::new();
+    if needs.contains(&Need::Build) {
+        items.extend(bpf::survey());
+    }
+    items.extend(apt::survey(needs));
+    if needs.contains(&Need::Lint) {
+        items.extend(tools::survey());
+    }
+    items
+}
+
+fn install(needs: &[Need], items: &[Item], reinstall_linker: bool) -> Result<()> {
+    if items.iter().all(|item| item.found.is_some()) && !reinstall_linker {
+        return Ok(());
+    }
+    let mut failures = Vec::new();
+    apt::install(needs, &mut failures)?;
+    if needs.contains(&Need::Build)
+        && let Err(error) = bpf::install(reinstall_linker)
+    {
+        failures.push(format!("{error:#}"));
+    }
+    if needs.contains(&Need::Lint) {
+        tools::install(&mut failures);
+    }
+    let left = survey(needs);
+    if left.iter().any(|item| item.found.is_none()) {
+        for failure in &failures {
+            eprintln!("setup: {failure}");
+        }
+    }
+    refuse_missing(&left, "could not be installed")
+}
+
+fn refuse_missing(items: &[Item], how: &str) -> Result<()> {
+    let missing: Vec<_> = items
+        .iter()
+        .filter(|item| item.found.is_none())
+        .map(|item| item.name.as_str())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("{how}: {}", missing.join(", "))
+}
