@@ -46,7 +46,7 @@ fn end_cause(how: u8) -> v1::EndCause {
         ended::CLIENT_RST => v1::EndCause::ClientRst,
         ended::SERVER_RST => v1::EndCause::ServerRst,
         ended::TIMEOUT => v1::EndCause::Timeout,
-        ended::OTHER => v1::EndCause::Other,
+        ended::OTHER | ended::UNTRACKED => v1::EndCause::Other,
         _ => v1::EndCause::Unspecified,
     }
 }

@@ -148,18 +148,17 @@ impl Fleet {
             .boots
             .iter()
             .position(|boot| boot.hello.boot_id == hello.boot_id);
-        let boot = match known {
-            Some(known) => &mut host.boots[known],
-            None => {
-                if host.boots.len() >= MAX_BOOTS {
-                    self.cells -= host.fold_oldest()?;
-                    self.cells += host.past.cells.len();
-                }
-                host.boots.push(Boot::new(hello.clone()));
-                let newest = host.boots.len() - 1;
-                &mut host.boots[newest]
+        let place = if let Some(known) = known {
+            known
+        } else {
+            if host.boots.len() >= MAX_BOOTS {
+                self.cells -= host.fold_oldest()?;
+                self.cells += host.past.cells.len();
             }
+            host.boots.push(Boot::new(hello.clone()));
+            host.boots.len() - 1
         };
+        let boot = &mut host.boots[place];
         boot.connections += 1;
         Ok(boot.last_seq)
     }
@@ -175,7 +174,7 @@ impl Fleet {
     pub fn merge(
         &mut self,
         hello: &v1::Hello,
-        frame: v1::Frame,
+        frame: &v1::Frame,
         cells: Vec<CellSnapshot>,
         now_unix_ns: u64,
     ) -> Result<Merged, Error> {
@@ -348,7 +347,7 @@ impl Host {
             sessions_open,
             boots: self.past.boots + self.boots.len() as u64,
             clock_offset_ms: newest.clock_offset_ms,
-            losses: Some(newest.losses.clone()),
+            losses: Some(newest.losses),
         })
     }
 }

@@ -106,10 +106,10 @@ impl Drop for Link {
 
 impl Link {
     /// Merges a frame, or says why not.
-    fn merge(&self, frame: v1::Frame) -> Result<v1::Ack, Status> {
+    fn merge(&self, frame: &v1::Frame) -> Result<v1::Ack, Status> {
         let seq = frame.seq;
         let mut fleet = self.collector.fleet();
-        let merged = match decode::frame(&frame, &self.hello) {
+        let merged = match decode::frame(frame, &self.hello) {
             Ok(cells) => fleet
                 .merge(&self.hello, frame, cells, unix_ns())
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
@@ -157,7 +157,7 @@ impl Link {
             };
             answer = match message {
                 Ok(Some(message)) => match message.message {
-                    Some(Up::Frame(frame)) => self.merge(frame).map(Down::Ack),
+                    Some(Up::Frame(frame)) => self.merge(&frame).map(Down::Ack),
                     Some(Up::Hello(_)) => {
                         Err(Status::invalid_argument("a second hello on one connection"))
                     }

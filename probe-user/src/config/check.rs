@@ -1,6 +1,6 @@
 //! What must hold between the keys of a configuration, and within each beyond its type.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use tonic::transport::Uri;
@@ -85,7 +85,7 @@ impl Config {
 
     fn names(&self, problems: &mut Vec<String>) {
         let mut ports = HashMap::new();
-        let mut seen = HashMap::new();
+        let mut seen = HashSet::new();
         for service in &self.services {
             name("service", &service.name, problems);
             if service.name.parse::<u64>().is_ok() {
@@ -95,7 +95,7 @@ impl Config {
                     service.name
                 ));
             }
-            if seen.insert(&service.name, ()).is_some() {
+            if !seen.insert(&service.name) {
                 problems.push(format!(
                     "two [[service]] tables are called {:?}; put their ports into one",
                     service.name
@@ -117,10 +117,10 @@ impl Config {
             }
         }
         let mut prefixes = HashMap::new();
-        let mut seen = HashMap::new();
+        let mut seen = HashSet::new();
         for network in &self.networks {
             name("network", &network.name, problems);
-            if seen.insert(&network.name, ()).is_some() {
+            if !seen.insert(&network.name) {
                 problems.push(format!(
                     "two [[network]] tables are called {:?}; put their prefixes into one",
                     network.name

@@ -8,6 +8,7 @@ mod read;
 
 pub(crate) use check::collector_url;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -318,6 +319,13 @@ impl Config {
         };
         kept
     }
+}
+
+/// A prefix in CIDR notation; an address alone is the prefix of its full length.
+pub fn parse_prefix(text: &str) -> Option<IpNet> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .ok()
 }
 
 #[cfg(test)]

@@ -341,7 +341,7 @@ impl Value for PathBuf {
 impl Value for IpNet {
     const EXPECTED: &'static str = "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
     fn parse(value: &DeValue<'_>) -> Option<Self> {
-        crate::labels::network::parse_prefix(value.as_str()?)
+        super::parse_prefix(value.as_str()?)
     }
 }
 

@@ -21,13 +21,11 @@ fn the_shipped_file_is_the_default() {
 /// and then every key that the reader knows is set.
 #[test]
 fn the_shipped_file_names_every_key() {
-    let uncommented: String = DEFAULT_FILE
+    let uncommented: Vec<_> = DEFAULT_FILE
         .lines()
-        .map(|line| {
-            let example = line.strip_prefix("#: ").unwrap_or(line);
-            format!("{example}\n")
-        })
+        .map(|line| line.strip_prefix("#: ").unwrap_or(line))
         .collect();
+    let uncommented = uncommented.join("\n");
     let config = Config::parse(&uncommented, "weir.toml").unwrap();
     assert!(!config.services.is_empty() && !config.networks.is_empty());
     assert!(config.collector.url.is_some() && config.collector.host.is_some());
@@ -146,8 +144,10 @@ fn rings_must_be_whole_pages_and_powers_of_two() {
 #[test]
 fn a_reload_takes_what_can_change_and_names_the_rest() {
     let mut config = Config::default();
-    let mut new = Config::default();
-    new.deadline_ms = 2000;
+    let mut new = Config {
+        deadline_ms: 2000,
+        ..Config::default()
+    };
     new.filter.ports = vec![443];
     new.limits.max_cells = 7;
     new.query.socket = "/elsewhere".into();

@@ -126,7 +126,7 @@ where
     let (ticks, events, uplink) = start_uplink(
         &config,
         &identity,
-        &backend,
+        &*backend,
         uplink_counts.clone(),
         &uplink_finish,
     )?;
@@ -134,7 +134,7 @@ where
     let intake = intake(
         &config,
         &identity,
-        &backend,
+        &*backend,
         query_counts.clone(),
         uplink_counts,
         events,
@@ -259,7 +259,7 @@ fn identity(config: &Config, config_path: Option<&Path>) -> anyhow::Result<Ident
 fn intake(
     config: &Config,
     identity: &Arc<Identity>,
-    backend: &Box<dyn Backend>,
+    backend: &dyn Backend,
     query_counts: Arc<QueryCounts>,
     uplink_counts: Arc<UplinkCounts>,
     events: Option<broadcast::Sender<uplink::HotEvent>>,
@@ -305,7 +305,7 @@ type UplinkParts = (
 fn start_uplink(
     config: &Config,
     identity: &Identity,
-    backend: &Box<dyn Backend>,
+    backend: &dyn Backend,
     counts: Arc<UplinkCounts>,
     finish: &CancellationToken,
 ) -> anyhow::Result<UplinkParts> {

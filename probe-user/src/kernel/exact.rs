@@ -20,7 +20,7 @@ use probe_ebpf::settings::{self, Clock, Counter};
 use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Probe, Record, Ring,
     RingCounts, Settings, cgroup, decode, half_open::HalfOpenTable, namespaces, offsets::Offsets,
-    probes, sys,
+    pod::Pod, probes, sys,
 };
 
 /// The programs, compiled for the kernel by this crate's build script.
@@ -66,14 +66,6 @@ impl std::fmt::Debug for Exact {
             .finish_non_exhaustive()
     }
 }
-
-/// Lets a record's layout pass as a map's value.
-#[derive(Clone, Copy, Debug)]
-#[repr(transparent)]
-pub(super) struct Pod<T>(pub(super) T);
-
-// SAFETY: `T` is plain integers without padding (`bytemuck::Pod`), and so is a wrapper of it.
-unsafe impl<T: bytemuck::Pod> aya::Pod for Pod<T> {}
 
 impl Exact {
     /// Loads the programs, attaches them, and puts `settings` in force. Sessions that are

@@ -8,7 +8,7 @@ use aya::maps::{HashMap, MapData};
 use nix::time::{ClockId, clock_gettime};
 use probe_ebpf::settings::{HalfOpen, HalfOpenKey};
 
-use super::{HalfOpenGiveUp, exact::Pod};
+use super::{HalfOpenGiveUp, pod::Pod};
 
 /// Entries looked at in one call; the rest have their turn in the next.
 const MAX_PER_CALL: usize = 4096;

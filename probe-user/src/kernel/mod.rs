@@ -11,6 +11,7 @@ mod exact;
 mod half_open;
 mod namespaces;
 pub mod offsets;
+mod pod;
 mod probes;
 mod sys;
 

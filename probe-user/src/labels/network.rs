@@ -50,13 +50,6 @@ impl Networks {
     }
 }
 
-/// A prefix in CIDR notation; an address alone is the prefix of its full length.
-pub fn parse_prefix(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -192,7 +192,7 @@ pub struct CellSnapshot {
 #[derive(Debug)]
 pub struct Cells {
     index: HashMap<CellKey, u32>,
-    cells: Vec<(CellKey, Cell)>,
+    all: Vec<(CellKey, Cell)>,
     max: usize,
     overflowed: u64,
     other_used: bool,
@@ -207,7 +207,7 @@ impl Cells {
         let other = CellKey::other();
         Self {
             index: HashMap::from_iter([(other.clone(), Self::OTHER)]),
-            cells: vec![(other, Cell::default())],
+            all: vec![(other, Cell::default())],
             max: max.max(1),
             overflowed: 0,
             other_used: false,
@@ -220,30 +220,30 @@ impl Cells {
             self.other_used |= *index == Self::OTHER;
             return *index;
         }
-        if self.cells.len() >= self.max {
+        if self.all.len() >= self.max {
             self.overflowed += 1;
             self.other_used = true;
             return Self::OTHER;
         }
-        let index = u32::try_from(self.cells.len()).unwrap_or(Self::OTHER);
+        let index = u32::try_from(self.all.len()).unwrap_or(Self::OTHER);
         self.index.insert(key.clone(), index);
-        self.cells.push((key, Cell::default()));
+        self.all.push((key, Cell::default()));
         index
     }
 
     /// A cell by its index.
     pub fn get_mut(&mut self, index: u32) -> &mut Cell {
-        &mut self.cells[index as usize].1
+        &mut self.all[index as usize].1
     }
 
     /// A cell's key by its index.
     pub fn key(&self, index: u32) -> &CellKey {
-        &self.cells[index as usize].0
+        &self.all[index as usize].0
     }
 
     /// Every key by its index, `other` first.
     pub fn keys(&self) -> impl Iterator<Item = &CellKey> {
-        self.cells.iter().map(|(key, _)| key)
+        self.all.iter().map(|(key, _)| key)
     }
 
     /// How many have ever counted something: `other` only once it is used.
@@ -263,7 +263,7 @@ impl Cells {
 
     /// Every cell that is in use, with its index.
     pub fn iter_indexed(&self) -> impl Iterator<Item = (u32, &CellKey, &Cell)> {
-        let cells = (0..).zip(&self.cells);
+        let cells = (0..).zip(&self.all);
         cells
             .filter(|(index, _)| *index != Self::OTHER || self.other_used)
             .map(|(index, (key, cell))| (index, key, cell))

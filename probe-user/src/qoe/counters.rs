@@ -55,7 +55,7 @@ counters! {
     ended_server_rst,
     /// Given up by the kernel.
     ended_timeout,
-    /// Ended otherwise.
+    /// Ended otherwise, or left out by a changed filter.
     ended_other,
     /// SYN-ACKs sent again, for sessions that were established and for those given up.
     synack_retransmits,

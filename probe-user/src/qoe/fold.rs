@@ -10,9 +10,10 @@ use probe_ebpf::record::{
 };
 
 use super::cell::{CellKey, Cells, Transport};
+use super::count::{add_traffic, note_path, partial_of};
 use super::delivery::{self, Finished, Kind, Phase};
 use super::metric::Metric;
-use super::session::{List, OpenDelivery, Partial, Session, Sessions, Traffic};
+use super::session::{List, OpenDelivery, Session, Sessions};
 use crate::labels::Label;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -67,12 +68,12 @@ pub struct FoldLosses {
 /// Everything that is known.
 #[derive(Debug)]
 pub struct Fold {
-    sessions: Sessions,
-    cells: Cells,
+    pub(super) sessions: Sessions,
+    pub(super) cells: Cells,
     recent: VecDeque<Finished>,
     troubled: VecDeque<Finished>,
     limits: Limits,
-    tick_hz: u32,
+    pub(super) tick_hz: u32,
     progress_ns: u64,
     sessions_evicted: u64,
     /// No session established later than this was ever forgotten.
@@ -138,6 +139,13 @@ impl Fold {
         label: impl FnOnce(&Endpoints) -> Label,
     ) {
         let t_ns = record.header.t_ns;
+        // A changed filter ends what is known of a session, and another may let it in again.
+        if let Some(place) = self.sessions.find(record.cookie) {
+            let session = self.sessions.at(place);
+            if session.is_ended() && record.t_established_ns > session.t_ended_ns {
+                self.sessions.remove(place);
+            }
+        }
         let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
         let session = self.sessions.at(place);
         if session.start_counted || session.is_ended() {
@@ -220,11 +228,10 @@ impl Fold {
             return;
         }
         self.set_open(place, None);
-        let forgotten_ns = self.forgotten_ns;
         let session = self.sessions.at(place);
-        // If it may have been forgotten meanwhile, part of its totals may have been counted then;
-        // that part cannot be told, so nothing is added.
-        let complete = session.start_counted || record.t_established_ns > forgotten_ns;
+        // If it may have been known and forgotten before, part of its totals may have been counted
+        // then; that part cannot be told, so nothing is added.
+        let complete = record.t_established_ns > session.forgotten_before_ns;
         let adopted = record.flags & flag::ADOPTED != 0;
         session.flags |= record.flags & Session::LASTING_FLAGS;
         session.t_established_ns = record.t_established_ns;
@@ -309,7 +316,7 @@ impl Fold {
         }
         for list in [List::Idle, List::Open] {
             while let Some(place) = self.older_than(list, now_ns, UNSURE_KEPT_NS) {
-                if self.sessions.at(place).t_updated_ns > self.lost_ns {
+                if self.sessions.at(place).t_updated_ns >= self.lost_ns {
                     break;
                 }
                 self.forget(place, now_ns);
@@ -349,6 +356,7 @@ impl Fold {
         self.cells.get_mut(cell).gauges.sessions_open += 1;
         let mut session = Session::new(cookie, *endpoints, cell, t_ns);
         session.flags = flags & Session::LASTING_FLAGS & !flag::BUSY_PERIOD;
+        session.forgotten_before_ns = self.forgotten_ns;
         self.sessions.insert(session)
     }
 
@@ -356,12 +364,11 @@ impl Fold {
     fn forget(&mut self, place: u32, now_ns: u64) {
         self.set_open(place, None);
         let session = self.sessions.remove(place);
-        if session.is_ended() {
-            return;
-        }
-        self.cells.get_mut(session.cell).gauges.sessions_open -= 1;
-        self.sessions_evicted += 1;
         self.forgotten_ns = self.forgotten_ns.max(now_ns).max(session.t_updated_ns);
+        if !session.is_ended() {
+            self.cells.get_mut(session.cell).gauges.sessions_open -= 1;
+            self.sessions_evicted += 1;
+        }
     }
 
     /// Meets a session again that may have been forgotten in the middle of this delivery. What the
@@ -404,178 +411,6 @@ impl Fold {
         gauges.deliveries_open -= u64::from(before.is_some());
         gauges.deliveries_open_late += late(open);
         gauges.deliveries_open_late -= late(before);
-    }
-
-    /// Counts what a delivery has carried since its last record.
-    fn count_traffic(&mut self, place: u32, record: &Delivery, is_end: bool) {
-        let session = self.sessions.at(place);
-        let number = record.index.saturating_add(1);
-        let known = session.partial.number == number;
-        if !is_end && !known {
-            let over = record.index < session.over;
-            // The hot ring may be ahead of the end of the delivery before, which is still to come
-            // on the bulk ring: what was counted of that one must not be lost sight of.
-            let ahead =
-                record.header.kind == record_kind::DELIVERY_LATE && session.partial.number != 0;
-            if over || ahead || number < session.partial.number {
-                return;
-            }
-        }
-        let before = if known {
-            session.partial
-        } else {
-            Partial::default()
-        };
-        let now = partial_of(record);
-        if !is_end {
-            session.partial = now;
-        } else if known {
-            session.partial = Partial::default();
-        }
-        let cell = self.cells.get_mut(session.cell);
-        add_traffic(session, cell, &now.traffic, &before.traffic);
-        let more_us = |now: u32, before: u32| {
-            delivery::ticks_us(now, self.tick_hz)
-                .saturating_sub(delivery::ticks_us(before, self.tick_hz))
-        };
-        let counters = &mut cell.counters;
-        counters.busy_us += more_us(now.busy_ticks, before.busy_ticks);
-        counters.rwnd_limited_us += more_us(now.rwnd_limited_ticks, before.rwnd_limited_ticks);
-        counters.sndbuf_limited_us +=
-            more_us(now.sndbuf_limited_ticks, before.sndbuf_limited_ticks);
-    }
-
-    /// Counts a late delivery once, whichever of its records says so first.
-    fn count_late(&mut self, place: u32, record: &Delivery) -> Option<Event> {
-        let reported = record.header.kind == record_kind::DELIVERY_LATE;
-        let session = self.sessions.at(place);
-        if !(reported || record.flags & flag::LATE != 0) || record.index < session.late_counted {
-            return None;
-        }
-        session.late_counted = record.index.saturating_add(1);
-        session.late_deliveries += 1;
-        let still_open = reported && record.index >= session.over && !session.is_ended();
-        self.cells.get_mut(session.cell).counters.late_deliveries += 1;
-        still_open.then_some(Event::Late)
-    }
-
-    /// Counts a delivery that is over, by its kind and its end.
-    fn count_end(&mut self, place: u32, record: &Delivery, kind: Kind, phase: Phase) {
-        let session = self.sessions.at(place);
-        let cell = self.cells.get_mut(session.cell);
-        let counters = &mut cell.counters;
-        match kind {
-            Kind::Handshake => {
-                counters.tls_handshakes += 1;
-                return;
-            }
-            Kind::BusyPeriod => {
-                counters.busy_periods += 1;
-                session.flags |= flag::BUSY_PERIOD;
-            }
-            Kind::Unsolicited => counters.unsolicited += 1,
-            Kind::Resumed => counters.resumed += 1,
-            Kind::Exchange => {}
-        }
-        match phase {
-            Phase::Unanswered => {
-                counters.unanswered_requests += 1;
-                return;
-            }
-            Phase::Aborted => {
-                counters.aborted_deliveries += 1;
-                session.aborted_deliveries += 1;
-            }
-            _ if matches!(kind, Kind::Exchange | Kind::BusyPeriod) => {
-                counters.deliveries += 1;
-                session.deliveries += 1;
-                session.last_latency_us = delivery::latency_us(record).unwrap_or(0);
-            }
-            _ => {}
-        }
-        if kind == Kind::Exchange {
-            let bounded = |bit: u32| record.flags & bit != 0;
-            let mut measured = |metric: Metric, value: Option<u64>| {
-                if let Some(value) = value {
-                    cell.record(metric, value);
-                }
-            };
-            if !bounded(flag::REQUEST_BOUNDED) {
-                if phase == Phase::Complete {
-                    measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
-                }
-                if !bounded(flag::FIRST_WRITE_BOUNDED) {
-                    measured(Metric::ThinkTimeUs, delivery::think_us(record));
-                }
-                measured(Metric::FirstByteUs, delivery::first_byte_us(record));
-            }
-            if phase == Phase::Complete {
-                measured(Metric::DeliveryTailUs, delivery::tail_us(record));
-            }
-        }
-        if record.srtt_us > 0 {
-            cell.record(Metric::SrttUs, record.srtt_us.into());
-        }
-        if record.delivery_rate_bytes_per_s > 0 && record.flags & flag::RATE_APP_LIMITED == 0 {
-            let kbps = record.delivery_rate_bytes_per_s.saturating_mul(8) / 1000;
-            cell.record(Metric::DeliveryRateKbps, kbps);
-        }
-        let retransmits = delivery::retransmits(record);
-        if let Some(ppm) = delivery::retransmit_ratio_ppm(retransmits, record.segments.into()) {
-            cell.record(Metric::RetransmitRatioPpm, ppm);
-        }
-    }
-}
-
-/// All that a delivery has carried so far.
-fn partial_of(record: &Delivery) -> Partial {
-    Partial {
-        number: record.index.saturating_add(1),
-        traffic: Traffic {
-            acked_bytes: record.acked_bytes,
-            segments: record.segments.into(),
-            retrans_fast: record.retrans_fast.into(),
-            retrans_rto: record.retrans_rto.into(),
-            retrans_tlp: record.retrans_tlp.into(),
-        },
-        busy_ticks: record.busy_ticks,
-        rwnd_limited_ticks: record.rwnd_limited_ticks,
-        sndbuf_limited_ticks: record.sndbuf_limited_ticks,
-    }
-}
-
-/// Takes over what a delivery record says about the path.
-fn note_path(session: &mut Session, record: &Delivery) {
-    session.flags |= record.flags & flag::TLS;
-    if record.srtt_us > 0 {
-        session.srtt_us = record.srtt_us;
-    }
-    if record.min_rtt_us > 0 {
-        session.min_rtt_us = record.min_rtt_us;
-    }
-    if record.delivery_rate_bytes_per_s > 0 {
-        session.delivery_rate_bytes_per_s = record.delivery_rate_bytes_per_s;
-        session.flags =
-            session.flags & !flag::RATE_APP_LIMITED | record.flags & flag::RATE_APP_LIMITED;
-    }
-}
-
-/// Counts the part of `now` that is beyond `before`, unless the session's totals are settled.
-fn add_traffic(session: &mut Session, cell: &mut super::Cell, now: &Traffic, before: &Traffic) {
-    macro_rules! add {
-        ($($field:ident),*) => {
-            $(
-                let more = now.$field.saturating_sub(before.$field);
-                session.traffic.$field += more;
-                cell.counters.$field += more;
-            )*
-        };
-    }
-    if !session.volume_settled {
-        add!(acked_bytes, segments);
-    }
-    if !session.retrans_settled {
-        add!(retrans_fast, retrans_rto, retrans_tlp);
     }
 }
 

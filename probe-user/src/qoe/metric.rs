@@ -48,12 +48,10 @@ impl Metric {
         match self {
             // 71 minutes.
             Self::DeliveryLatencyUs | Self::ThinkTimeUs | Self::FirstByteUs => 32,
-            // 18 minutes: beyond the kernel's patience with an unacknowledged segment.
-            Self::DeliveryTailUs => 30,
+            // 18 minutes, beyond the kernel's patience with an unacknowledged segment; 1 Tbit/s.
+            Self::DeliveryTailUs | Self::DeliveryRateKbps => 30,
             // 67 s: a round trip cannot be longer than the patience of either end.
             Self::SrttUs => 26,
-            // 1 Tbit/s.
-            Self::DeliveryRateKbps => 30,
             // 2^20 is a little more than a million.
             Self::RetransmitRatioPpm => 20,
             // 268 s: six SYN-ACKs with doubling timeouts take 127 s.

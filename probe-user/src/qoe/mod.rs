@@ -4,6 +4,7 @@
 //! code serves the daemon, a recording and a test. What each number means: `docs/metrics.md`.
 
 pub mod cell;
+mod count;
 pub mod counters;
 pub mod delivery;
 pub mod fold;
@@ -16,3 +17,6 @@ pub use delivery::{Finished, Kind, Phase};
 pub use fold::{Event, Fold, FoldLosses, Limits};
 pub use metric::Metric;
 pub use session::{Session, State};
+
+#[cfg(test)]
+mod tests;

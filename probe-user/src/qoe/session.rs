@@ -75,6 +75,26 @@ pub struct Partial {
     pub sndbuf_limited_ticks: u32,
 }
 
+impl Partial {
+    /// The larger of each; what was counted once stays counted.
+    pub(super) fn at_least(self, other: &Self) -> Self {
+        let (a, b) = (&self.traffic, &other.traffic);
+        Self {
+            number: self.number,
+            traffic: Traffic {
+                acked_bytes: a.acked_bytes.max(b.acked_bytes),
+                segments: a.segments.max(b.segments),
+                retrans_fast: a.retrans_fast.max(b.retrans_fast),
+                retrans_rto: a.retrans_rto.max(b.retrans_rto),
+                retrans_tlp: a.retrans_tlp.max(b.retrans_tlp),
+            },
+            busy_ticks: self.busy_ticks.max(other.busy_ticks),
+            rwnd_limited_ticks: self.rwnd_limited_ticks.max(other.rwnd_limited_ticks),
+            sndbuf_limited_ticks: self.sndbuf_limited_ticks.max(other.sndbuf_limited_ticks),
+        }
+    }
+}
+
 /// One session. Times are monotonic nanoseconds; 0: unknown.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
@@ -94,7 +114,7 @@ pub struct Session {
     pub handshake_us: u32,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u32,
-    /// The session's [`flag`] bits: ADOPTED, TLS, BUSY_PERIOD, IPV6, RATE_APP_LIMITED.
+    /// The session's [`flag`] bits: ADOPTED, TLS, `BUSY_PERIOD`, IPV6, `RATE_APP_LIMITED`.
     pub flags: u32,
     /// Exchanges and busy periods that completed.
     pub deliveries: u32,
@@ -122,6 +142,8 @@ pub struct Session {
     pub(super) over: u32,
     /// One more than the highest delivery that was counted late.
     pub(super) late_counted: u32,
+    /// If it was established later than this, nothing of it was known before.
+    pub(super) forgotten_before_ns: u64,
     /// Its start was counted.
     pub(super) start_counted: bool,
     /// Its end's totals were counted, so nothing more is to be added.
@@ -162,6 +184,7 @@ impl Session {
             partial: Partial::default(),
             over: 0,
             late_counted: 0,
+            forgotten_before_ns: 0,
             start_counted: false,
             retrans_settled: false,
             volume_settled: false,

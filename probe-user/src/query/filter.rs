@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use probe_ebpf::record::{Delivery, Endpoints};
 use weir_proto::v1;
 
-use crate::labels::network::parse_prefix;
+use crate::config::parse_prefix;
 use crate::labels::{Labels, address};
 use crate::qoe::session::State;
 use crate::qoe::{CellKey, Counters, Session, delivery};

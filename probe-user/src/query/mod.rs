@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod client;
+mod connection;
 pub mod filter;
 pub mod server;
 

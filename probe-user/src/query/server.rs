@@ -1,32 +1,24 @@
 //! The `Local` service on the Unix socket. It asks the core and turns answers into messages.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, Server};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use weir_proto::v1;
 use weir_proto::v1::local_server::{Local, LocalServer};
 
-use super::access::{Access, Peer};
+use super::access::Access;
+use super::connection::{accept, refuse_strangers};
 use super::filter::Filter;
 use super::{Followed, Query};
-use crate::throttle::Throttle;
 use crate::wire;
 
-/// Connections at a time of those who may ask, and of those who are told that they may not.
-const MAX_CONNECTIONS: usize = 64;
-const MAX_REFUSED: usize = 4;
 /// Messages on their way to a client that does not read.
 const STREAM_BUFFER: usize = 64;
 /// Largest request; all are a few hundred bytes.
@@ -334,137 +326,4 @@ impl Follow {
             && self.filter.matches_delivery(&followed.record)
             && self.filter.matches_key(&followed.cell)
     }
-}
-
-/// Whether the peer may ask, found out when it connected.
-#[derive(Clone, Copy, Debug)]
-struct Caller {
-    peer: Peer,
-    allowed: bool,
-}
-
-#[expect(
-    clippy::result_large_err,
-    clippy::needless_pass_by_value,
-    reason = "the signature that tonic wants of an interceptor"
-)]
-fn refuse_strangers(request: Request<()>) -> Result<Request<()>, Status> {
-    match request.extensions().get::<Caller>() {
-        Some(caller) if caller.allowed => Ok(request),
-        Some(Caller { peer, .. }) => Err(Status::permission_denied(format!(
-            "user {} may not ask this daemon; its operator can allow that with query.allow_users \
-             or query.allow_groups",
-            peer.uid
-        ))),
-        None => Err(Status::permission_denied("who is calling is unknown")),
-    }
-}
-
-/// A connection with the one who made it. Its permit bounds how many there are.
-struct PeerStream {
-    stream: UnixStream,
-    caller: Caller,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connected for PeerStream {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        self.caller
-    }
-}
-
-impl AsyncRead for PeerStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for PeerStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// Accepts, asks the kernel who is calling, and bounds how many are connected.
-fn accept(
-    listener: UnixListener,
-    access: watch::Receiver<Arc<Access>>,
-    counts: Arc<QueryCounts>,
-    stop: CancellationToken,
-) -> impl Stream<Item = io::Result<PeerStream>> {
-    let (to, stream) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let allowed = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let refused = Arc::new(Semaphore::new(MAX_REFUSED));
-        let mut throttle = Throttle::new(Duration::from_secs(1));
-        let mut refuse = |peer: Peer, why: &str| {
-            counts.refused.fetch_add(1, Ordering::Relaxed);
-            if let Some(withheld) = throttle.pass(Instant::now()) {
-                tracing::warn!(uid = %peer.uid, gid = %peer.gid, withheld, "query refused: {why}");
-            }
-        };
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(err) => {
-                    tracing::warn!("cannot accept a connection to the query socket: {err}");
-                    // Out of descriptors, most likely: trying again at once would not help.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let Ok(peer) = Peer::of(&stream) else {
-                continue;
-            };
-            let rules = access.borrow().clone();
-            // Membership is looked up in the host's user database, which may be slow.
-            let may_ask = tokio::task::spawn_blocking(move || rules.allows(peer))
-                .await
-                .unwrap_or(false);
-            let room = if may_ask { &allowed } else { &refused };
-            if !may_ask {
-                refuse(peer, "not allowed");
-            }
-            let Ok(permit) = room.clone().try_acquire_owned() else {
-                if may_ask {
-                    refuse(peer, "too many connections");
-                }
-                continue;
-            };
-            let stream = PeerStream {
-                stream,
-                caller: Caller {
-                    peer,
-                    allowed: may_ask,
-                },
-                _permit: permit,
-            };
-            if to.send(Ok(stream)).await.is_err() {
-                return;
-            }
-        }
-    });
-    ReceiverStream::new(stream)
 }

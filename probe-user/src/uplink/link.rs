@@ -78,7 +78,7 @@ pub(super) async fn run(options: &Options, outbox: &mut Outbox) -> anyhow::Resul
                 let place = place.context("the connection ended")?;
                 match event {
                     Ok(event) => {
-                        let frame = outbox.take_events(event);
+                        let frame = outbox.take_events(&event);
                         sent(&mut unacknowledged, outbox, frame.seq);
                         place.send(message(Up::Frame(frame)));
                     }

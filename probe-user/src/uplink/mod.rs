@@ -165,7 +165,7 @@ impl Outbox {
     }
 
     /// Makes a frame of an event and those that wait behind it.
-    fn take_events(&mut self, first: HotEvent) -> v1::Frame {
+    fn take_events(&mut self, first: &HotEvent) -> v1::Frame {
         self.events_seen += 1;
         let mut events = vec![first.message()];
         while events.len() < EVENTS_PER_FRAME {

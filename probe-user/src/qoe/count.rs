@@ -1,0 +1,185 @@
+//! What a delivery counts for: traffic as it goes, lateness once, and at its end the counters and
+//! distributions that its kind and its end entitle it to. `docs/metrics.md` says which and why.
+
+use probe_ebpf::record::{Delivery, flag, kind as record_kind};
+
+use super::cell::Cell;
+use super::delivery::{self, Kind, Phase};
+use super::fold::{Event, Fold};
+use super::metric::Metric;
+use super::session::{Partial, Session, Traffic};
+
+impl Fold {
+    /// Counts what a delivery has carried since its last record.
+    pub(super) fn count_traffic(&mut self, place: u32, record: &Delivery, is_end: bool) {
+        let session = self.sessions.at(place);
+        let number = record.index.saturating_add(1);
+        let known = session.partial.number == number;
+        if !is_end && !known {
+            let over = record.index < session.over;
+            // The hot ring may be ahead of the end of the delivery before, which is still to come
+            // on the bulk ring: what was counted of that one must not be lost sight of.
+            let ahead =
+                record.header.kind == record_kind::DELIVERY_LATE && session.partial.number != 0;
+            if over || ahead || number < session.partial.number {
+                return;
+            }
+        }
+        let before = if known {
+            session.partial
+        } else {
+            Partial::default()
+        };
+        let now = partial_of(record);
+        if !is_end {
+            // Rings read out of step: this one may be older than what is known.
+            session.partial = now.at_least(&before);
+        } else if known {
+            session.partial = Partial::default();
+        }
+        let cell = self.cells.get_mut(session.cell);
+        add_traffic(session, cell, &now.traffic, &before.traffic);
+        let more_us = |now: u32, before: u32| {
+            delivery::ticks_us(now, self.tick_hz)
+                .saturating_sub(delivery::ticks_us(before, self.tick_hz))
+        };
+        let counters = &mut cell.counters;
+        counters.busy_us += more_us(now.busy_ticks, before.busy_ticks);
+        counters.rwnd_limited_us += more_us(now.rwnd_limited_ticks, before.rwnd_limited_ticks);
+        counters.sndbuf_limited_us +=
+            more_us(now.sndbuf_limited_ticks, before.sndbuf_limited_ticks);
+    }
+
+    /// Counts a late delivery once, whichever of its records says so first.
+    pub(super) fn count_late(&mut self, place: u32, record: &Delivery) -> Option<Event> {
+        let reported = record.header.kind == record_kind::DELIVERY_LATE;
+        let session = self.sessions.at(place);
+        if !(reported || record.flags & flag::LATE != 0) || record.index < session.late_counted {
+            return None;
+        }
+        session.late_counted = record.index.saturating_add(1);
+        session.late_deliveries += 1;
+        let still_open = reported && record.index >= session.over && !session.is_ended();
+        self.cells.get_mut(session.cell).counters.late_deliveries += 1;
+        still_open.then_some(Event::Late)
+    }
+
+    /// Counts a delivery that is over, by its kind and its end.
+    pub(super) fn count_end(&mut self, place: u32, record: &Delivery, kind: Kind, phase: Phase) {
+        let session = self.sessions.at(place);
+        let cell = self.cells.get_mut(session.cell);
+        let counters = &mut cell.counters;
+        match kind {
+            Kind::Handshake => {
+                counters.tls_handshakes += 1;
+                return;
+            }
+            Kind::BusyPeriod => {
+                counters.busy_periods += 1;
+                session.flags |= flag::BUSY_PERIOD;
+            }
+            Kind::Unsolicited => counters.unsolicited += 1,
+            Kind::Resumed => counters.resumed += 1,
+            Kind::Exchange => {}
+        }
+        match phase {
+            Phase::Unanswered => {
+                counters.unanswered_requests += 1;
+                return;
+            }
+            Phase::Aborted => {
+                counters.aborted_deliveries += 1;
+                session.aborted_deliveries += 1;
+            }
+            _ if matches!(kind, Kind::Exchange | Kind::BusyPeriod) => {
+                counters.deliveries += 1;
+                session.deliveries += 1;
+                session.last_latency_us = delivery::latency_us(record).unwrap_or(0);
+            }
+            _ => {}
+        }
+        if kind == Kind::Exchange {
+            let bounded = |bit: u32| record.flags & bit != 0;
+            let mut measured = |metric: Metric, value: Option<u64>| {
+                if let Some(value) = value {
+                    cell.record(metric, value);
+                }
+            };
+            if !bounded(flag::REQUEST_BOUNDED) {
+                if phase == Phase::Complete {
+                    measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
+                }
+                if !bounded(flag::FIRST_WRITE_BOUNDED) {
+                    measured(Metric::ThinkTimeUs, delivery::think_us(record));
+                }
+                measured(Metric::FirstByteUs, delivery::first_byte_us(record));
+            }
+            if phase == Phase::Complete {
+                measured(Metric::DeliveryTailUs, delivery::tail_us(record));
+            }
+        }
+        if record.srtt_us > 0 {
+            cell.record(Metric::SrttUs, record.srtt_us.into());
+        }
+        if record.delivery_rate_bytes_per_s > 0 && record.flags & flag::RATE_APP_LIMITED == 0 {
+            let kbps = record.delivery_rate_bytes_per_s.saturating_mul(8) / 1000;
+            cell.record(Metric::DeliveryRateKbps, kbps);
+        }
+        let retransmits = delivery::retransmits(record);
+        if let Some(ppm) = delivery::retransmit_ratio_ppm(retransmits, record.segments.into()) {
+            cell.record(Metric::RetransmitRatioPpm, ppm);
+        }
+    }
+}
+
+/// All that a delivery has carried so far.
+pub(super) fn partial_of(record: &Delivery) -> Partial {
+    Partial {
+        number: record.index.saturating_add(1),
+        traffic: Traffic {
+            acked_bytes: record.acked_bytes,
+            segments: record.segments.into(),
+            retrans_fast: record.retrans_fast.into(),
+            retrans_rto: record.retrans_rto.into(),
+            retrans_tlp: record.retrans_tlp.into(),
+        },
+        busy_ticks: record.busy_ticks,
+        rwnd_limited_ticks: record.rwnd_limited_ticks,
+        sndbuf_limited_ticks: record.sndbuf_limited_ticks,
+    }
+}
+
+/// Takes over what a delivery record says about the path.
+pub(super) fn note_path(session: &mut Session, record: &Delivery) {
+    session.flags |= record.flags & flag::TLS;
+    if record.srtt_us > 0 {
+        session.srtt_us = record.srtt_us;
+    }
+    if record.min_rtt_us > 0 {
+        session.min_rtt_us = record.min_rtt_us;
+    }
+    if record.delivery_rate_bytes_per_s > 0 {
+        session.delivery_rate_bytes_per_s = record.delivery_rate_bytes_per_s;
+        session.flags =
+            session.flags & !flag::RATE_APP_LIMITED | record.flags & flag::RATE_APP_LIMITED;
+    }
+}
+
+/// Counts the part of `now` that is beyond `before`, unless the session's totals are settled.
+pub(super) fn add_traffic(session: &mut Session, cell: &mut Cell, now: &Traffic, before: &Traffic) {
+    macro_rules! add {
+        ($($field:ident),*) => {
+            $(
+                let more = now.$field.saturating_sub(before.$field);
+                session.traffic.$field += more;
+                cell.counters.$field += more;
+            )*
+        };
+    }
+    if !session.volume_settled {
+        add!(acked_bytes, segments);
+    }
+    if !session.retrans_settled {
+        add!(retrans_fast, retrans_rto, retrans_tlp);
+    }
+}
