@@ -156,6 +156,7 @@ pub struct Losses {
     pub sessions_evicted: u64,
     pub records_malformed: u64,
     pub followers_dropped: u64,
+    pub programs_skipped: u64,
 }
 
 /// `Status`
