@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::TcpListener;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,6 +16,9 @@ use weir_tests::lab::process::wait_for;
 use weir_tests::weir::{Collector, Daemon, Settings};
 
 use common::{DISTANT, PATIENCE, binary, settings, v4};
+
+/// Totals are the host's: what another test does would be in them.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn visit(lab: &Lab) -> Result<()> {
     for _ in 0..5 {
@@ -43,6 +47,7 @@ fn same(daemon: &Daemon, collector: &Collector, deliveries: u64) -> Result<Sums>
 
 #[test]
 fn a_collector_that_is_killed_and_comes_back_has_the_hosts_totals() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::with_relay(DISTANT, 1)?;
     let _nginx = Nginx::start(&lab)?;
     let free = TcpListener::bind("127.0.0.1:0")?;
@@ -51,6 +56,8 @@ fn a_collector_that_is_killed_and_comes_back_has_the_hosts_totals() -> Result<()
     let mut collector = Collector::start(&binary(), &lab.dir().join("one"), &address)?;
     let settings = Settings {
         collector: Some(collector.url()),
+        ports: vec![CLEAR],
+        prefixes: vec!["10.77.0.0/16".into()],
         ..settings()
     };
     let daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;
@@ -68,6 +75,7 @@ fn a_collector_that_is_killed_and_comes_back_has_the_hosts_totals() -> Result<()
 
 #[test]
 fn a_host_that_starts_again_adds_to_what_it_told_before() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::with_relay(DISTANT, 1)?;
     let _nginx = Nginx::start(&lab)?;
     let free = TcpListener::bind("127.0.0.1:0")?;
@@ -77,6 +85,7 @@ fn a_host_that_starts_again_adds_to_what_it_told_before() -> Result<()> {
     let settings = Settings {
         collector: Some(collector.url()),
         ports: vec![CLEAR],
+        prefixes: vec!["10.77.0.0/16".into()],
         ..settings()
     };
     let mut daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
 
 use super::cleanup::{self, Deferred};
-use super::process::output;
+use super::process::{output, wait_for};
 
 /// A named network namespace, deleted on drop with everything that runs in it.
 #[derive(Debug)]
@@ -153,19 +154,49 @@ impl Netns {
     /// # Errors
     /// The socket table cannot be read.
     pub fn listens(&self, port: u16) -> Result<bool> {
+        Ok(self.states(port)?.iter().any(|state| state == LISTEN))
+    }
+
+    /// Waits until no connection is left at `port` but those that only wait out stray packets.
+    ///
+    /// # Errors
+    /// One is left for too long.
+    pub fn wait_until_closed(&self, port: u16) -> Result<()> {
+        wait_for(
+            &format!("connections at port {port} to close"),
+            Duration::from_secs(90),
+            || {
+                Ok(self
+                    .states(port)?
+                    .iter()
+                    .all(|state| state == LISTEN || state == TIME_WAIT))
+            },
+        )
+    }
+
+    /// States of the TCP sockets whose own port is `port`, as in /proc/net/tcp.
+    fn states(&self, port: u16) -> Result<Vec<String>> {
         let suffix = format!(":{port:04X}");
-        // Column 1 is the local address, column 3 the state; 0A is LISTEN.
-        let listens = |table: &str| {
-            table.lines().any(|line| {
+        let mut states = Vec::new();
+        for table in [
+            self.read("/proc/thread-self/net/tcp")?,
+            self.read("/proc/thread-self/net/tcp6")?,
+        ] {
+            for line in table.lines() {
+                // The local address, the remote one, the state.
                 let mut columns = line.split_whitespace().skip(1);
-                columns.next().is_some_and(|local| local.ends_with(&suffix))
-                    && columns.nth(1) == Some("0A")
-            })
-        };
-        Ok(listens(&self.read("/proc/thread-self/net/tcp")?)
-            || listens(&self.read("/proc/thread-self/net/tcp6")?))
+                if columns.next().is_some_and(|local| local.ends_with(&suffix)) {
+                    states.extend(columns.nth(1).map(str::to_owned));
+                }
+            }
+        }
+        Ok(states)
     }
 }
+
+/// States in /proc/net/tcp.
+const LISTEN: &str = "0A";
+const TIME_WAIT: &str = "06";
 
 /// Waits for a thread and passes its error or panic on.
 ///

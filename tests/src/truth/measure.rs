@@ -115,7 +115,7 @@ pub fn measure(
     });
     let netns = lab.server.inode()?;
     held.push(lab.server.try_clone()?);
-    settle(&lab, scenario)?;
+    lab.server.wait_until_closed(scenario.address().port())?;
     let file = capture.finish()?;
     let keylog = lab.dir().join("keys");
     let keylog = (scenario.protocol() != Protocol::Clear).then_some(keylog.as_path());
@@ -182,31 +182,6 @@ pub fn measure(
         kept: Some(kept.to_string_lossy().into_owned()),
         ..outcome
     })
-}
-
-/// Waits until no connection of the scenario is left on the server but those that only wait
-/// out stray packets.
-fn settle(lab: &Lab, scenario: &Scenario) -> Result<()> {
-    let port = format!(":{:04X}", scenario.address().port());
-    wait_for(
-        "the server's sockets to close",
-        Duration::from_secs(90),
-        || {
-            let tables = [
-                lab.server.read("/proc/thread-self/net/tcp")?,
-                lab.server.read("/proc/thread-self/net/tcp6")?,
-            ];
-            // Column 1 is the local address, column 3 the state: 0A LISTEN, 06 `TIME_WAIT`.
-            Ok(!tables
-                .iter()
-                .flat_map(|table| table.lines().skip(1))
-                .any(|line| {
-                    let columns: Vec<_> = line.split_whitespace().collect();
-                    columns.get(1).is_some_and(|local| local.ends_with(&port))
-                        && !matches!(columns.get(3), Some(&("0A" | "06")))
-                }))
-        },
-    )
 }
 
 /// The clients know what they got: if the witness does not see that, it is no witness.
