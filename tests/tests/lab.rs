@@ -71,6 +71,17 @@ fn every_packet_that_the_link_loses_is_sent_again_by_the_kernel() -> Result<()> 
 }
 
 #[test]
+fn a_lab_can_be_dropped_before_what_runs_in_it() -> Result<()> {
+    let lab = Lab::with_relay(Shape::default(), 1)?;
+    let name = lab.server.name().to_owned();
+    let _nginx = Nginx::start(&lab)?;
+    let dropped = std::thread::spawn(move || drop(lab));
+    wait_for("the lab to go", PATIENCE, || Ok(dropped.is_finished()))?;
+    assert!(!Path::new("/run/netns").join(name).exists());
+    Ok(())
+}
+
+#[test]
 fn a_lab_is_gone_when_it_is_dropped() -> Result<()> {
     let lab = Lab::with_veth()?;
     let (name, dir) = (lab.server.name().to_owned(), lab.dir().to_owned());

@@ -12,9 +12,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use nix::unistd::pipe;
+use nix::unistd::pipe2;
 
 use super::netns::Netns;
 use super::shaper::{Counts, Shape, Shaper};
@@ -55,7 +56,8 @@ impl Relay {
         let client_tun = client.run(open_tun)?;
         let down = Arc::new(Mutex::new(Shaper::new(shape, seed)));
         let up = Arc::new(Mutex::new(Shaper::new(shape, !seed)));
-        let (watch, stop) = pipe().context("cannot make a pipe")?;
+        // Close-on-exec: a copy in some child would keep the relay running.
+        let (watch, stop) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         let watch = Arc::new(watch);
         let mut threads = Vec::new();
         for (from, to, shaper, name) in [
