@@ -3,7 +3,9 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::{
-    helpers::bpf_probe_read_user_buf, macros::btf_tracepoint, programs::BtfTracePointContext,
+    helpers::bpf_probe_read_user_buf,
+    macros::{btf_tracepoint, fentry},
+    programs::{BtfTracePointContext, FEntryContext},
 };
 use probe_ebpf::{
     drive::{self, Host as _},
@@ -20,20 +22,34 @@ use crate::kernel::{
 /// The server writes: inside the copy loop, before the bytes are counted (Linux 6.16).
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]
 pub fn tcp_sendmsg_locked(ctx: BtfTracePointContext) -> i32 {
-    if let Some((s, mut tcp)) = measured(ctx.arg(0)) {
+    sending(ctx.arg(0), || first_bytes(ctx.arg(1)));
+    0
+}
+
+/// A send call begins (Linux 5.5, as a function's entry); where the tracepoint of the same name is
+/// not there. Once per call, so that only the first write of each is timed.
+#[fentry(function = "tcp_sendmsg_locked")]
+pub fn sendmsg_entry(ctx: FEntryContext) -> i32 {
+    sending(ctx.arg(0), || first_bytes(ctx.arg(1)));
+    0
+}
+
+#[inline(always)]
+fn sending(sk: *const u8, first_bytes: impl FnOnce() -> Option<[u8; 3]>) {
+    if let Some((s, mut tcp)) = measured(sk) {
         let write_seq = tcp.write_seq();
         let first = drive::wrote(&mut tcp, s, emit::now_ns(), write_seq);
         if first
             && s.wants_sniff()
-            && let Some(bytes) = first_bytes(ctx.arg(1))
+            && let Some(bytes) = first_bytes()
         {
             s.sniffed(tls::classify(bytes));
         }
     }
-    0
 }
 
-/// A send call has returned (Linux 6.3); stands in for `tcp_sendmsg_locked` on kernels without.
+/// A send call has returned (Linux 6.3): the time of the last write, and, where nothing saw the
+/// call begin, a bound of the first.
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     let sent: i32 = ctx.arg(1);

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, CgroupAttachMode, Iter, ProgramError, SockOps},
+    programs::{BtfTracePoint, CgroupAttachMode, FEntry, Iter, ProgramError, SockOps},
 };
 
 use super::{Probe, Verdict, cgroup};
@@ -13,6 +13,8 @@ use super::{Probe, Verdict, cgroup};
 enum Hook {
     /// A tracepoint, with typed arguments.
     TpBtf,
+    /// The entry of a kernel function.
+    FEntry(&'static str),
     /// The root of the cgroup v2 hierarchy.
     SockOps,
     /// A walk, run by the daemon.
@@ -37,6 +39,7 @@ impl Spec {
     fn display_name(&self) -> String {
         match self.hook {
             Hook::TpBtf => format!("tp_btf/{}", self.name),
+            Hook::FEntry(function) => format!("fentry/{function}"),
             Hook::SockOps => "cgroup/sock_ops".to_owned(),
             Hook::Iter(target) => format!("iter/{target}"),
         }
@@ -63,6 +66,13 @@ const SPECS: &[Spec] = &[
         name: SENDMSG,
         hook: Hook::TpBtf,
         since: "6.16",
+        required: false,
+        lost: "the last write, while a long send call is under way",
+    },
+    Spec {
+        name: SENDMSG_ENTRY,
+        hook: Hook::FEntry("tcp_sendmsg_locked"),
+        since: "5.11",
         required: false,
         lost: "the first write of a blocking server, and telling TLS handshakes from deliveries",
     },
@@ -125,6 +135,7 @@ const SPECS: &[Spec] = &[
 ];
 
 const SENDMSG: &str = "tcp_sendmsg_locked";
+const SENDMSG_ENTRY: &str = "sendmsg_entry";
 const SEND_LENGTH: &str = "sock_send_length";
 /// The program that walks all sessions.
 pub(super) const SWEEP: &str = "sweep";
@@ -137,7 +148,7 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
     let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
     let mut has_sendmsg = false;
     for spec in SPECS {
-        if spec.name == SEND_LENGTH && has_sendmsg {
+        if has_sendmsg && matches!(spec.name, SENDMSG_ENTRY | SEND_LENGTH) {
             probes.push(Probe {
                 name: spec.display_name(),
                 verdict: Verdict::NotApplicable,
@@ -183,6 +194,11 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
         Hook::TpBtf => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(spec.name, btf)?;
+            program.attach()?;
+        }
+        Hook::FEntry(function) => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(function, btf)?;
             program.attach()?;
         }
         Hook::SockOps => {

@@ -151,3 +151,62 @@ pub(super) fn accept(
     });
     ReceiverStream::new(stream)
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+    use tonic::Code;
+    use tonic::transport::{Channel, Endpoint, Uri};
+    use weir_proto::v1;
+    use weir_proto::v1::local_client::LocalClient;
+
+    use super::super::server::Service;
+    use super::*;
+    use crate::config::Config;
+
+    async fn connect(socket: std::path::PathBuf) -> LocalClient<Channel> {
+        let connector = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://unused");
+        LocalClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_so_and_counted_until_the_rules_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weir.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (access_to, access) = watch::channel(Arc::new(Access::nobody()));
+        // The core has gone: one who is let in hears of that.
+        let (core, _) = mpsc::channel(1);
+        let counts = Arc::new(QueryCounts::default());
+        let stop = CancellationToken::new();
+        let service = Service {
+            core,
+            followers: Arc::new(Semaphore::new(1)),
+            counts: counts.clone(),
+            stop: stop.clone(),
+        };
+        let server = tokio::spawn(service.serve(listener, access));
+        let ask = async || {
+            let mut client = connect(path.clone()).await;
+            client
+                .get_status(v1::GetStatusRequest {})
+                .await
+                .unwrap_err()
+        };
+        let refused = ask().await;
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("query.allow_users"), "{refused}");
+        assert_eq!(counts.refused.load(Ordering::Relaxed), 1);
+
+        let rules = Access::new(&Config::default().query).unwrap();
+        access_to.send_replace(Arc::new(rules));
+        assert_eq!(ask().await.code(), Code::Unavailable);
+        assert_eq!(counts.refused.load(Ordering::Relaxed), 1);
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+}

@@ -445,11 +445,3 @@ pub fn session_end(cookie: u64, port: u16, t_ns: u64) -> SessionEnd {
         ..SessionEnd::default()
     }
 }
-
-/// Makes the calling thread, and no other, somebody else. Must be root.
-pub fn become_user(uid: u32) {
-    // SAFETY: setresuid takes three numbers and touches no memory. The raw call changes this thread
-    // only, where libc's would change them all.
-    let failed = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
-    assert_eq!(failed, 0, "cannot become user {uid}");
-}

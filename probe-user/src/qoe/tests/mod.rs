@@ -1,0 +1,219 @@
+//! What the fold must keep to, whatever is lost and however the rings are read.
+
+mod properties;
+mod story;
+
+use super::*;
+use crate::labels::{Label, Service};
+use probe_ebpf::record::{
+    Delivery, Endpoints, Header, SessionEnd, SessionStart, ended, flag, kind,
+};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+fn label(ends: &Endpoints) -> Label {
+    Label {
+        service: Service::Port(ends.local_port),
+        content_class: "-".into(),
+        network: "other".into(),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Record {
+    Start(SessionStart),
+    Delivery(Delivery),
+    End(SessionEnd),
+}
+
+fn fold_with(max_sessions: usize, max_cells: usize) -> Fold {
+    let limits = Limits {
+        max_sessions,
+        max_cells,
+        max_deliveries_kept: 8,
+    };
+    let mut fold = Fold::new(limits, 1000);
+    fold.set_progress_ms(1000);
+    fold
+}
+
+fn take(fold: &mut Fold, record: &Record) -> Option<Event> {
+    match record {
+        Record::Start(record) => fold.session_start(record, label),
+        Record::End(record) => fold.session_end(record, label),
+        Record::Delivery(record) => return fold.delivery(record, label).event,
+    }
+    None
+}
+
+fn total(fold: &Fold) -> (Counters, Gauges) {
+    let mut counters = Counters::default();
+    let mut gauges = Gauges::default();
+    for (_, cell) in fold.cells().iter() {
+        counters.merge(&cell.counters);
+        gauges.merge(&cell.gauges);
+    }
+    (counters, gauges)
+}
+
+fn samples(fold: &Fold, metric: Metric) -> u64 {
+    fold.cells()
+        .iter()
+        .map(|(_, cell)| cell.samples(metric))
+        .sum()
+}
+
+fn header(kind: u8, t_ns: u64) -> Header {
+    Header {
+        t_ns,
+        kind,
+        ..Header::default()
+    }
+}
+
+fn exchange(flags: u32) -> Delivery {
+    let t_request_ns = SECOND_NS;
+    Delivery {
+        header: header(kind::DELIVERY_END, 2 * SECOND_NS),
+        cookie: 1,
+        t_request_ns,
+        t_request_last_ns: t_request_ns + 1_000_000,
+        t_first_write_ns: t_request_ns + 5_000_000,
+        t_first_acked_ns: t_request_ns + 9_000_000,
+        t_last_write_ns: t_request_ns + 10_000_000,
+        t_last_acked_ns: t_request_ns + 20_000_000,
+        flags,
+        segments: 10,
+        srtt_us: 5000,
+        delivery_rate_bytes_per_s: 1_000_000,
+        ..Delivery::default()
+    }
+}
+
+/// Which distributions each sort of delivery is part of.
+#[test]
+fn a_distribution_holds_only_what_it_is_about() {
+    use Metric::{
+        DeliveryLatencyUs as Latency, DeliveryRateKbps as Rate, DeliveryTailUs as Tail,
+        FirstByteUs as First, RetransmitRatioPpm as Ratio, SrttUs as Srtt, ThinkTimeUs as Think,
+    };
+    for (flags, metrics) in [
+        (0, vec![Latency, Think, First, Tail, Srtt, Rate, Ratio]),
+        (flag::ABORTED, vec![Think, First, Srtt, Rate, Ratio]),
+        (
+            flag::FIRST_WRITE_BOUNDED,
+            vec![Latency, First, Tail, Srtt, Rate, Ratio],
+        ),
+        (flag::REQUEST_BOUNDED, vec![Tail, Srtt, Rate, Ratio]),
+        (
+            flag::RATE_APP_LIMITED,
+            vec![Latency, Think, First, Tail, Srtt, Ratio],
+        ),
+        (flag::BUSY_PERIOD, vec![Srtt, Rate, Ratio]),
+        (flag::UNSOLICITED, vec![Srtt, Rate, Ratio]),
+        (flag::RESUMED, vec![Srtt, Rate, Ratio]),
+        (flag::UNANSWERED, vec![]),
+        (flag::HANDSHAKE, vec![]),
+    ] {
+        let mut fold = fold_with(10, 10);
+        fold.delivery(&exchange(flags), label);
+        for metric in Metric::ALL {
+            let expected = u64::from(metrics.contains(&metric));
+            assert_eq!(
+                samples(&fold, metric),
+                expected,
+                "{metric:?} of flags {flags:#x}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_value_beyond_the_largest_bucket_is_counted_in_it() {
+    let mut cell = Cell::default();
+    cell.record(Metric::SrttUs, u64::MAX);
+    assert_eq!(cell.samples(Metric::SrttUs), 1);
+}
+
+#[test]
+fn beyond_the_limit_of_cells_all_goes_into_other_and_is_counted() {
+    let mut fold = fold_with(100, 3);
+    for (cookie, port) in (1..).zip(1..=10) {
+        let record = SessionStart {
+            cookie,
+            endpoints: Endpoints {
+                local_port: port,
+                ..Endpoints::default()
+            },
+            ..SessionStart::default()
+        };
+        fold.session_start(&record, label);
+    }
+    assert_eq!(fold.cells().len(), 3);
+    assert_eq!(fold.losses().cells_overflowed, 8);
+    let (key, other) = fold.cells().iter().next().unwrap();
+    assert_eq!(key, &CellKey::other());
+    assert_eq!(other.counters.sessions_started, 8);
+}
+
+#[test]
+fn an_event_is_told_once_and_only_while_it_is_news() {
+    let mut fold = fold_with(10, 10);
+    let mut late = exchange(flag::LATE);
+    late.header.kind = kind::DELIVERY_LATE;
+    assert_eq!(fold.delivery(&late, label).event, Some(Event::Late));
+    assert_eq!(fold.delivery(&late, label).event, None);
+    assert_eq!(fold.delivery(&exchange(flag::LATE), label).event, None);
+    // The hot ring was read after the bulk one: it is over already.
+    late.index = 1;
+    let mut over = exchange(flag::LATE);
+    over.index = 1;
+    fold.delivery(&over, label);
+    assert_eq!(fold.delivery(&late, label).event, None);
+    assert_eq!(total(&fold).0.late_deliveries, 2);
+    assert_eq!(total(&fold).1.deliveries_open, 0);
+}
+
+#[test]
+fn an_idle_session_stays_as_long_as_nothing_was_lost() {
+    let mut fold = fold_with(10, 10);
+    let start = SessionStart {
+        cookie: 1,
+        ..SessionStart::default()
+    };
+    fold.session_start(&start, label);
+    fold.advance(1_000_000 * SECOND_NS);
+    assert_eq!(total(&fold).1.sessions_open, 1);
+    assert_eq!(fold.losses().sessions_evicted, 0);
+}
+
+#[test]
+fn a_session_that_the_filter_left_out_and_let_in_again_is_open_again() {
+    let mut fold = fold_with(10, 10);
+    let mut start = SessionStart {
+        cookie: 1,
+        t_established_ns: SECOND_NS,
+        ..SessionStart::default()
+    };
+    let end = SessionEnd {
+        header: header(kind::SESSION_END, 2 * SECOND_NS),
+        cookie: 1,
+        t_established_ns: SECOND_NS,
+        retrans_rto: 3,
+        ended: ended::UNTRACKED,
+        ..SessionEnd::default()
+    };
+    fold.session_start(&start, label);
+    fold.session_end(&end, label);
+    assert_eq!(total(&fold).1.sessions_open, 0);
+    start.flags = flag::ADOPTED;
+    start.t_established_ns = 3 * SECOND_NS;
+    fold.session_start(&start, label);
+    let (counters, gauges) = total(&fold);
+    assert_eq!(gauges.sessions_open, 1);
+    assert_eq!(
+        (counters.sessions_started, counters.sessions_adopted),
+        (1, 1)
+    );
+    assert_eq!(counters.retrans_rto, 3);
+}

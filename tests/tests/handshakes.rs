@@ -1,0 +1,80 @@
+//! Handshakes that the link spoils: SYN-ACKs sent again, and clients that never come back.
+
+mod common;
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use weir_tests::lab::client::{self, Connection};
+use weir_tests::lab::counters::tcp_counts;
+use weir_tests::lab::link::Lab;
+use weir_tests::lab::netns::join;
+use weir_tests::lab::nginx::{CLEAR, Nginx};
+use weir_tests::lab::process::wait_for;
+use weir_tests::lab::relay::Direction;
+use weir_tests::lab::shaper::Shape;
+
+use common::{DISTANT, PATIENCE, Watched, settings, v4};
+
+const ALL_LOST: Shape = Shape {
+    loss_ppm: 1_000_000,
+    ..DISTANT
+};
+
+#[test]
+fn repeated_syn_acks_are_counted_and_the_handshake_is_timed_from_the_first() -> Result<()> {
+    let watched = Watched::distant()?;
+    let _nginx = Nginx::start(&watched.lab)?;
+    watched.lab.relay().set(Direction::Down, ALL_LOST);
+    let client = watched.lab.client.spawn("client", || {
+        client::keep_alive(v4(CLEAR), &["/f/500"], Duration::ZERO)
+    })?;
+    wait_for("a SYN-ACK sent again", PATIENCE, || {
+        Ok(tcp_counts(&watched.lab.server)?.syn_retrans > 0)
+    })?;
+    watched.lab.relay().set(Direction::Down, DISTANT);
+    let seen = join(client)?;
+    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let kernel = tcp_counts(&watched.lab.server)?;
+    assert_eq!(u64::from(session.synack_retransmits), kernel.syn_retrans);
+    assert!(session.handshake_us >= 1_000_000, "{session:?}");
+    // Nothing of the handshake is in the delivery.
+    assert_eq!(deliveries.len(), 1);
+    assert!(deliveries[0].latency_us < 1_000_000, "{deliveries:?}");
+    assert_eq!(session.retransmitted(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_client_that_never_finishes_its_handshake_is_counted_as_given_up() -> Result<()> {
+    let lab = Lab::with_relay(DISTANT, 1)?;
+    lab.server.sysctl("net/ipv4/tcp_synack_retries", "1")?;
+    let watched = Watched::new(lab, &settings())?;
+    let _nginx = Nginx::start(&watched.lab)?;
+    watched.lab.relay().set(Direction::Down, ALL_LOST);
+    let refused = watched
+        .lab
+        .client
+        .run(|| Ok(TcpStream::connect_timeout(&v4(CLEAR), Duration::from_millis(300)).is_err()))?;
+    assert!(refused, "connected over a dead link");
+    wait_for("the give-up", PATIENCE, || {
+        let cells = watched.daemon.cells()?;
+        Ok(cells
+            .iter()
+            .any(|cell| cell.counters.half_open_give_ups > 0))
+    })
+    .with_context(|| watched.daemon.log())?;
+    // The link is whole again, and a session that comes over it is none of them.
+    watched.lab.relay().set(Direction::Down, DISTANT);
+    let port = watched.lab.client.run(|| {
+        let mut connection = Connection::open(v4(CLEAR))?;
+        connection.ask(&["/f/500"], "1.0")?;
+        connection.read_exactly(500)?;
+        connection.port()
+    })?;
+    let (session, _) = watched.deliveries(port)?;
+    assert_eq!(session.synack_retransmits, 0);
+
+    Ok(())
+}
