@@ -161,6 +161,18 @@ pub struct Losses {
     pub programs_skipped: u64,
 }
 
+impl Losses {
+    /// Whether everything that was seen is accounted for, by cause.
+    pub fn reconcile(&self) -> bool {
+        let rings = [self.hot, self.bulk].iter().all(|ring| {
+            ring.seen == ring.exported + ring.ring_full && ring.drained <= ring.exported
+        });
+        rings
+            && self.sessions_seen
+                == self.sessions_tracked + self.sessions_filtered + self.sessions_storage_refused
+    }
+}
+
 /// `Status`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[expect(missing_docs, reason = "the wire documents its fields")]
@@ -169,4 +181,23 @@ pub struct Status {
     pub losses: Losses,
     pub sessions_open: u64,
     pub config_generation: u64,
+}
+
+/// What `weir doctor` prints.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "weir documents its fields")]
+pub struct Diagnosis {
+    pub kernel_release: String,
+    pub backend: Option<String>,
+    pub probes: Vec<Probe>,
+}
+
+/// One of its probes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "weir documents its fields")]
+pub struct Probe {
+    pub name: String,
+    pub verdict: String,
+    pub reason: String,
+    pub lost: String,
 }

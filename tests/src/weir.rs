@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::lab::process::{Process, wait_for};
-use crate::record::{Cell, Delivery, Session, Status};
+use crate::record::{Cell, Delivery, Diagnosis, Session, Status};
 
 /// Finds the binary: `given`, else the environment's `WEIR_BIN`.
 ///
@@ -34,6 +34,22 @@ pub fn binary(given: Option<&Path>) -> Result<PathBuf> {
     }
     path.canonicalize()
         .with_context(|| format!("cannot resolve {}", path.display()))
+}
+
+/// `weir doctor`, whatever it finds.
+///
+/// # Errors
+/// It cannot be run or prints no diagnosis.
+pub fn doctor(binary: &Path) -> Result<Diagnosis> {
+    let out = Command::new(binary)
+        .args(["doctor", "-o", "json"])
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run weir doctor")?;
+    parse(String::from_utf8_lossy(&out.stdout).trim()).with_context(|| {
+        let words = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+        format!("weir doctor ended with {}: {words}", out.status)
+    })
 }
 
 /// What a daemon is started with; written out as its configuration file.

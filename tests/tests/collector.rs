@@ -1,7 +1,5 @@
 //! A host and its collector: after whatever happened to either, the centre has the host's totals.
 
-mod common;
-
 use std::net::TcpListener;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +11,8 @@ use weir_tests::lab::client;
 use weir_tests::lab::link::Lab;
 use weir_tests::lab::nginx::{CLEAR, Nginx};
 use weir_tests::lab::process::wait_for;
+use weir_tests::watched::{DISTANT, PATIENCE, binary, settings, v4};
 use weir_tests::weir::{Collector, Daemon, Settings};
-
-use common::{DISTANT, PATIENCE, binary, settings, v4};
 
 /// Totals are the host's: what another test does would be in them.
 static ALONE: Mutex<()> = Mutex::new(());

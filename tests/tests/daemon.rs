@@ -1,7 +1,5 @@
 //! The daemon as a process: signals, who may ask, filters, and what it leaves in the kernel.
 
-mod common;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
@@ -16,9 +14,10 @@ use weir_tests::lab::link::Lab;
 use weir_tests::lab::netns::join;
 use weir_tests::lab::nginx::{CLEAR, COPY, Nginx};
 use weir_tests::lab::process::{ended_by, wait_for};
+use weir_tests::watched::{
+    DISTANT, PATIENCE, Watched, binary, kernel_objects, settings, still_there, v4,
+};
 use weir_tests::weir::{Daemon, Settings};
-
-use common::{DISTANT, PATIENCE, Watched, binary, kernel_objects, settings, still_there, v4};
 
 #[test]
 fn sigterm_ends_it_cleanly_and_leaves_nothing_in_the_kernel() -> Result<()> {

@@ -1,7 +1,5 @@
 //! Every kind of exchange, on real servers, as the daemon reports it.
 
-mod common;
-
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,8 +12,7 @@ use weir_tests::lab::relay::Direction;
 use weir_tests::lab::server::{BANNER, BlockingServer, Mode};
 use weir_tests::lab::shaper::Shape;
 use weir_tests::record::Delivery;
-
-use common::{DISTANT, Watched, v4, v6};
+use weir_tests::watched::{DISTANT, Watched, v4, v6};
 
 const BLOCKING: u16 = 9000;
 

@@ -1,7 +1,5 @@
 //! Handshakes that the link spoils: SYN-ACKs sent again, and clients that never come back.
 
-mod common;
-
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -14,8 +12,7 @@ use weir_tests::lab::nginx::{CLEAR, Nginx};
 use weir_tests::lab::process::wait_for;
 use weir_tests::lab::relay::Direction;
 use weir_tests::lab::shaper::Shape;
-
-use common::{DISTANT, PATIENCE, Watched, settings, v4};
+use weir_tests::watched::{DISTANT, PATIENCE, Watched, settings, v4};
 
 const ALL_LOST: Shape = Shape {
     loss_ppm: 1_000_000,

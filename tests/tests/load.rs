@@ -1,7 +1,5 @@
 //! Thousands of short sessions, and rings that are too small: every record is accounted for.
 
-mod common;
-
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,10 +9,9 @@ use weir_tests::lab::link::Lab;
 use weir_tests::lab::netns::join;
 use weir_tests::lab::nginx::{CLEAR, Nginx};
 use weir_tests::lab::process::wait_for;
-use weir_tests::record::{Counters, Losses};
+use weir_tests::record::Counters;
+use weir_tests::watched::{PATIENCE, binary, settings, v4};
 use weir_tests::weir::{Daemon, Settings};
-
-use common::{PATIENCE, binary, settings, v4};
 
 const SESSIONS: usize = 8000;
 
@@ -41,15 +38,6 @@ fn short_sessions(lab: &Lab, count: usize) -> Result<f64> {
         join(client)?;
     }
     Ok(count as f64 / begin.elapsed().as_secs_f64())
-}
-
-fn reconciles(losses: &Losses) -> bool {
-    let rings = [losses.hot, losses.bulk]
-        .iter()
-        .all(|ring| ring.seen == ring.exported + ring.ring_full && ring.drained <= ring.exported);
-    rings
-        && losses.sessions_seen
-            == losses.sessions_tracked + losses.sessions_filtered + losses.sessions_storage_refused
 }
 
 fn start(lab: &Lab, settings: Settings) -> Result<(Nginx, Daemon)> {
@@ -95,7 +83,7 @@ fn thousands_of_short_sessions_are_all_measured() -> Result<()> {
         (want, want, want)
     );
     let losses = daemon.status()?.losses;
-    assert!(reconciles(&losses), "{losses:?}");
+    assert!(losses.reconcile(), "{losses:?}");
     assert_eq!((losses.hot.ring_full, losses.bulk.ring_full), (0, 0));
     wait_for("everything to be drained", PATIENCE, || {
         let losses = daemon.status()?.losses;
@@ -119,7 +107,7 @@ fn a_ring_that_is_too_small_loses_records_and_says_so_and_counts_go_on_reconcili
     for _ in 0..10 {
         short_sessions(&lab, SESSIONS / 8)?;
         losses = daemon.status()?.losses;
-        assert!(reconciles(&losses), "{losses:?}");
+        assert!(losses.reconcile(), "{losses:?}");
         if losses.bulk.ring_full > 0 {
             break;
         }
@@ -133,7 +121,7 @@ fn a_ring_that_is_too_small_loses_records_and_says_so_and_counts_go_on_reconcili
         Ok(losses.bulk.drained == losses.bulk.exported)
     })
     .with_context(|| format!("{losses:?}"))?;
-    assert!(reconciles(&losses), "{losses:?}");
+    assert!(losses.reconcile(), "{losses:?}");
     let counted = sums(&daemon)?;
     assert!(counted.deliveries > 0, "nothing got through");
     assert!(

@@ -2,6 +2,7 @@
 //! file of its own.
 
 mod chores;
+mod kernels;
 mod lint;
 mod picture;
 mod privilege;
@@ -65,6 +66,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Try weir on other kernels: Debian's 5.10, 6.1, 6.12 and the newest, each in an emulated
+    /// machine
+    ///
+    /// Prints a table of kernels and checks, writes target/kernels/report.json, and fails when a
+    /// check does. What a kernel has no hook for is lost there, and no failure.
+    Kernels(kernels::Args),
     /// Formatting, clippy (kernel programs too), cargo-deny
     Lint,
     /// What continuous integration runs: lint, then test
@@ -91,6 +98,7 @@ fn main() -> ExitCode {
         Chore::Test { only } => test::run(only),
         Chore::Demo { args } => chores::lab_program("demo", setup::Need::Demo, args),
         Chore::Truth { args } => chores::lab_program("truth", setup::Need::Test, args),
+        Chore::Kernels(args) => kernels::run(&args),
         Chore::Lint => lint::run(),
         Chore::Ci => lint::run().and_then(|()| test::run(None)),
         Chore::Picture { capture, svg } => picture::draw(&capture, &svg),

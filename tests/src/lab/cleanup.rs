@@ -18,6 +18,11 @@ use super::process::output;
 /// Begins the name of everything a lab makes on the host.
 pub const PREFIX: &str = "weir-lab";
 
+/// What labs run.
+const TOOLS: [&str; 7] = [
+    "ip", "nginx", "curl", "openssl", "tcpdump", "tshark", "bpftool",
+];
+
 type Action = Box<dyn FnOnce() + Send>;
 
 static PENDING: Mutex<Vec<(u64, Action)>> = Mutex::new(Vec::new());
@@ -62,7 +67,15 @@ impl Drop for Deferred {
 /// # Errors
 /// Not root, a tool is missing, or the lock cannot be taken.
 pub fn start() -> Result<()> {
-    match STARTED.get_or_init(|| begin().map_err(|error| format!("{error:#}"))) {
+    start_with(&TOOLS)
+}
+
+/// As [`start`], in surroundings where no more than `tools` will be used.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with(tools: &[&str]) -> Result<()> {
+    match STARTED.get_or_init(|| begin(tools).map_err(|error| format!("{error:#}"))) {
         Ok(_) => Ok(()),
         Err(error) => bail!("{error}"),
     }
@@ -74,16 +87,15 @@ pub fn next_name() -> String {
     format!("{PREFIX}-{}-{n}", std::process::id())
 }
 
-fn begin() -> Result<Flock<File>> {
+fn begin(tools: &[&str]) -> Result<Flock<File>> {
     if !Uid::effective().is_root() {
         bail!("the lab makes network namespaces and needs root: run it through sudo");
     }
-    let missing: Vec<_> = [
-        "ip", "nginx", "curl", "openssl", "tcpdump", "tshark", "bpftool",
-    ]
-    .into_iter()
-    .filter(|tool| !on_path(tool))
-    .collect();
+    let missing: Vec<_> = tools
+        .iter()
+        .copied()
+        .filter(|tool| !on_path(tool))
+        .collect();
     if !missing.is_empty() {
         bail!(
             "the lab needs {}, not found on PATH: `cargo xtask setup --tests` installs them",

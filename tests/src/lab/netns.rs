@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::cleanup::{self, Deferred};
 use super::process::{output, wait_for};
+use super::relay::DEVICE;
 
 /// A named network namespace, deleted on drop with everything that runs in it.
 #[derive(Debug)]
@@ -92,6 +93,17 @@ impl Netns {
         let mut args = vec!["-n", &self.name];
         args.extend(command.split_whitespace());
         output("ip", &args)
+    }
+
+    /// Shapes what leaves through the lab's link as the words of `tc ... netem` say, from now on.
+    ///
+    /// # Errors
+    /// `tc` fails: not every kernel has netem.
+    pub fn netem(&self, words: &str) -> Result<()> {
+        let mut args = vec!["-n", &self.name, "qdisc", "replace", "dev", DEVICE];
+        args.extend(["root", "netem"]);
+        args.extend(words.split_whitespace());
+        output("tc", &args).map(drop)
     }
 
     /// Runs `work` on a new thread inside and waits for it.

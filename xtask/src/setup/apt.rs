@@ -6,12 +6,13 @@ use anyhow::Result;
 
 use super::{Item, Need};
 use crate::{
+    kernels::KEYRING,
     privilege::raised,
     process::{run, succeeds, typed},
     toolchain::find_program,
 };
 
-/// A package, the program it is wanted for, and by whom.
+/// A package, the program (or another file, by its full path) it is wanted for, and by whom.
 struct Package {
     name: &'static str,
     program: &'static str,
@@ -28,19 +29,26 @@ const fn package(name: &'static str, program: &'static str, needs: &'static [Nee
 
 const LAB: &[Need] = &[Need::Test, Need::Demo];
 const TEST: &[Need] = &[Need::Test];
+const KERNELS: &[Need] = &[Need::Kernels];
 
-const PACKAGES: [Package; 11] = [
+const PACKAGES: [Package; 17] = [
     package("gcc", "cc", &[Need::Build]),
-    package("iproute2", "ip", LAB),
+    package("iproute2", "ip", &[Need::Test, Need::Demo, Need::Kernels]),
     package("nginx", "nginx", LAB),
     package("nftables", "nft", LAB),
     package("curl", "curl", LAB),
     package("ffmpeg", "ffmpeg", &[Need::Demo]),
-    package("bpftool", "bpftool", TEST),
+    package("bpftool", "bpftool", &[Need::Test, Need::Kernels]),
     package("bpftrace", "bpftrace", TEST),
     package("openssl", "openssl", TEST),
     package("tcpdump", "tcpdump", TEST),
     package("tshark", "tshark", TEST),
+    package("binutils", "strip", KERNELS),
+    package("cpio", "cpio", KERNELS),
+    package("debian-archive-keyring", KEYRING, KERNELS),
+    package("kmod", "depmod", KERNELS),
+    package("qemu-system-x86", "qemu-system-x86_64", KERNELS),
+    package("xz-utils", "xz", KERNELS),
 ];
 
 fn wanted(needs: &[Need]) -> impl Iterator<Item = &'static Package> {

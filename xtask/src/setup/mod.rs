@@ -17,6 +17,8 @@ pub(crate) enum Need {
     Test,
     /// The demo: a video ladder and a server for it
     Demo,
+    /// Other kernels: an emulator, and what fetches and packs them
+    Kernels,
     /// Formatting, clippy and cargo-deny
     Lint,
 }

@@ -1,24 +1,23 @@
-//! A lab with a daemon watching: what the tests on sessions and on the daemon share.
-
-#![allow(dead_code, reason = "every test program uses a part of it")]
+//! A lab with a daemon watching: what the tests on sessions and on the daemon, and the checks on
+//! other kernels, share.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::lab::link::{Lab, SERVER_V4, SERVER_V6};
+use crate::lab::process::{output, wait_for};
+use crate::lab::shaper::Shape;
+use crate::record::{Delivery, Session};
+use crate::weir::{self, Daemon, Follower, Settings};
 use anyhow::{Context as _, Result};
-use weir_tests::lab::link::{Lab, SERVER_V4, SERVER_V6};
-use weir_tests::lab::process::wait_for;
-use weir_tests::lab::shaper::Shape;
-use weir_tests::record::{Delivery, Session};
-use weir_tests::weir::{self, Daemon, Follower, Settings};
 
 /// Long enough for anything that is going to happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// 20 ms each way.
-pub(crate) const DISTANT: Shape = Shape {
+pub const DISTANT: Shape = Shape {
     delay_ns: 20_000_000,
     loss_ppm: 0,
     lose_every: 0,
@@ -26,20 +25,26 @@ pub(crate) const DISTANT: Shape = Shape {
     queue_bytes: 0,
 };
 
-pub(crate) fn v4(port: u16) -> SocketAddr {
+/// The server's `port` at its IPv4 address.
+pub fn v4(port: u16) -> SocketAddr {
     (SERVER_V4, port).into()
 }
 
-pub(crate) fn v6(port: u16) -> SocketAddr {
+/// The server's `port` at its IPv6 address.
+pub fn v6(port: u16) -> SocketAddr {
     (SERVER_V6, port).into()
 }
 
-pub(crate) fn binary() -> PathBuf {
+/// The weir under test: the environment's `WEIR_BIN`.
+///
+/// # Panics
+/// It names no file.
+pub fn binary() -> PathBuf {
     weir::binary(None).expect("the tests need weir: run them by `cargo xtask test`")
 }
 
 /// Short gaps, so that a test need not wait for long ones.
-pub(crate) fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings {
         quiet_gap_ms: 300,
         ..Settings::default()
@@ -48,15 +53,23 @@ pub(crate) fn settings() -> Settings {
 
 /// A lab, a daemon, and the deliveries that it reports of the lab.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    pub(crate) follower: Follower,
-    pub(crate) daemon: Daemon,
-    pub(crate) netns: u32,
-    pub(crate) lab: Lab,
+pub struct Watched {
+    /// The deliveries of the whole host.
+    pub follower: Follower,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// The server's namespace, as the daemon names it.
+    pub netns: u32,
+    /// The lab; it goes last.
+    pub lab: Lab,
 }
 
 impl Watched {
-    pub(crate) fn new(lab: Lab, settings: &Settings) -> Result<Self> {
+    /// Starts a daemon beside the lab.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn new(lab: Lab, settings: &Settings) -> Result<Self> {
         let daemon = Daemon::start(&binary(), &lab.dir().join("weir"), settings)?;
         let follower = daemon.follow()?;
         Ok(Self {
@@ -67,13 +80,20 @@ impl Watched {
         })
     }
 
-    pub(crate) fn distant() -> Result<Self> {
+    /// A lab behind a relay, 20 ms each way, and a daemon.
+    ///
+    /// # Errors
+    /// The lab cannot work here, or the daemon does not start.
+    pub fn distant() -> Result<Self> {
         Self::new(Lab::with_relay(DISTANT, 1)?, &settings())
     }
 
     /// The deliveries of the session from the client's `port`, once its end is reported and all
     /// of them are here; handshakes and lateness reports left out.
-    pub(crate) fn deliveries(&self, port: u16) -> Result<(Session, Vec<Delivery>)> {
+    ///
+    /// # Errors
+    /// They do not come in time.
+    pub fn deliveries(&self, port: u16) -> Result<(Session, Vec<Delivery>)> {
         let mut found = None;
         wait_for(
             &format!("the end of the session from port {port}"),
@@ -107,7 +127,10 @@ impl Watched {
 
 /// The kernel objects that a process holds: lines of its descriptors' information such as
 /// `prog_id: 17`.
-pub(crate) fn kernel_objects(pid: u32) -> Result<BTreeSet<(String, u32)>> {
+///
+/// # Errors
+/// There is no such process.
+pub fn kernel_objects(pid: u32) -> Result<BTreeSet<(String, u32)>> {
     let mut objects = BTreeSet::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).context("the daemon is gone")? {
         let Ok(text) = std::fs::read_to_string(entry?.path()) else {
@@ -128,10 +151,13 @@ pub(crate) fn kernel_objects(pid: u32) -> Result<BTreeSet<(String, u32)>> {
 }
 
 /// Those of `objects` that the kernel still has.
-pub(crate) fn still_there(objects: &BTreeSet<(String, u32)>) -> Result<Vec<(String, u32)>> {
+///
+/// # Errors
+/// bpftool fails.
+pub fn still_there(objects: &BTreeSet<(String, u32)>) -> Result<Vec<(String, u32)>> {
     let mut left = Vec::new();
     for kind in ["prog", "map", "link"] {
-        let listed = weir_tests::lab::process::output("bpftool", &["-j", kind, "list"])?;
+        let listed = output("bpftool", &["-j", kind, "list"])?;
         let listed: Vec<serde_json::Value> =
             serde_json::from_str(&listed).with_context(|| format!("bpftool {kind}: {listed}"))?;
         let ids: BTreeSet<u64> = listed
