@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::lab::link::Lab;
 use crate::record::{Delivery, Session};
@@ -66,10 +66,5 @@ impl Stage {
             bail!("{kinds:?} were made, and told {found:?}");
         }
         Ok((session, deliveries))
-    }
-
-    /// What the daemon has logged, for an error.
-    pub(super) fn with_log<T>(&self, result: Result<T>) -> Result<T> {
-        result.with_context(|| self.watched.daemon.log())
     }
 }
