@@ -170,9 +170,10 @@ fn closings(stage: &mut Stage) -> Result<String> {
             session.ended == ended,
             "{ended} was made, and told {session:?}"
         );
+        let (acked, written) = (told[0].acked_bytes, told[0].written_bytes);
+        let whole = phase == "complete";
         ensure!(
-            (phase == "complete") == (told[0].acked_bytes > 300_000)
-                || (phase == "aborted" && told[0].acked_bytes < told[0].written_bytes),
+            (acked == written) == whole && (acked > 300_000) == whole,
             "{phase}, and told {told:?}"
         );
     }
@@ -375,4 +376,43 @@ fn adopted(stage: &mut Stage) -> Result<String> {
         answer_bytes(body)
     );
     Ok(String::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Probe;
+
+    const CHECK: Check = Check {
+        name: "first write",
+        needs: &[&["tp_btf/a", "fentry/a"]],
+        run: |_| Ok(String::new()),
+    };
+
+    fn diagnosis(probes: &[(&str, &str)]) -> Diagnosis {
+        let probe = |&(name, verdict): &(&str, &str)| Probe {
+            name: name.into(),
+            verdict: verdict.into(),
+            reason: String::new(),
+            lost: "the first write".into(),
+        };
+        Diagnosis {
+            kernel_release: String::new(),
+            backend: Some("exact".into()),
+            probes: probes.iter().map(probe).collect(),
+        }
+    }
+
+    #[test]
+    fn one_hook_of_several_is_enough_to_hold_a_check_to_its_word() {
+        let stands_in = diagnosis(&[("tp_btf/a", "unsupported"), ("fentry/a", "ok")]);
+        assert_eq!(CHECK.missing(&stands_in), None);
+    }
+
+    #[test]
+    fn without_any_of_its_hooks_a_check_is_lost_in_the_doctors_words() {
+        let none = diagnosis(&[("tp_btf/a", "unsupported"), ("fentry/a", "broken")]);
+        let lost = CHECK.missing(&none).expect("it is missing");
+        assert_eq!(lost, "tp_btf/a or fentry/a: the first write");
+    }
 }
