@@ -104,6 +104,12 @@ impl Fold {
         self.progress_ns = u64::from(progress_ms) * 1_000_000;
     }
 
+    /// Nothing that was said before `now_ns` was heard. What the kernel tells of sessions that are
+    /// older began before, so their totals are not all of this time.
+    pub fn deaf_until(&mut self, now_ns: u64) {
+        self.forgotten_ns = self.forgotten_ns.max(now_ns);
+    }
+
     /// The sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
