@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Parser;
 use common::{Daemon, MS, at, config_in, delivery, session_end, session_start, until};
@@ -15,17 +15,30 @@ use weir::kernel::{HalfOpenGiveUp, Ring};
 use weir::ui::out::Style;
 use weir_proto::v1;
 
+/// A recording, in a directory that goes with it.
+struct Kept {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
 struct Recorder {
-    file: PathBuf,
+    file: Kept,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Recorder {
     async fn start(daemon: &Daemon, more: &str) -> Self {
-        let file = daemon.directory().join("a.weir");
+        let directory = tempfile::tempdir().unwrap();
+        let file = Kept {
+            path: directory.path().join("a.weir"),
+            _directory: directory,
+        };
         let socket = daemon.ready.socket.display();
-        let line = format!("weir record {} --socket {socket}{more}", file.display());
+        let line = format!(
+            "weir record {} --socket {socket}{more}",
+            file.path.display()
+        );
         let Command::Record(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
             unreachable!("{line}");
         };
@@ -33,14 +46,12 @@ impl Recorder {
         let told = stop.clone();
         let task =
             tokio::spawn(async move { cli::record_until(&args, told, std::io::sink()).await });
-        until("the recording has begun", || async {
-            file.exists().then_some(())
-        })
-        .await;
+        let begun = || async { (file.path.exists() || task.is_finished()).then_some(()) };
+        until("the recording has begun, or was refused", begun).await;
         Self { file, stop, task }
     }
 
-    async fn end(self) -> PathBuf {
+    async fn end(self) -> Kept {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
         self.file
@@ -48,8 +59,8 @@ impl Recorder {
 }
 
 /// What `weir replay` prints and notes.
-fn replay(file: &Path, more: &str) -> (String, String) {
-    let line = format!("weir replay {} -o json{more}", file.display());
+fn replay(file: &Kept, more: &str) -> (String, String) {
+    let line = format!("weir replay {} -o json{more}", file.path.display());
     let Command::Replay(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
         unreachable!("{line}");
     };
@@ -235,14 +246,11 @@ async fn the_daemons_end_ends_the_recording_with_all_that_was_said() {
     let daemon = Daemon::start(|_| {}).await;
     let recorder = Recorder::start(&daemon, "").await;
     play(&daemon, 1);
-    let directory = tempfile::tempdir().unwrap();
-    let kept = directory.path().join("kept.weir");
-    std::fs::hard_link(&recorder.file, &kept).unwrap();
     let script = daemon.script.clone();
     daemon.stop().await.unwrap();
     recorder.task.await.unwrap().unwrap();
     assert!(script.dropped());
-    let (printed, notes) = replay(&kept, " --deliveries");
+    let (printed, notes) = replay(&recorder.file, " --deliveries");
     assert_eq!(printed.lines().count(), 900);
     assert!(notes.contains("daemon_ended"), "{notes}");
 }
@@ -280,13 +288,13 @@ async fn a_recording_ends_at_its_bounds_and_the_daemon_goes_on() {
     let recorder = Recorder::start(&daemon, " --max-bytes 2K").await;
     play(&daemon, 1);
     recorder.task.await.unwrap().unwrap();
-    assert!(std::fs::metadata(&recorder.file).unwrap().len() <= 2048);
+    assert!(std::fs::metadata(&recorder.file.path).unwrap().len() <= 2048);
     let (_, notes) = replay(&recorder.file, "");
     assert!(notes.contains("max_bytes"), "{notes}");
 
     // There is room for the next one, once the daemon has noticed.
     let recorder = until("the next recording", || async {
-        let recorder = Recorder::start(&daemon, " --max-duration 1s --force").await;
+        let recorder = Recorder::start(&daemon, " --max-duration 1s").await;
         let ended = recorder.task.await.unwrap();
         ended.is_ok().then_some(recorder.file)
     })
