@@ -393,7 +393,6 @@ fn a_full_disk_leaves_whole_blocks_and_a_count_of_the_rest() {
     let bytes = writer.bytes();
     let end = writer.summary(RecordingEndCause::WriteFailed);
     assert_eq!((end.records, end.records_unwritten), (kept, 1));
-    drop(writer);
     assert_eq!(disk.bytes.len() as u64, bytes, "half a frame was left");
     let (said, ending) = read(&disk.bytes).unwrap();
     assert_eq!(said.len() as u64, kept);
@@ -433,7 +432,7 @@ fn a_slow_recorder_learns_what_is_missing_and_which_settings_are_in_force() {
     }
     let mut told = Vec::new();
     entry::read(&last.unwrap().entries, |said| {
-        told.push(format!("{said:?}"))
+        told.push(format!("{said:?}"));
     })
     .unwrap();
     let want = [
