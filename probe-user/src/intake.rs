@@ -86,11 +86,13 @@ impl Intake {
         let limits = header
             .limits
             .context("it does not say what bounded the daemon")?;
-        let limits = Limits {
-            max_sessions: limits.max_sessions as usize,
-            max_cells: limits.max_cells as usize,
-            max_deliveries_kept: limits.max_deliveries_kept as usize,
-        };
+        // What no configuration allows, a replay does not make room for either.
+        let mut config = Config::default();
+        config.limits.max_sessions = limits.max_sessions;
+        config.limits.max_cells = limits.max_cells;
+        config.limits.max_deliveries_kept = limits.max_deliveries_kept;
+        config.check()?;
+        let limits = Limits::from(&config.limits);
         let settings = Arc::new(header.settings.clone().unwrap_or_default());
         let context = Context {
             unix_minus_monotonic_ns: header.begin_unix_ns.cast_signed()
@@ -284,6 +286,16 @@ impl Intake {
     }
 }
 
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self {
+            max_sessions: limits.max_sessions as usize,
+            max_cells: limits.max_cells as usize,
+            max_deliveries_kept: limits.max_deliveries_kept as usize,
+        }
+    }
+}
+
 /// What of a configuration is recorded and folded with.
 pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSettings {
     let text = |prefixes: &[ipnet::IpNet]| prefixes.iter().map(ToString::to_string).collect();
@@ -348,4 +360,46 @@ fn labels(settings: &v1::RecordedSettings) -> anyhow::Result<Labels> {
         .map(network)
         .collect::<anyhow::Result<_>>()?;
     Ok(Labels::of(&services, &networks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> v1::RecordingHeader {
+        v1::RecordingHeader {
+            backend: v1::Backend::Exact.into(),
+            tick_hz: 1000,
+            limits: Some(v1::FoldLimits {
+                max_sessions: 1000,
+                max_cells: 16,
+                max_deliveries_kept: 10,
+            }),
+            settings: Some(settings_of(&Config::default(), 1)),
+            ..v1::RecordingHeader::default()
+        }
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_is_an_error_and_not_an_allocation() {
+        assert!(Intake::at_beginning_of(&header()).is_ok());
+        let mut huge = header();
+        huge.limits.as_mut().unwrap().max_deliveries_kept = u32::MAX;
+        let mut unknown = header();
+        unknown.backend = 99;
+        let mut unnamed = header();
+        let service = v1::RecordedService {
+            name: "x".into(),
+            ports: vec![70_000],
+        };
+        unnamed.settings.as_mut().unwrap().services.push(service);
+        for (bad, why) in [
+            (huge, "max_deliveries_kept"),
+            (unknown, "does not know"),
+            (unnamed, "a port is none"),
+        ] {
+            let err = Intake::at_beginning_of(&bad).unwrap_err();
+            assert!(format!("{err:#}").contains(why), "{err:#}");
+        }
+    }
 }

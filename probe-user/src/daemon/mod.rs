@@ -267,11 +267,6 @@ fn desk(
     events: Option<broadcast::Sender<uplink::HotEvent>>,
     config_error: watch::Receiver<String>,
 ) -> anyhow::Result<Desk> {
-    let limits = Limits {
-        max_sessions: config.limits.max_sessions as usize,
-        max_cells: config.limits.max_cells as usize,
-        max_deliveries_kept: config.limits.max_deliveries_kept as usize,
-    };
     let context = Context {
         unix_minus_monotonic_ns: core::unix_minus_monotonic_ns()?,
         tick_hz: backend.tick_hz(),
@@ -280,7 +275,7 @@ fn desk(
     let settings = Arc::new(intake::settings_of(config, 1));
     let (followers, _) = broadcast::channel(config.limits.follower_lag as usize);
     Ok(Desk {
-        intake: Intake::new(limits, settings, context)?,
+        intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
         identity: identity.clone(),
         probes: backend.probes().to_vec(),

@@ -45,7 +45,7 @@ pub struct QueryCounts {
 pub struct Service {
     /// The core.
     pub core: mpsc::Sender<Query>,
-    /// Clients that watch or follow.
+    /// Clients that watch, follow or record.
     pub followers: Arc<Semaphore>,
     /// What is counted.
     pub counts: Arc<QueryCounts>,
@@ -80,7 +80,7 @@ impl Service {
     fn follower(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.followers.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(
-                "as many clients watch or follow already as limits.followers allows",
+                "as many clients watch, follow or record already as limits.followers allows",
             )
         })
     }
