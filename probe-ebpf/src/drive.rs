@@ -142,6 +142,8 @@ pub fn segment<H: Host>(
         if !after(segment.seq, expected) && after(end, expected) {
             let bytes = u64::from(end.wrapping_sub(expected));
             begin_change(host, s);
+            s.note_filled(expected);
+            s.note_control(bytes);
             if s.yields_to_request(write_seq) {
                 close(host, s, now_ns);
             }
@@ -216,6 +218,7 @@ fn catch_up<H: Host>(host: &H, s: &mut Session, now_ns: u64) {
 fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     const ETIMEDOUT: i32 = 110;
     catch_up(host, s, now_ns);
+    retransmitted(host, s);
     if host.error() == ETIMEDOUT {
         s.ended = ended::TIMEOUT;
     } else if s.ended == ended::OPEN {

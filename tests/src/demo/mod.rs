@@ -211,6 +211,7 @@ fn show(
                 continue;
             }
             *view = None;
+            last = Sums::of(&stage.daemon.cells()?);
             println!(
                 "the live view is closed; Ctrl-C ends the demo\n{}",
                 line_heading()

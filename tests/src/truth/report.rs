@@ -123,7 +123,7 @@ impl Report {
         if let Some(losses) = &self.losses {
             let _ = writeln!(
                 text,
-                "weir lost: hot ring {}, bulk ring {}, storage {}, half-open {}, evicted {}, malformed {}, followers {}",
+                "weir lost: hot ring {}, bulk ring {}, storage {}, half-open {}, evicted {}, malformed {}, followers {}; programs skipped {}",
                 losses.hot.ring_full,
                 losses.bulk.ring_full,
                 losses.sessions_storage_refused,
@@ -131,6 +131,7 @@ impl Report {
                 losses.sessions_evicted,
                 losses.records_malformed,
                 losses.followers_dropped,
+                losses.programs_skipped,
             );
         }
         for failure in &self.failures {
