@@ -26,6 +26,8 @@ pub trait Host {
     fn ca_state(&self) -> u8;
     /// The socket's pending error.
     fn error(&self) -> i32;
+    /// The socket's TCP state: the one before, while it changes.
+    fn tcp_state(&self) -> u8;
     /// What describes a delivery's two ends.
     fn gauges(&self, out: &mut Gauges);
 
@@ -221,6 +223,11 @@ fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     retransmitted(host, s);
     if host.error() == ETIMEDOUT {
         s.ended = ended::TIMEOUT;
+    } else if host.error() == 0
+        && matches!(host.tcp_state(), state::ESTABLISHED | state::CLOSE_WAIT)
+    {
+        // The server gave it up in the midst of things: the reset is sent after this.
+        s.reset(ended::SERVER_RST);
     } else if s.ended == ended::OPEN {
         s.ended = ended::OTHER;
     }

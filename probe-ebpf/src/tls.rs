@@ -23,7 +23,7 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
-/// Whether a client message over TLS is as long as an alert (close_notify) and no longer.
+/// Whether a client message over TLS is as long as an alert (`close_notify`) and no longer.
 ///
 /// TLS 1.3: record header 5 + alert 2 + type 1 + tag 16. TLS 1.2: 5 + 2 + 16, and 8 of explicit
 /// nonce with GCM. Which version it is may not be known.
@@ -33,7 +33,7 @@ pub fn is_alert(bytes: u64, is_13: bool) -> bool {
 }
 
 /// Whether a client message over TLS is as long as one of HTTP/2's control frames (SETTINGS
-/// acknowledgement 9 bytes, WINDOW_UPDATE and RST_STREAM 13, PING 17; RFC 9113, 6) and is neither
+/// acknowledgement 9 bytes, `WINDOW_UPDATE` and `RST_STREAM` 13, PING 17; RFC 9113, 6) and is neither
 /// an alert nor an HTTP/1 request.
 #[inline(always)]
 pub fn is_http2_control(bytes: u64, is_13: bool) -> bool {

@@ -560,3 +560,17 @@ fn a_retransmission_that_no_program_saw_is_in_the_sessions_total() {
     let session = wire.session.session_retrans;
     assert_eq!(session.fast + session.rto + session.tlp, 2);
 }
+
+#[test]
+fn a_server_that_gives_up_in_the_midst_of_things_has_reset_the_session() {
+    let mut wire = Wire::established(0);
+    wire.asks(100);
+    wire.writes(50_000);
+    wire.goes(state::CLOSE);
+    let reports = wire.reports();
+    let [Report::End(delivery), Report::Session { ended, .. }] = reports[..] else {
+        panic!("{reports:?}");
+    };
+    assert_ne!(delivery.flags & flag::ABORTED, 0);
+    assert_eq!(ended, ended::SERVER_RST);
+}

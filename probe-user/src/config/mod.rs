@@ -20,7 +20,7 @@ use crate::kernel;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read at all.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -25,6 +25,9 @@ use crate::uplink::Tick;
 
 /// Records taken from the bulk ring before the hot one is looked at again: about 50 us of folding.
 const BULK_BATCH: usize = 256;
+/// Batches of the bulk ring that one sweep takes at most, so that queries are answered even when
+/// records come faster than they are folded: more than the largest ring holds.
+const MOST_BATCHES: usize = 16_384;
 const HOT_BATCH: usize = 1024;
 /// Records of either ring taken out at the end; what comes faster than this is left.
 const LAST_RECORDS: usize = 1_000_000;
@@ -158,8 +161,8 @@ impl Core {
             Ok(0) => {}
             Ok(left_out) => tracing::warn!(
                 left_out,
-                "network namespaces could not be entered (that needs CAP_SYS_ADMIN): sessions that \
-                 are open in them already stay unmeasured"
+                "network namespaces were left out, as said above: sessions that are open in them \
+                 already stay unmeasured"
             ),
             Err(err) => tracing::warn!("sessions that are open already stay unmeasured: {err:#}"),
         }
@@ -215,9 +218,13 @@ impl Core {
         if let Err(err) = self.backend.sweep() {
             self.warnings.failure("looking through the sessions", &err);
         }
-        // A ring wakes the daemon seldom: what was written since is taken along.
-        self.drain(Ring::Hot, HOT_BATCH)?;
-        self.drain(Ring::Bulk, BULK_BATCH)?;
+        // The bulk ring wakes the daemon seldom: all that was written since is taken along.
+        for _ in 0..MOST_BATCHES {
+            while self.drain(Ring::Hot, HOT_BATCH)? == HOT_BATCH {}
+            if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
+                break;
+            }
+        }
         let now_ns = monotonic_ns()?;
         self.desk.take(&Said::Now { now_ns });
         Ok(())

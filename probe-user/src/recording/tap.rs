@@ -13,8 +13,9 @@ use super::{Said, entry};
 const BLOCK_BYTES: usize = 64 * 1024;
 /// The longest entry of fixed length fits behind that.
 const BLOCK_ROOM: usize = BLOCK_BYTES + 1024;
-/// Blocks that wait for the recorder: 4 MiB.
-pub const BLOCKS_WAITING: usize = 64;
+/// Blocks that wait for the recorder: 16 MiB, more than both rings hold unless they are configured
+/// larger, since one sweep may take out all that is in them.
+pub const BLOCKS_WAITING: usize = 256;
 
 /// Passes on what is said.
 #[derive(Debug)]
