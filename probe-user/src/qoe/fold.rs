@@ -217,7 +217,15 @@ impl Fold {
             record: *record,
             cell,
         };
-        if event.is_some() {
+        let same = |known: &&mut Finished| {
+            (known.record.cookie, known.record.index) == (record.cookie, record.index)
+        };
+        if let Some(known) = self.troubled.iter_mut().rev().find(same) {
+            if is_end {
+                // It was late, and this is what became of it.
+                *known = finished;
+            }
+        } else if event.is_some() {
             push_bounded(&mut self.troubled, finished, TROUBLED_KEPT);
         }
         if is_end {

@@ -38,6 +38,10 @@ pub enum Owned {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a test has seen and asked for, each apart"
+)]
 struct State {
     hot: VecDeque<Owned>,
     bulk: VecDeque<Owned>,
