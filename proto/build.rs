@@ -1,7 +1,7 @@
 //! Generates the wire types. protox is a protobuf compiler in Rust, so no `protoc` is needed.
 
 /// Fields that hold an enum, and the function in `words.rs` that writes it as a word.
-const ENUM_FIELDS: [(&str, &str); 13] = [
+const ENUM_FIELDS: [(&str, &str); 15] = [
     ("Delivery.kind", "delivery_kind"),
     ("Delivery.phase", "delivery_phase"),
     ("Delivery.ended", "end_cause"),
@@ -15,6 +15,8 @@ const ENUM_FIELDS: [(&str, &str); 13] = [
     ("Status.backend", "backend"),
     ("Hello.backend", "backend"),
     ("Host.backend", "backend"),
+    ("RecordingHeader.backend", "backend"),
+    ("RecordingEnd.cause", "recording_end_cause"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,6 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "HotEvent.event",
         "EdgeMessage.message",
         "CollectorMessage.message",
+        "RecordMessage.message",
     ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),
@@ -39,6 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             format!("#[serde(serialize_with = \"crate::words::{function}\")]"),
         );
     }
+    // Bytes for a machine; in JSON they would be a list of numbers.
+    builder = builder.field_attribute(".weir.v1.RecordBlock.entries", "#[serde(skip)]");
     builder.compile_fds(files)?;
     Ok(())
 }

@@ -26,6 +26,8 @@ pub trait Host {
     fn ca_state(&self) -> u8;
     /// The socket's pending error.
     fn error(&self) -> i32;
+    /// The socket's TCP state: the one before, while it changes.
+    fn tcp_state(&self) -> u8;
     /// What describes a delivery's two ends.
     fn gauges(&self, out: &mut Gauges);
 
@@ -142,6 +144,8 @@ pub fn segment<H: Host>(
         if !after(segment.seq, expected) && after(end, expected) {
             let bytes = u64::from(end.wrapping_sub(expected));
             begin_change(host, s);
+            s.note_filled(expected);
+            s.note_control(bytes);
             if s.yields_to_request(write_seq) {
                 close(host, s, now_ns);
             }
@@ -216,8 +220,14 @@ fn catch_up<H: Host>(host: &H, s: &mut Session, now_ns: u64) {
 fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     const ETIMEDOUT: i32 = 110;
     catch_up(host, s, now_ns);
+    retransmitted(host, s);
     if host.error() == ETIMEDOUT {
         s.ended = ended::TIMEOUT;
+    } else if host.error() == 0
+        && matches!(host.tcp_state(), state::ESTABLISHED | state::CLOSE_WAIT)
+    {
+        // The server gave it up in the midst of things: the reset is sent after this.
+        s.reset(ended::SERVER_RST);
     } else if s.ended == ended::OPEN {
         s.ended = ended::OTHER;
     }

@@ -91,8 +91,10 @@ pub struct Session {
     pub fin_received: u8,
     /// The last delivery was closed by the quiet gap and no request has come since.
     pub settled: u8,
+    /// The session speaks TLS 1.3.
+    pub is_tls_13: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
 }
 
 /// Segments retransmitted, by what made the kernel send them again.
@@ -111,7 +113,7 @@ pub struct Retrans {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Clocks {
-    /// Data outstanding, limited by nothing below.
+    /// Data outstanding; the two below are parts of it.
     pub busy: u32,
     /// Limited by the client's receive window.
     pub rwnd_limited: u32,

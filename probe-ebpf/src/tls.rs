@@ -23,6 +23,27 @@ const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
 
+/// Whether a client message over TLS is as long as an alert (`close_notify`) and no longer.
+///
+/// TLS 1.3: record header 5 + alert 2 + type 1 + tag 16. TLS 1.2: 5 + 2 + 16, and 8 of explicit
+/// nonce with GCM. Which version it is may not be known.
+#[inline(always)]
+pub fn is_alert(bytes: u64, is_13: bool) -> bool {
+    bytes == 24 || (!is_13 && (bytes == 23 || bytes == 31))
+}
+
+/// Whether a client message over TLS is as long as one of HTTP/2's control frames (SETTINGS
+/// acknowledgement 9 bytes, `WINDOW_UPDATE` and `RST_STREAM` 13, PING 17; RFC 9113, 6) and is neither
+/// an alert nor an HTTP/1 request.
+#[inline(always)]
+pub fn is_http2_control(bytes: u64, is_13: bool) -> bool {
+    if is_13 {
+        bytes > 24 && bytes <= MAX_CONTROL_BYTES
+    } else {
+        bytes > 31 && bytes <= 46
+    }
+}
+
 /// Largest client message over TLS that can be no HTTP/1 request: the shortest request
 /// (`GET / HTTP/1.0`, two line ends) is 18 bytes and the record adds at least 22. Alerts and
 /// HTTP/2's SETTINGS, PING and WINDOW_UPDATE frames fall below.
@@ -62,6 +83,12 @@ pub fn is_finished_flight(bytes: u64) -> bool {
     matches!(bytes, 58 | 74 | 64 | 80 | 43 | 51)
 }
 
+/// Whether a Finished flight is TLS 1.3's.
+#[inline(always)]
+pub fn is_finished_flight_13(bytes: u64) -> bool {
+    is_finished_flight(bytes) && bytes >= 58
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +106,16 @@ mod tests {
     fn a_request_is_never_as_short_as_control() {
         let shortest = b"GET / HTTP/1.0\r\n\r\n".len() as u64 + 22;
         assert!(shortest > MAX_CONTROL_BYTES);
+    }
+
+    #[test]
+    fn http2_control_is_told_from_alerts_and_requests() {
+        for frame in [9, 13, 17] {
+            assert!(is_http2_control(frame + 22, true));
+            assert!(is_http2_control(frame + 29, false));
+        }
+        assert!(is_alert(2 + 22, true) && !is_http2_control(2 + 22, true));
+        assert!(is_alert(2 + 29, false) && !is_http2_control(2 + 29, false));
+        assert!(!is_http2_control(18 + 22, true) && !is_http2_control(18 + 29, false));
     }
 }

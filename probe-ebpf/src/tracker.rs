@@ -163,10 +163,9 @@ impl Session {
     #[inline(always)]
     pub fn requested(&mut self, now_ns: u64, bytes: u64, write_seq: u32, gauges: &Gauges) {
         if self.phase == phase::ANSWERING {
-            if self.flags & flag::TLS == 0 || bytes > 24 {
-                // Not a TLS 1.3 alert: the client speaks while it is answered.
-                self.flags |= flag::BUSY_PERIOD;
-                self.delivery_flags |= flag::BUSY_PERIOD;
+            if self.flags & flag::TLS == 0 || !tls::is_alert(bytes, self.is_tls_13 != 0) {
+                // The client speaks while it is answered.
+                self.mark_busy();
             }
             if bytes > MAX_BUSY_CONTROL_BYTES {
                 self.requests += 1;
@@ -174,7 +173,9 @@ impl Session {
             self.request_bytes += bytes;
             return;
         }
-        if self.phase == phase::ASKED && !self.is_tentative() {
+        // In clear and in one stream, a message so short is the beginning of a request.
+        let replaces = self.flags & (flag::TLS | flag::BUSY_PERIOD) != 0 && self.is_tentative();
+        if self.phase == phase::ASKED && !replaces {
             self.request_bytes += bytes;
             self.t_request_last_ns = now_ns;
             return;
@@ -186,6 +187,35 @@ impl Session {
         self.open(now_ns, write_seq, gauges);
         self.phase = phase::ASKED;
         self.request_bytes = bytes;
+    }
+
+    /// A client message of so many bytes has arrived: HTTP/2 over TLS shows itself by its control
+    /// frames, and what is open then, complete or not, was one of its busy periods.
+    #[inline(always)]
+    pub fn note_control(&mut self, bytes: u64) {
+        if self.tls_phase == tls::Phase::Data as u8
+            && tls::is_http2_control(bytes, self.is_tls_13 != 0)
+        {
+            self.mark_busy();
+        }
+    }
+
+    #[inline(always)]
+    fn mark_busy(&mut self) {
+        self.flags |= flag::BUSY_PERIOD;
+        if self.delivery_flags & flag::HANDSHAKE == 0 {
+            self.delivery_flags |= flag::BUSY_PERIOD;
+        }
+    }
+
+    /// The client's bytes are complete up to `rcv_nxt`. Those that no hook has counted came with
+    /// the last segment seen, which filled a hole before them.
+    #[inline(always)]
+    pub fn note_filled(&mut self, rcv_nxt: u32) {
+        if self.is_open() && self.fin_received == 0 {
+            self.request_bytes += u64::from(rcv_nxt.wrapping_sub(self.rcv_nxt));
+            self.rcv_nxt = rcv_nxt;
+        }
     }
 
     /// Whether the open delivery must be closed before a request is taken: it is complete, or a
@@ -203,6 +233,11 @@ impl Session {
         match self.phase {
             phase::ANSWERING => {}
             phase::ASKED => {
+                self.note_filled(rcv_nxt);
+                if self.tls_phase == tls::Phase::Data as u8 && self.is_tentative() {
+                    // HTTP/2's control frames are answered by more of the same.
+                    self.mark_busy();
+                }
                 self.phase = phase::ANSWERING;
                 self.t_first_write_ns = now_ns;
             }
@@ -255,6 +290,7 @@ impl Session {
                 {
                     // Session tickets, in answer to the client's Finished.
                     self.delivery_flags |= flag::HANDSHAKE;
+                    self.is_tls_13 = u8::from(tls::is_finished_flight_13(self.request_bytes));
                 }
                 self.flags |= flag::TLS;
                 self.tls_phase = tls::Phase::Data as u8;

@@ -23,6 +23,10 @@ fn perform(command: &Command) -> Result<Outcome> {
         doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
         return Ok(Outcome::Examined(diagnosis.health()));
     }
+    if let Command::Replay(args) = command {
+        cli::replay(args, style, to.lock(), io::stderr())?;
+        return Ok(Outcome::Done);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -37,7 +41,8 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Cells(args) => cli::cells(args, style, to).await,
             Command::Hosts(args) => cli::hosts(args, style, to).await,
             Command::Status(args) => cli::status(args, style, to).await,
-            Command::Doctor(_) => Ok(()),
+            Command::Record(args) => cli::record(args, to).await,
+            Command::Doctor(_) | Command::Replay(_) => Ok(()),
         }
     });
     // A thread that waits for the terminal's next key must not hold up the end.

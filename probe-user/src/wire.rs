@@ -39,6 +39,14 @@ pub fn backend(kind: BackendKind) -> v1::Backend {
     }
 }
 
+/// The same the other way; none if only a newer weir knows it.
+pub fn backend_kind(backend: v1::Backend) -> Option<BackendKind> {
+    match backend {
+        v1::Backend::Exact => Some(BackendKind::Exact),
+        v1::Backend::Unspecified => None,
+    }
+}
+
 fn end_cause(how: u8) -> v1::EndCause {
     match how {
         ended::CLIENT_FIN => v1::EndCause::ClientFin,
@@ -241,6 +249,8 @@ pub struct DaemonCounts {
     pub uplink_events_dropped: u64,
     /// Frames that the uplink dropped.
     pub uplink_frames_dropped: u64,
+    /// Records that a slow recorder missed.
+    pub recorder_dropped: u64,
 }
 
 /// All that was lost, by cause.
@@ -266,6 +276,29 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         followers_dropped: daemon.followers_dropped,
         uplink_events_dropped: daemon.uplink_events_dropped,
         uplink_frames_dropped: daemon.uplink_frames_dropped,
+        recorder_dropped: daemon.recorder_dropped,
+    }
+}
+
+/// The programs' counts among the losses.
+pub fn kernel_counts(losses: &v1::Losses) -> KernelCounts {
+    let ring = |ring: &Option<v1::RingLoss>| {
+        ring.as_ref()
+            .map_or_else(RingCounts::default, |ring| RingCounts {
+                seen: ring.seen,
+                exported: ring.exported,
+                ring_full: ring.ring_full,
+            })
+    };
+    KernelCounts {
+        hot: ring(&losses.hot),
+        bulk: ring(&losses.bulk),
+        sessions_seen: losses.sessions_seen,
+        sessions_tracked: losses.sessions_tracked,
+        sessions_filtered: losses.sessions_filtered,
+        sessions_storage_refused: losses.sessions_storage_refused,
+        half_open_refused: losses.half_open_refused,
+        programs_skipped: losses.programs_skipped,
     }
 }
 

@@ -406,3 +406,22 @@ async fn a_reload_takes_effect_and_what_cannot_be_changes_nothing() {
     assert_eq!(accepted(5000).await.config_generation, 3);
     daemon.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_sweep_takes_all_that_the_bulk_ring_holds() {
+    let daemon = Daemon::start(|_| {}).await;
+    daemon.script.fall_silent();
+    for cookie in 0..5000 {
+        daemon
+            .script
+            .start(session_start(cookie, 443, at(1000 + cookie)));
+    }
+    let (before, _) = daemon.script.swept();
+    let after = until("an empty ring", || async {
+        let (sweeps, left) = daemon.script.swept();
+        (left == 0).then_some(sweeps)
+    })
+    .await;
+    // One may have been under way.
+    assert!(after <= before + 2, "{} sweeps", after - before);
+}

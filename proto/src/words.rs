@@ -4,7 +4,8 @@
 use serde::Serializer;
 
 use crate::v1::{
-    Backend, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier, Metric, SessionState, Verdict,
+    Backend, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier, Metric, RecordingEndCause,
+    SessionState, Verdict,
 };
 
 macro_rules! words {
@@ -33,6 +34,7 @@ words! {
     end_cause: EndCause, "END_CAUSE_";
     evidence_tier: EvidenceTier, "EVIDENCE_TIER_";
     metric: Metric, "METRIC_";
+    recording_end_cause: RecordingEndCause, "RECORDING_END_CAUSE_";
     session_state: SessionState, "SESSION_STATE_";
     verdict: Verdict, "VERDICT_";
 }

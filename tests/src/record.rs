@@ -72,6 +72,7 @@ pub struct Session {
     pub endpoints: Endpoints,
     pub state: String,
     pub ended: String,
+    pub established_unix_ns: u64,
     pub handshake_us: u32,
     pub synack_retransmits: u32,
     pub deliveries: u64,

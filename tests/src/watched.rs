@@ -25,6 +25,12 @@ pub const DISTANT: Shape = Shape {
     queue_bytes: 0,
 };
 
+/// A port that no other lab on this host serves at.
+pub fn own_port() -> u16 {
+    let offset = u16::try_from(std::process::id() % 20_000).expect("less than 20000");
+    20_000 + offset
+}
+
 /// The server's `port` at its IPv4 address.
 pub fn v4(port: u16) -> SocketAddr {
     (SERVER_V4, port).into()

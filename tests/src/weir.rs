@@ -425,18 +425,20 @@ impl SessionLog {
         })
     }
 
-    /// The latest of each session in the namespace.
+    /// The latest of each session in the namespace that was established since a time.
     ///
     /// # Errors
     /// The daemon has stopped answering.
-    pub fn of(&self, netns: u32) -> Result<Vec<Session>> {
+    pub fn of(&self, netns: u32, since_unix_ns: u64) -> Result<Vec<Session>> {
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
             bail!("weir stopped telling of its sessions");
         }
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(latest
             .values()
-            .filter(|session| session.endpoints.netns == netns)
+            .filter(|session| {
+                session.endpoints.netns == netns && session.established_unix_ns >= since_unix_ns
+            })
             .cloned()
             .collect())
     }

@@ -9,9 +9,9 @@ use nix::sys::signal::Signal;
 use weir_tests::demo::numbers::Sums;
 use weir_tests::lab::client;
 use weir_tests::lab::link::Lab;
-use weir_tests::lab::nginx::{CLEAR, Nginx};
+use weir_tests::lab::nginx::Nginx;
 use weir_tests::lab::process::wait_for;
-use weir_tests::watched::{DISTANT, PATIENCE, binary, settings, v4};
+use weir_tests::watched::{DISTANT, PATIENCE, binary, own_port, settings, v4};
 use weir_tests::weir::{Collector, Daemon, Settings};
 
 /// Totals are the host's: what another test does would be in them.
@@ -21,7 +21,7 @@ fn visit(lab: &Lab) -> Result<()> {
     for _ in 0..5 {
         lab.client.run(|| {
             client::keep_alive(
-                v4(CLEAR),
+                v4(own_port()),
                 &["/f/30000", "/f/500"],
                 Duration::from_millis(10),
             )
@@ -46,15 +46,14 @@ fn same(daemon: &Daemon, collector: &Collector, deliveries: u64) -> Result<Sums>
 fn a_collector_that_is_killed_and_comes_back_has_the_hosts_totals() -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::with_relay(DISTANT, 1)?;
-    let _nginx = Nginx::start(&lab)?;
+    let _nginx = Nginx::on_port(&lab, own_port())?;
     let free = TcpListener::bind("127.0.0.1:0")?;
     let address = free.local_addr()?.to_string();
     drop(free);
     let mut collector = Collector::start(&binary(), &lab.dir().join("one"), &address)?;
     let settings = Settings {
         collector: Some(collector.url()),
-        ports: vec![CLEAR],
-        prefixes: vec!["10.77.0.0/16".into()],
+        ports: vec![own_port()],
         ..settings()
     };
     let daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;
@@ -74,15 +73,14 @@ fn a_collector_that_is_killed_and_comes_back_has_the_hosts_totals() -> Result<()
 fn a_host_that_starts_again_adds_to_what_it_told_before() -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::with_relay(DISTANT, 1)?;
-    let _nginx = Nginx::start(&lab)?;
+    let _nginx = Nginx::on_port(&lab, own_port())?;
     let free = TcpListener::bind("127.0.0.1:0")?;
     let address = free.local_addr()?.to_string();
     drop(free);
     let collector = Collector::start(&binary(), &lab.dir().join("one"), &address)?;
     let settings = Settings {
         collector: Some(collector.url()),
-        ports: vec![CLEAR],
-        prefixes: vec!["10.77.0.0/16".into()],
+        ports: vec![own_port()],
         ..settings()
     };
     let mut daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;

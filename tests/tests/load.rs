@@ -7,10 +7,10 @@ use anyhow::{Context as _, Result};
 use weir_tests::lab::client;
 use weir_tests::lab::link::Lab;
 use weir_tests::lab::netns::join;
-use weir_tests::lab::nginx::{CLEAR, Nginx};
+use weir_tests::lab::nginx::Nginx;
 use weir_tests::lab::process::wait_for;
 use weir_tests::record::Counters;
-use weir_tests::watched::{PATIENCE, binary, settings, v4};
+use weir_tests::watched::{PATIENCE, binary, own_port, settings, v4};
 use weir_tests::weir::{Daemon, Settings};
 
 const SESSIONS: usize = 8000;
@@ -29,7 +29,7 @@ fn short_sessions(lab: &Lab, count: usize) -> Result<f64> {
     for _ in 0..4 {
         clients.push(lab.client.spawn("client", move || {
             for _ in 0..count / 4 {
-                client::keep_alive(v4(CLEAR), &["/f/500"], Duration::ZERO)?;
+                client::keep_alive(v4(own_port()), &["/f/500"], Duration::ZERO)?;
             }
             Ok(())
         })?);
@@ -41,9 +41,9 @@ fn short_sessions(lab: &Lab, count: usize) -> Result<f64> {
 }
 
 fn start(lab: &Lab, settings: Settings) -> Result<(Nginx, Daemon)> {
-    let nginx = Nginx::start(lab)?;
+    let nginx = Nginx::on_port(lab, own_port())?;
     let settings = Settings {
-        ports: vec![CLEAR],
+        ports: vec![own_port()],
         ..settings
     };
     let daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;

@@ -57,23 +57,24 @@ fn reset(sk: *const u8, by: u8) -> i32 {
 /// A SYN-ACK was sent again (Linux 4.16): the session is half open and slow to become whole.
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
 pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
-    // A request_sock begins with a sock_common, as a sock does.
-    if let Some(req) = Sock::new(ctx.arg(1))
+    // A request_sock begins with a sock_common, as a sock does; the session that may come of it
+    // will have the listener's cgroup.
+    if let Some(listener) = Sock::new(ctx.arg(0))
+        && let Some(req) = Sock::new(ctx.arg(1))
         && let Some(settings) = settings()
-        && (settings.by_port == 0 || filter::admits_port(req.local_port()))
     {
-        repeated(req, emit::now_ns());
+        let mut endpoints = Endpoints::default();
+        if req.endpoints(&mut endpoints).is_some() && filter::admits(settings, listener, &endpoints)
+        {
+            repeated(req, &endpoints, emit::now_ns());
+        }
     }
     0
 }
 
 #[inline(always)]
-fn repeated(req: Sock, now_ns: u64) {
-    let mut endpoints = Endpoints::default();
-    if req.endpoints(&mut endpoints).is_none() {
-        return;
-    }
-    let key = birth::half_open_key(&endpoints);
+fn repeated(req: Sock, endpoints: &Endpoints, now_ns: u64) {
+    let key = birth::half_open_key(endpoints);
     if let Some(known) = maps::HALF_OPEN.get_ptr_mut(&key) {
         // SAFETY: a value of the map; the request socket's timer is its only writer.
         unsafe {

@@ -16,23 +16,31 @@ use super::{
 /// A session has reached ESTABLISHED.
 #[inline(always)]
 pub fn established(sk: Sock, tcp: TcpSock, now_ns: u64) {
-    let Some(s) = born(sk, tcp, now_ns, 0) else {
-        return;
-    };
+    // A child socket begins with the handshake's count of SYN-ACKs sent again (Linux 4.9), and
+    // with the round trip of the last of them, or none.
     let mut handshake_us = tcp.srtt_us();
-    // A child socket begins with the handshake's count of SYN-ACKs sent again (Linux 4.9).
-    let synack_retransmits = s.retrans_before;
-    if synack_retransmits != 0 || handshake_us == 0 {
-        // The kernel has measured the last round trip of the handshake, or none.
-        let key = half_open_key(&s.endpoints);
-        if let Some(half_open) = maps::HALF_OPEN.get_ptr(&key) {
-            // SAFETY: a value of the map; it is not deleted before the line after.
-            let t_first_ns = unsafe { (*half_open).t_first_ns };
-            handshake_us = (now_ns.saturating_sub(t_first_ns) / 1000) as u32;
-            let _ = maps::HALF_OPEN.remove(&key);
-        }
+    if (handshake_us == 0 || tcp.total_retrans() != 0)
+        && let Some(t_first_ns) = take_half_open(sk)
+    {
+        handshake_us = (now_ns.saturating_sub(t_first_ns) / 1000) as u32;
     }
-    emit::session_start(s, handshake_us, synack_retransmits);
+    if let Some(s) = born(sk, tcp, now_ns, 0) {
+        emit::session_start(s, handshake_us, s.retrans_before);
+    }
+}
+
+/// Takes a handshake that is under way no more out of the table; says when its first SYN-ACK was
+/// sent.
+#[inline(always)]
+fn take_half_open(sk: Sock) -> Option<u64> {
+    let mut endpoints = Endpoints::default();
+    sk.endpoints(&mut endpoints)?;
+    let key = half_open_key(&endpoints);
+    let half_open = maps::HALF_OPEN.get_ptr(&key)?;
+    // SAFETY: a value of the map; it is not deleted before the line after.
+    let t_first_ns = unsafe { (*half_open).t_first_ns };
+    let _ = maps::HALF_OPEN.remove(&key);
+    Some(t_first_ns)
 }
 
 /// What names a handshake that is under way.
@@ -101,6 +109,7 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     s.rcv_nxt = tcp.rcv_nxt();
     s.acked_seq = tcp.write_seq();
     s.tls_phase = 0;
+    s.is_tls_13 = 0;
     s.late_mark = 0;
     s.session_retrans = Retrans::default();
     s.retrans_seen = tcp.total_retrans();

@@ -159,6 +159,11 @@ impl Host for TcpSock {
     }
 
     #[inline(always)]
+    fn tcp_state(&self) -> u8 {
+        self.get(Field::State)
+    }
+
+    #[inline(always)]
     fn gauges(&self, out: &mut Gauges) {
         self.read_gauges(out);
     }

@@ -261,6 +261,11 @@ impl TcpSock {
             3 => clocks.sndbuf_limited = clocks.sndbuf_limited.wrapping_add(running),
             _ => {}
         }
+        // As TCP_INFO tells it: busy is all the time with data outstanding.
+        clocks.busy = clocks
+            .busy
+            .wrapping_add(clocks.rwnd_limited)
+            .wrapping_add(clocks.sndbuf_limited);
         clocks
     }
 

@@ -459,3 +459,118 @@ fn the_number_in_a_reset_acknowledges_nothing() {
     assert!(segment.has_ack);
     assert_eq!((segment.ack, segment.payload), (5000, 1448));
 }
+
+#[test]
+fn a_request_in_clear_counts_from_its_first_byte_however_short_its_pieces() {
+    let mut wire = Wire::established(0);
+    let first = wire.now_ns;
+    for _ in 0..28 {
+        wire.asks(1);
+        wire.wait_ms(40);
+    }
+    wire.writes(100);
+    wire.acks_all();
+    wire.wait_ms(1500);
+    wire.sweeps();
+    let delivery = wire.ended();
+    assert_eq!((delivery.t_request_ns, delivery.request_bytes), (first, 28));
+}
+
+/// Handshake of TLS 1.3 up to the client's Finished, which has been answered by tickets.
+fn tls_13() -> Wire {
+    let mut wire = Wire::established(0);
+    wire.asks(517);
+    wire.writes_tls(1500, [22, 3, 3]);
+    wire.wait_ms(20);
+    wire.arrives(80, 1500);
+    wire.writes_tls(500, [23, 3, 3]);
+    wire.wait_ms(20);
+    wire
+}
+
+#[test]
+fn a_request_behind_a_lost_finished_is_not_taken_for_the_handshake() {
+    let mut wire = Wire::established(0);
+    wire.asks(517);
+    wire.writes_tls(1500, [22, 3, 3]);
+    wire.wait_ms(40);
+    // The Finished fills the hole before a request that is there already.
+    wire.arrives(80, 1500);
+    wire.reports();
+    let asked = wire.now_ns;
+    wire.socket.rcv_nxt += 157;
+    wire.writes_tls(30_000, [23, 3, 3]);
+    wire.acks_all();
+    wire.wait_ms(1500);
+    wire.sweeps();
+    let delivery = wire.ended();
+    assert_eq!(delivery.flags & flag::HANDSHAKE, 0);
+    assert_eq!(
+        (delivery.t_request_ns, delivery.request_bytes),
+        (asked, 237)
+    );
+}
+
+#[test]
+fn http2_shows_itself_by_its_control_frames_from_its_first_delivery_on() {
+    let mut wire = tls_13();
+    // Preface, SETTINGS and the first request; the server's SETTINGS are all that is answered
+    // before the client acknowledges them.
+    wire.asks(218);
+    wire.reports();
+    wire.writes_tls(60, [23, 3, 3]);
+    wire.wait_ms(20);
+    wire.arrives(31, wire.socket.write_seq);
+    let first = wire.ended();
+    assert_eq!((first.index, first.flags & flag::HANDSHAKE), (2, 0));
+    assert_ne!(first.flags & flag::BUSY_PERIOD, 0);
+    wire.writes(100_000);
+    wire.acks_all();
+    wire.wait_ms(1500);
+    wire.sweeps();
+    assert_ne!(wire.ended().flags & flag::BUSY_PERIOD, 0);
+}
+
+#[test]
+fn a_closing_alert_makes_no_busy_period_and_no_request() {
+    let mut wire = tls_13();
+    wire.asks(400);
+    wire.reports();
+    wire.writes(5000);
+    wire.acks_all();
+    wire.wait_ms(10);
+    wire.asks(24);
+    assert_eq!(wire.ended().flags, flag::TLS);
+    wire.goes(state::CLOSE_WAIT);
+    wire.goes(state::CLOSE);
+    let reports = wire.reports();
+    assert!(
+        matches!(reports[..], [Report::Session { .. }]),
+        "{reports:?}"
+    );
+}
+
+#[test]
+fn a_retransmission_that_no_program_saw_is_in_the_sessions_total() {
+    let mut wire = Wire::established(0);
+    wire.asks(100);
+    wire.writes(9000);
+    wire.socket.total_retrans += 2;
+    wire.client_resets();
+    let session = wire.session.session_retrans;
+    assert_eq!(session.fast + session.rto + session.tlp, 2);
+}
+
+#[test]
+fn a_server_that_gives_up_in_the_midst_of_things_has_reset_the_session() {
+    let mut wire = Wire::established(0);
+    wire.asks(100);
+    wire.writes(50_000);
+    wire.goes(state::CLOSE);
+    let reports = wire.reports();
+    let [Report::End(delivery), Report::Session { ended, .. }] = reports[..] else {
+        panic!("{reports:?}");
+    };
+    assert_ne!(delivery.flags & flag::ABORTED, 0);
+    assert_eq!(ended, ended::SERVER_RST);
+}

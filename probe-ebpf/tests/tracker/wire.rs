@@ -30,6 +30,7 @@ pub(crate) struct Socket {
     pub(crate) total_retrans: u32,
     pub(crate) ca_state: u8,
     pub(crate) error: i32,
+    pub(crate) state: u8,
     pub(crate) segments: u32,
     pub(crate) reports: Vec<Report>,
     /// Runs between the writing of a settled record and its claim.
@@ -71,6 +72,9 @@ impl Host for Socket {
     }
     fn error(&self) -> i32 {
         self.error
+    }
+    fn tcp_state(&self) -> u8 {
+        self.state
     }
     fn gauges(&self, out: &mut Gauges) {
         out.segments = self.segments;
@@ -130,6 +134,7 @@ impl Wire {
             write_seq: isn,
             snd_una: isn,
             rcv_nxt: isn,
+            state: state::ESTABLISHED,
             ..Socket::default()
         };
         let session = Session {
@@ -216,6 +221,7 @@ impl Wire {
     /// The session goes to a state.
     pub(crate) fn goes(&mut self, new: u8) {
         drive::state_changed(&mut self.socket, &mut self.session, self.now_ns, new);
+        self.socket.state = new;
         if matches!(new, state::FIN_WAIT1 | state::LAST_ACK) {
             // The FIN takes a sequence number.
             self.socket.write_seq = self.socket.write_seq.wrapping_add(1);
@@ -255,7 +261,9 @@ impl Wire {
 
     /// The client resets the session.
     pub(crate) fn client_resets(&mut self) {
+        const ECONNRESET: i32 = 104;
         self.session.reset(ended::CLIENT_RST);
+        self.socket.error = ECONNRESET;
         self.goes(state::CLOSE);
     }
 }

@@ -4,6 +4,8 @@ mod ask;
 mod exit;
 mod filter;
 mod live;
+mod record;
+mod replay;
 mod run;
 
 use std::path::PathBuf;
@@ -15,10 +17,13 @@ pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
 pub use live::top;
+pub use record::{record, record_until};
+pub use replay::replay;
 pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
 use crate::config::Config;
+use crate::replay::Speed;
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
 };
@@ -37,7 +42,7 @@ const STYLES: Styles = Styles::styled()
 /// Measures every TCP session of a streaming server in the kernel, and says how its viewers fare.
 ///
 /// `weir run` measures; the other commands ask a running daemon over its Unix socket, or a
-/// collector over the network.
+/// collector over the network; `weir replay` reads a recording.
 #[derive(Debug, Parser)]
 #[command(
     name = "weir",
@@ -77,6 +82,8 @@ pub enum Command {
     Status(Status),
     Doctor(Doctor),
     Collect(Collect),
+    Record(Record),
+    Replay(Replay),
 }
 
 /// Measure: load the programs, fold what they say, answer queries.
@@ -343,6 +350,78 @@ pub struct Collect {
     pub name: Option<String>,
 }
 
+/// Record what the kernel says to a running daemon, to be replayed.
+///
+/// The daemon measures as before and passes on what it takes in; this process writes it to FILE,
+/// compressed, until SIGINT, SIGTERM, a bound or the daemon's end. What was written is whole
+/// whatever happens, also to this process. Without --force a file that is there already is kept.
+/// The file holds clients' addresses, and only its owner may read it.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir record /tmp/evening.weir --max-duration 10m
+  weir record /tmp/evening.weir --max-bytes 200M --force
+  weir replay /tmp/evening.weir                    what came of it")]
+pub struct Record {
+    /// The recording. It must not exist yet.
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub socket: Socket,
+    /// End before the file would be larger. K, M and G are powers of 1024.
+    #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = record::parse_bytes)]
+    pub max_bytes: u64,
+    /// End after so long (e.g. 90s, 10m, 2h), to the second.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub max_duration: Option<std::time::Duration>,
+    /// Write over a file that is there already.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Replay a recording through the daemon's own fold, and list what comes of it.
+///
+/// It needs no daemon, no privilege and no kernel programs, and its listing is the same each time,
+/// bit for bit: what the daemon would have said at the recording's end (cells, sessions) or as it
+/// went on (deliveries, events). Standard error tells whose recording it is and whether it is all
+/// there.
+#[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
+#[command(after_help = "\
+Examples:
+  weir replay evening.weir                          cells
+  weir replay evening.weir --deliveries -o json > deliveries.jsonl
+  weir replay evening.weir --events --speed 10      late and cut-off deliveries, ten times as fast")]
+pub struct Replay {
+    /// The recording.
+    pub file: PathBuf,
+    /// How many times as fast as it was, or as fast as it can.
+    #[arg(long, value_name = "N|max", default_value = "max", value_parser = replay::parse_speed)]
+    pub speed: Speed,
+    #[command(flatten)]
+    pub output: Output,
+    /// The cells at its end; so without any of these.
+    #[arg(long, group = "listing")]
+    pub cells: bool,
+    /// Each delivery as it ends.
+    #[arg(long, group = "listing")]
+    pub deliveries: bool,
+    /// The sessions at its end.
+    #[arg(long, group = "listing")]
+    pub sessions: bool,
+    /// Each delivery that is late while it is open, or cut off.
+    #[arg(long, group = "listing")]
+    pub events: bool,
+    /// With --deliveries: also the parts of TLS handshakes.
+    #[arg(long, requires = "deliveries")]
+    pub handshakes: bool,
+    /// With cells and -o json: the histograms' buckets too.
+    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "events"])]
+    pub buckets: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -380,6 +459,11 @@ mod tests {
             "weir hosts",
             "weir run --top --no-top",
             "weir run --insecure",
+            "weir record",
+            "weir record f --max-bytes 0",
+            "weir replay f --speed 0",
+            "weir replay f --cells --events",
+            "weir replay f --handshakes",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -119,9 +119,8 @@ fn load(config: &Config) -> Result<Box<dyn Backend>> {
         bulk_ring_bytes: config.limits.bulk_ring_bytes,
         program_log_level: config.log.programs as u8,
     };
-    let backend = Exact::load(&options, &config.kernel_settings()).context(
-        "cannot measure on this host; `weir doctor` says what is missing and what to do",
-    )?;
+    let backend = Exact::load(&options, &config.kernel_settings())
+        .context("cannot start measuring (`weir doctor` examines the host)")?;
     Ok(Box::new(backend))
 }
 

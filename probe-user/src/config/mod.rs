@@ -20,7 +20,7 @@ use crate::kernel;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be read at all.
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -88,7 +88,7 @@ pub struct Limits {
     pub hot_ring_bytes: u32,
     /// The bulk ring.
     pub bulk_ring_bytes: u32,
-    /// Clients that watch or follow at the same time.
+    /// Clients that watch, follow or record at the same time.
     pub followers: u32,
     /// Deliveries that a slow follower may lag behind before it loses the oldest.
     pub follower_lag: u32,

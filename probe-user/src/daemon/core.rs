@@ -13,16 +13,21 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use weir_proto::v1;
 
-use super::intake::Intake;
+use super::desk::Desk;
+use crate::intake::Intake;
 use crate::kernel::{Backend, Ring, SWEEP_INTERVAL, Settings};
-use crate::labels::Labels;
 use crate::query::Query;
+use crate::recording::Said;
 use crate::throttle::Throttle;
 use crate::uplink::Tick;
 
 /// Records taken from the bulk ring before the hot one is looked at again: about 50 us of folding.
 const BULK_BATCH: usize = 256;
+/// Batches of the bulk ring that one sweep takes at most, so that queries are answered even when
+/// records come faster than they are folded: more than the largest ring holds.
+const MOST_BATCHES: usize = 16_384;
 const HOT_BATCH: usize = 1024;
 /// Records of either ring taken out at the end; what comes faster than this is left.
 const LAST_RECORDS: usize = 1_000_000;
@@ -33,8 +38,8 @@ const FAILURE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Reload {
     pub(super) settings: Settings,
-    pub(super) labels: Labels,
-    pub(super) generation: u64,
+    /// The same for the fold, with the names of cells.
+    pub(super) recorded: Arc<v1::RecordedSettings>,
     /// Gets whether they are in force.
     pub(super) reply: oneshot::Sender<anyhow::Result<()>>,
 }
@@ -56,7 +61,7 @@ pub(super) struct Ticks {
 
 pub(super) struct Core {
     pub(super) backend: Box<dyn Backend>,
-    pub(super) intake: Intake,
+    pub(super) desk: Desk,
     /// None without a collector.
     pub(super) ticks: Option<Ticks>,
     warnings: Warnings,
@@ -87,10 +92,10 @@ fn clock_ns(clock: ClockId) -> anyhow::Result<u64> {
 }
 
 impl Core {
-    pub(super) fn new(backend: Box<dyn Backend>, intake: Intake, ticks: Option<Ticks>) -> Self {
+    pub(super) fn new(backend: Box<dyn Backend>, desk: Desk, ticks: Option<Ticks>) -> Self {
         Self {
             backend,
-            intake,
+            desk,
             ticks,
             warnings: Warnings::new(),
         }
@@ -114,7 +119,7 @@ impl Core {
                 biased;
                 ready = hot.readable() => {
                     let mut ready = ready.context("cannot wait for the hot ring")?;
-                    if self.drain(Ring::Hot, HOT_BATCH) < HOT_BATCH {
+                    if self.drain(Ring::Hot, HOT_BATCH)? < HOT_BATCH {
                         ready.clear_ready();
                     }
                 }
@@ -130,14 +135,14 @@ impl Core {
                 }
                 ready = bulk.readable() => {
                     let mut ready = ready.context("cannot wait for the bulk ring")?;
-                    if self.drain(Ring::Bulk, BULK_BATCH) < BULK_BATCH {
+                    if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
                         ready.clear_ready();
                     }
                 }
             }
         }
-        self.drain_rest();
-        self.read_counts();
+        self.drain_rest()?;
+        self.read_counts()?;
         self.tick(last_tick.elapsed())
     }
 
@@ -156,57 +161,52 @@ impl Core {
             Ok(0) => {}
             Ok(left_out) => tracing::warn!(
                 left_out,
-                "network namespaces could not be entered (that needs CAP_SYS_ADMIN): sessions that \
-                 are open in them already stay unmeasured"
+                "network namespaces were left out, as said above: sessions that are open in them \
+                 already stay unmeasured"
             ),
             Err(err) => tracing::warn!("sessions that are open already stay unmeasured: {err:#}"),
         }
     }
 
     /// Takes at most `max` records out of a ring.
-    fn drain(&mut self, ring: Ring, max: usize) -> usize {
-        let intake = &mut self.intake;
-        let drained = self
-            .backend
-            .drain(ring, max, &mut |record| intake.record(record));
-        let counts = &mut self.intake.daemon_counts;
-        *match ring {
-            Ring::Hot => &mut counts.hot_drained,
-            Ring::Bulk => &mut counts.bulk_drained,
-        } += drained as u64;
-        drained
+    fn drain(&mut self, ring: Ring, max: usize) -> anyhow::Result<usize> {
+        let desk = &mut self.desk;
+        if desk.intake.is_recorded() {
+            let now_ns = monotonic_ns()?;
+            desk.take(&Said::Drain { ring, now_ns });
+        }
+        let drained = self.backend.drain(ring, max, &mut |record| {
+            desk.take(&Said::Record { ring, record });
+        });
+        Ok(drained)
     }
 
-    fn drain_rest(&mut self) {
+    fn drain_rest(&mut self) -> anyhow::Result<()> {
         let mut left = LAST_RECORDS;
         for ring in [Ring::Hot, Ring::Bulk] {
             while left > 0 {
-                let drained = self.drain(ring, BULK_BATCH);
+                let drained = self.drain(ring, BULK_BATCH)?;
                 left = left.saturating_sub(drained);
                 if drained < BULK_BATCH {
                     break;
                 }
             }
         }
+        Ok(())
     }
 
     fn answer(&mut self, query: Query) -> anyhow::Result<()> {
         if matches!(query, Query::Status(_) | Query::Snapshot { .. }) {
-            self.read_counts();
+            self.read_counts()?;
         }
-        self.intake.answer(query, monotonic_ns()?);
+        self.desk.answer(query, monotonic_ns()?);
         Ok(())
     }
 
     fn reload(&mut self, reload: Reload) {
         let applied = self.backend.apply(&reload.settings);
         if applied.is_ok() {
-            self.intake.labels = reload.labels;
-            self.intake.config_generation = reload.generation;
-            self.intake.deadline_ms = reload.settings.deadline_ms;
-            self.intake
-                .fold
-                .set_progress_ms(reload.settings.progress_ms);
+            self.desk.take(&Said::Settings(reload.recorded));
             // A wider filter lets in sessions that are open already.
             self.adopt();
         }
@@ -218,39 +218,46 @@ impl Core {
         if let Err(err) = self.backend.sweep() {
             self.warnings.failure("looking through the sessions", &err);
         }
-        // A ring wakes the daemon seldom: what was written since is taken along.
-        self.drain(Ring::Hot, HOT_BATCH);
-        self.drain(Ring::Bulk, BULK_BATCH);
-        self.intake.fold.advance(monotonic_ns()?);
+        // The bulk ring wakes the daemon seldom: all that was written since is taken along.
+        for _ in 0..MOST_BATCHES {
+            while self.drain(Ring::Hot, HOT_BATCH)? == HOT_BATCH {}
+            if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
+                break;
+            }
+        }
+        let now_ns = monotonic_ns()?;
+        self.desk.take(&Said::Now { now_ns });
         Ok(())
     }
 
     fn every_second(&mut self) -> anyhow::Result<()> {
-        self.intake.context.unix_minus_monotonic_ns = unix_minus_monotonic_ns()?;
+        self.desk.take(&Said::Clock {
+            now_ns: monotonic_ns()?,
+            unix_minus_monotonic_ns: unix_minus_monotonic_ns()?,
+        });
         match self.backend.half_open_give_ups() {
             Ok(give_ups) => {
-                for give_up in &give_ups {
-                    self.intake.half_open_give_up(give_up);
+                for give_up in give_ups {
+                    self.desk.take(&Said::GiveUp(give_up));
                 }
             }
             Err(err) => self.warnings.failure("reading given-up handshakes", &err),
         }
-        self.read_counts();
-        self.warnings.losses(&self.intake);
+        self.read_counts()?;
+        self.warnings.losses(&self.desk.intake);
+        self.desk.intake.pass_on();
         Ok(())
     }
 
-    fn read_counts(&mut self) {
+    fn read_counts(&mut self) -> anyhow::Result<()> {
         match self.backend.counts() {
             Ok(counts) => {
-                let lost = counts.bulk.ring_full > self.intake.kernel_counts.bulk.ring_full;
-                self.intake.kernel_counts = counts;
-                if let (true, Ok(now_ns)) = (lost, monotonic_ns()) {
-                    self.intake.fold.records_lost(now_ns);
-                }
+                let now_ns = monotonic_ns()?;
+                self.desk.take(&Said::Counts { now_ns, counts });
             }
             Err(err) => self.warnings.failure("reading the programs' counts", &err),
         }
+        Ok(())
     }
 
     fn tick(&mut self, since_last: Duration) -> anyhow::Result<()> {
@@ -258,11 +265,11 @@ impl Core {
             return Ok(());
         };
         let tick = Tick {
-            unix_ns: self.intake.unix_ns(monotonic_ns()?),
+            unix_ns: self.desk.intake.unix_ns(monotonic_ns()?),
             interval_ms: u32::try_from(since_last.as_millis()).unwrap_or(u32::MAX),
-            config_generation: self.intake.config_generation,
-            losses: self.intake.losses(),
-            cells: self.intake.cells(),
+            config_generation: self.desk.intake.settings().config_generation,
+            losses: self.desk.losses(),
+            cells: self.desk.intake.cells(),
         };
         ticks.to.send_replace(Some(Arc::new(tick)));
         Ok(())
@@ -300,8 +307,8 @@ impl Warnings {
 
     /// Says what was lost since it was last said.
     fn losses(&mut self, intake: &Intake) {
-        let kernel = &intake.kernel_counts;
-        let fold = intake.fold.losses();
+        let kernel = intake.kernel_counts();
+        let fold = intake.fold().losses();
         let lost = [
             (
                 kernel.hot.ring_full,
@@ -324,7 +331,7 @@ impl Warnings {
                 "more half-open sessions than weir can watch: a SYN flood?",
             ),
             (
-                intake.daemon_counts.records_malformed,
+                intake.records_malformed(),
                 "records_malformed",
                 "programs and daemon are not of one version",
             ),

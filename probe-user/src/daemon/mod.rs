@@ -1,7 +1,7 @@
 //! The daemon: wires the rooms together, runs them, and ends them in order.
 
 mod core;
-mod intake;
+mod desk;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use weir_proto::v1;
 
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
-use crate::kernel::{Backend, KernelCounts};
-use crate::labels::Labels;
-use crate::qoe::{Fold, Limits};
+use crate::intake::{self, Intake};
+use crate::kernel::Backend;
+use crate::qoe::Limits;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::uplink::{self, UplinkCounts};
-use crate::wire::{self, Context, DaemonCounts, WIRE_VERSION};
-use intake::{Identity, Intake};
+use crate::wire::{self, Context, WIRE_VERSION};
+use desk::{Desk, Identity};
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -131,7 +131,7 @@ where
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
-    let intake = intake(
+    let desk = desk(
         &config,
         &identity,
         &*backend,
@@ -149,7 +149,7 @@ where
         reloads,
         stop: stop.clone(),
     };
-    let mut core = spawn_core(Core::new(backend, intake, ticks), inputs)?;
+    let mut core = spawn_core(Core::new(backend, desk, ticks), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
     let service = Service {
@@ -250,13 +250,15 @@ fn identity(config: &Config, config_path: Option<&Path>) -> anyhow::Result<Ident
         boot_id: uuid::Uuid::new_v4().to_string(),
         started_unix_ns: started,
         kernel_release: text(system.release()),
+        cpus: std::thread::available_parallelism()
+            .map_or(0, |cpus| u32::try_from(cpus.get()).unwrap_or(u32::MAX)),
         config_path: config_path
             .map(|path| path.display().to_string())
             .unwrap_or_default(),
     })
 }
 
-fn intake(
+fn desk(
     config: &Config,
     identity: &Arc<Identity>,
     backend: &dyn Backend,
@@ -264,28 +266,17 @@ fn intake(
     uplink_counts: Arc<UplinkCounts>,
     events: Option<broadcast::Sender<uplink::HotEvent>>,
     config_error: watch::Receiver<String>,
-) -> anyhow::Result<Intake> {
-    let limits = Limits {
-        max_sessions: config.limits.max_sessions as usize,
-        max_cells: config.limits.max_cells as usize,
-        max_deliveries_kept: config.limits.max_deliveries_kept as usize,
+) -> anyhow::Result<Desk> {
+    let context = Context {
+        unix_minus_monotonic_ns: core::unix_minus_monotonic_ns()?,
+        tick_hz: backend.tick_hz(),
+        backend: backend.kind(),
     };
-    let mut fold = Fold::new(limits, backend.tick_hz());
-    fold.set_progress_ms(config.progress_ms);
+    let settings = Arc::new(intake::settings_of(config, 1));
     let (followers, _) = broadcast::channel(config.limits.follower_lag as usize);
-    Ok(Intake {
-        fold,
-        labels: Labels::new(config),
-        context: Context {
-            unix_minus_monotonic_ns: core::unix_minus_monotonic_ns()?,
-            tick_hz: backend.tick_hz(),
-            backend: backend.kind(),
-        },
-        kernel_counts: KernelCounts::default(),
-        daemon_counts: DaemonCounts::default(),
-        config_generation: 1,
+    Ok(Desk {
+        intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
-        deadline_ms: config.deadline_ms,
         identity: identity.clone(),
         probes: backend.probes().to_vec(),
         query_counts,
@@ -410,8 +401,7 @@ impl Reloader<'_> {
         let (reply, applied) = oneshot::channel();
         let reload = Reload {
             settings: next.kernel_settings(),
-            labels: Labels::new(&next),
-            generation: self.generation + 1,
+            recorded: Arc::new(intake::settings_of(&next, self.generation + 1)),
             reply,
         };
         self.core.send(reload).await.context("the core has ended")?;

@@ -15,7 +15,7 @@ use aya::{
     programs::Iter,
 };
 use aya_log::EbpfLogger;
-use probe_ebpf::settings::{self, Clock, Counter};
+use probe_ebpf::settings::{self, Clock, Counter, ListenerKey};
 
 use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Probe, Record, Ring,
@@ -51,6 +51,7 @@ pub struct Exact {
     prefixes: LpmTrie<MapData, [u8; 16], u8>,
     counters: PerCpuArray<MapData, u64>,
     half_open: HalfOpenTable,
+    listeners: HashMap<MapData, Pod<ListenerKey>, u8>,
     sweep: Option<IterLink>,
     adopt: Option<IterLink>,
     tick_hz: u32,
@@ -99,6 +100,7 @@ impl Exact {
             ports: take(&mut ebpf, "PORTS")?.try_into()?,
             prefixes: take(&mut ebpf, "PREFIXES")?.try_into()?,
             counters: take(&mut ebpf, "COUNTERS")?.try_into()?,
+            listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
             half_open: HalfOpenTable::new(HashMap::try_from(take(&mut ebpf, "HALF_OPEN")?)?),
             ebpf,
             sweep,
@@ -107,7 +109,9 @@ impl Exact {
             generation: 0,
             installed_prefixes: Vec::new(),
         };
-        backend.apply(settings)?;
+        backend
+            .apply(settings)
+            .context("the configured filter cannot be put in force")?;
         sys::give_back_memory();
         Ok(backend)
     }
@@ -323,7 +327,10 @@ impl Backend for Exact {
 
     fn adopt(&mut self) -> Result<usize> {
         match &self.adopt {
-            Some(adopt) => namespaces::in_each(|| Ok(adopt.run()?)),
+            Some(adopt) => {
+                forget(&mut self.listeners).context("forgetting earlier listeners")?;
+                namespaces::in_each(|| Ok(adopt.run()?))
+            }
             None => Ok(0),
         }
     }
@@ -345,6 +352,15 @@ impl Backend for Exact {
         }
         Ok(counts)
     }
+}
+
+/// Takes everything out of the listeners' map: what listened at the last walk may not any more.
+fn forget(listeners: &mut HashMap<MapData, Pod<ListenerKey>, u8>) -> Result<()> {
+    let keys: Vec<_> = listeners.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        listeners.remove(&key)?;
+    }
+    Ok(())
 }
 
 fn cgroup_ids(paths: &[PathBuf]) -> Result<([u64; settings::MAX_CGROUPS], u32)> {

@@ -3,7 +3,6 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::ErrorKind,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     thread,
@@ -16,30 +15,34 @@ use nix::{
 };
 
 /// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
-/// open, the own one first. Returns how many could not be found (that needs `CAP_SYS_PTRACE`),
-/// entered (`CAP_SYS_ADMIN`), or worked in; an error only if the own one failed.
+/// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
+/// worked in; an error only if the own one failed.
 pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
     act().context("in the daemon's own network namespace")?;
     let own = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
     let mut seen = HashSet::from([own]);
     let mut failed = 0;
-    let mut hidden = false;
     for path in candidates() {
         let meta = match fs::metadata(&path) {
             Ok(meta) => meta,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                hidden = true;
+            // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
+            // Or it may not be looked at (that needs `CAP_SYS_PTRACE`, and is doctor's to tell):
+            // whether its namespace is one of those known cannot be known.
+            Err(error) => {
+                tracing::debug!("{}: {error}", path.display());
                 continue;
             }
-            // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
-            Err(_) => continue,
         };
         if !seen.insert(meta.ino()) {
             continue;
         }
-        let Ok(namespace) = File::open(&path) else {
-            failed += 1;
-            continue;
+        let namespace = match File::open(&path) {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                tracing::warn!("network namespace {}: {error}", path.display());
+                failed += 1;
+                continue;
+            }
         };
         // A thread of its own: its namespace changes, and it ends.
         let entered = thread::scope(|scope| {
@@ -52,12 +55,11 @@ pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
                 .unwrap_or_else(|_| Err(anyhow!("the thread inside panicked")))
         });
         if let Err(error) = entered {
-            tracing::debug!("network namespace {}: {error:#}", path.display());
+            tracing::warn!("network namespace {}: {error:#}", path.display());
             failed += 1;
         }
     }
-    // How many namespaces hide behind the processes that may not be looked at is not known.
-    Ok(failed + usize::from(hidden))
+    Ok(failed)
 }
 
 fn candidates() -> Vec<PathBuf> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use probe_ebpf::record::Endpoints;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use network::Networks;
 
 /// A name that many sessions share.
@@ -55,8 +55,12 @@ pub struct Labels {
 impl Labels {
     /// The names that a configuration gives.
     pub fn new(config: &Config) -> Self {
-        let services = config
-            .services
+        Self::of(&config.services, &config.networks)
+    }
+
+    /// The names of these services and networks.
+    pub fn of(services: &[config::Service], networks: &[config::Network]) -> Self {
+        let services = services
             .iter()
             .flat_map(|service| {
                 let name: Name = service.name.as_str().into();
@@ -65,7 +69,7 @@ impl Labels {
             .collect();
         Self {
             services,
-            networks: Networks::new(&config.networks),
+            networks: Networks::new(networks),
             unknown_class: "-".into(),
         }
     }

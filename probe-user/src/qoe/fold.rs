@@ -104,6 +104,12 @@ impl Fold {
         self.progress_ns = u64::from(progress_ms) * 1_000_000;
     }
 
+    /// Nothing that was said before `now_ns` was heard. What the kernel tells of sessions that are
+    /// older began before, so their totals are not all of this time.
+    pub fn deaf_until(&mut self, now_ns: u64) {
+        self.forgotten_ns = self.forgotten_ns.max(now_ns);
+    }
+
     /// The sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
@@ -211,7 +217,15 @@ impl Fold {
             record: *record,
             cell,
         };
-        if event.is_some() {
+        let same = |known: &&mut Finished| {
+            (known.record.cookie, known.record.index) == (record.cookie, record.index)
+        };
+        if let Some(known) = self.troubled.iter_mut().rev().find(same) {
+            if is_end {
+                // It was late, and this is what became of it.
+                *known = finished;
+            }
+        } else if event.is_some() {
             push_bounded(&mut self.troubled, finished, TROUBLED_KEPT);
         }
         if is_end {

@@ -12,6 +12,7 @@ pub mod server;
 use tokio::sync::{broadcast, oneshot};
 use weir_proto::v1;
 
+use crate::intake::{AlreadyRecorded, Recording};
 use crate::qoe::{CellKey, Finished, Session};
 use crate::wire::Context;
 use filter::Filter;
@@ -73,6 +74,8 @@ pub enum Query {
         /// Gets it.
         reply: oneshot::Sender<v1::Snapshot>,
     },
+    /// All that is said from now on.
+    Record(oneshot::Sender<Result<Recording, AlreadyRecorded>>),
 }
 
 /// A piece of the list of sessions.

@@ -12,6 +12,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use weir_proto::v1;
 use weir_proto::v1::local_server::{Local, LocalServer};
+use weir_proto::v1::record_message::Message;
 
 use super::access::Access;
 use super::connection::{accept, refuse_strangers};
@@ -33,6 +34,8 @@ const MAX_WATCH_SESSIONS: u32 = 1000;
 pub struct QueryCounts {
     /// Deliveries that slow followers missed.
     pub followers_dropped: AtomicU64,
+    /// Records that a slow recorder missed.
+    pub recorder_dropped: Arc<AtomicU64>,
     /// Connections turned away.
     pub refused: AtomicU64,
 }
@@ -42,7 +45,7 @@ pub struct QueryCounts {
 pub struct Service {
     /// The core.
     pub core: mpsc::Sender<Query>,
-    /// Clients that watch or follow.
+    /// Clients that watch, follow or record.
     pub followers: Arc<Semaphore>,
     /// What is counted.
     pub counts: Arc<QueryCounts>,
@@ -77,7 +80,7 @@ impl Service {
     fn follower(&self) -> Result<OwnedSemaphorePermit, Status> {
         self.followers.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(
-                "as many clients watch or follow already as limits.followers allows",
+                "as many clients watch, follow or record already as limits.followers allows",
             )
         })
     }
@@ -106,6 +109,7 @@ impl Local for Service {
     type ListSessionsStream = Sent<v1::Session>;
     type ListDeliveriesStream = Sent<v1::Delivery>;
     type WatchStream = Sent<v1::Snapshot>;
+    type RecordStream = Sent<v1::RecordMessage>;
 
     async fn get_status(
         &self,
@@ -273,6 +277,34 @@ impl Local for Service {
                 if ended {
                     return;
                 }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn record(
+        &self,
+        _: Request<v1::RecordRequest>,
+    ) -> Result<Response<Self::RecordStream>, Status> {
+        let permit = self.follower()?;
+        let recording = self.ask(Query::Record).await?;
+        let recording = recording.map_err(|err| Status::resource_exhausted(err.to_string()))?;
+        // What waits for the recorder waits in the recording's own queue.
+        let (to, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut blocks = recording.blocks;
+            let mut next = Some(Message::Header(recording.header));
+            while next.is_some() {
+                let message = v1::RecordMessage { message: next };
+                if to.send(Ok(message)).await.is_err() {
+                    return;
+                }
+                // Ends when the core has, with its last block.
+                next = tokio::select! {
+                    block = blocks.recv() => block.map(Message::Block),
+                    () = to.closed() => return,
+                };
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))

@@ -151,10 +151,12 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
         .filter(|fact| !fact.ok)
         .map(|fact| format!("{}: {}", fact.name, fact.remedy))
         .collect();
+    // Without a privilege nothing can be said of the probes themselves.
+    let privileged = diagnosis.facts.iter().all(|fact| fact.ok);
     let broken = diagnosis
         .probes
         .iter()
-        .filter(|probe| probe.verdict == Verdict::Broken);
+        .filter(|probe| privileged && probe.verdict == Verdict::Broken);
     steps.extend(broken.map(|probe| {
         format!(
             "{}: should work on this kernel and does not; report its reason above",

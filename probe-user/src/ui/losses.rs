@@ -18,6 +18,7 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
         ("records malformed", losses.records_malformed),
         ("cells folded into other", losses.cells_overflowed),
         ("followers dropped", losses.followers_dropped),
+        ("recorder dropped", losses.recorder_dropped),
         ("uplink events dropped", losses.uplink_events_dropped),
         ("uplink frames dropped", losses.uplink_frames_dropped),
     ];

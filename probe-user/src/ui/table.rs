@@ -103,6 +103,11 @@ impl<'a, T: Serialize, W: Write> Printer<'a, T, W> {
         }
     }
 
+    /// Where it prints; rows that are held back are dropped.
+    pub fn into_inner(self) -> W {
+        self.to
+    }
+
     /// Whether rows wait for a [`flush`](Self::flush).
     pub fn holds_rows(&self) -> bool {
         !self.held.is_empty()

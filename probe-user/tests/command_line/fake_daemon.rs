@@ -128,6 +128,7 @@ impl Local for Fake {
     type ListSessionsStream = Answers<wire::Session>;
     type ListDeliveriesStream = Answers<wire::Delivery>;
     type WatchStream = Answers<wire::Snapshot>;
+    type RecordStream = Answers<wire::RecordMessage>;
 
     async fn get_status(
         &self,
@@ -181,5 +182,13 @@ impl Local for Fake {
         let watching = live(&self.snapshots);
         self.asked(request.filter, request.sessions, true)?;
         Ok(Response::new(watching))
+    }
+
+    async fn record(
+        &self,
+        _: Request<wire::RecordRequest>,
+    ) -> Result<Response<Self::RecordStream>, Status> {
+        self.asked(None, 0, true)?;
+        Ok(Response::new(all(Vec::new())))
     }
 }

@@ -98,7 +98,7 @@ fn begin(tools: &[&str]) -> Result<Flock<File>> {
         .collect();
     if !missing.is_empty() {
         bail!(
-            "the lab needs {}, not found on PATH: `cargo xtask setup --tests` installs them",
+            "the lab needs {}, not found on PATH: `cargo xtask setup` installs what is needed",
             missing.join(", ")
         );
     }

@@ -48,6 +48,23 @@ impl Nginx {
         Self::with_config(lab, &dir, &config(&dir, &root), CLEAR)
     }
 
+    /// Starts nginx with the same files in clear on `port` alone: for tests that read the whole
+    /// host's totals and must not meet another lab's sessions in them.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn on_port(lab: &Lab, port: u16) -> Result<Self> {
+        let dir = lab.dir().join("nginx");
+        let root = dir.join("root");
+        make_bodies(&root.join("f"))?;
+        let config = format!(
+            "{}http {{ access_log off; sendfile on; server {{ listen {port}; root {}; }} }}\n",
+            preamble(&dir),
+            root.display()
+        );
+        Self::with_config(lab, &dir, &config, port)
+    }
+
     /// Starts nginx with `config`, which must log into `dir` and listen on `port`.
     ///
     /// # Errors

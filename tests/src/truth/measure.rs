@@ -1,7 +1,7 @@
 //! Runs one scenario with every witness watching, and compares.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -97,6 +97,7 @@ pub fn measure(
 ) -> Result<Outcome> {
     let begin = Instant::now();
     let lab = Lab::with_relay(Shape::default(), scenario.seed)?;
+    let since = unix_ns()?;
     lab.set_congestion_control(scenario.congestion_control)?;
     let servers = scenario.serve(&lab)?;
     let capture = Capture::start(
@@ -147,7 +148,7 @@ pub fn measure(
         ..Comparison::default()
     };
     if let Some(weir) = weir {
-        let (sessions, deliveries) = told(weir, netns, connections.len());
+        let (sessions, deliveries) = told(weir, netns, since, connections.len());
         retransmitted.weir = Some(
             sessions
                 .iter()
@@ -230,22 +231,38 @@ fn socket_total(sockets: &SocketWitness, netns: u32, connections: &[Connection])
     Ok(total)
 }
 
-/// What weir tells of a namespace, once it has told all.
-fn told(weir: &Watched<'_>, netns: u32, connections: usize) -> (Vec<Session>, Vec<Delivery>) {
+/// The time, as the records tell it.
+fn unix_ns() -> Result<u64> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(u64::try_from(now.as_nanos())?)
+}
+
+/// What weir tells of a namespace, once it has told all. The kernel gives the number of a
+/// namespace that is gone to the next: what was before `since` is another's.
+fn told(
+    weir: &Watched<'_>,
+    netns: u32,
+    since: u64,
+    connections: usize,
+) -> (Vec<Session>, Vec<Delivery>) {
     let mut sessions = Vec::new();
     let ended = wait_for(
         "weir to report every session's end",
         Duration::from_secs(10),
         || {
-            sessions = weir.sessions.of(netns)?;
+            sessions = weir.sessions.of(netns, since)?;
             Ok(sessions.len() >= connections && sessions.iter().all(|s| s.state == "ended"))
         },
     );
     if let Err(error) = ended {
         eprintln!("{error:#}: it shows {} of {connections}", sessions.len());
     }
-    let mine =
-        |d: &Delivery| d.endpoints.netns == netns && d.kind != "handshake" && d.phase != "late";
+    let mine = |d: &Delivery| {
+        d.endpoints.netns == netns
+            && d.request_unix_ns >= since
+            && d.kind != "handshake"
+            && d.phase != "late"
+    };
     let expected: u64 = sessions.iter().map(|session| session.deliveries).sum();
     let mut deliveries = Vec::new();
     // The stream may lag behind the listing; what is missing after that is a finding.

@@ -175,6 +175,21 @@ fn an_event_is_told_once_and_only_while_it_is_news() {
 }
 
 #[test]
+fn a_late_delivery_is_kept_with_what_became_of_it() {
+    let mut fold = fold_with(10, 10);
+    let mut late = exchange(flag::LATE);
+    late.header.kind = kind::DELIVERY_LATE;
+    fold.delivery(&late, label);
+    fold.delivery(&exchange(flag::LATE), label);
+    let kinds: Vec<u8> = fold
+        .troubled()
+        .iter()
+        .map(|kept| kept.record.header.kind)
+        .collect();
+    assert_eq!(kinds, [kind::DELIVERY_END]);
+}
+
+#[test]
 fn an_idle_session_stays_as_long_as_nothing_was_lost() {
     let mut fold = fold_with(10, 10);
     let start = SessionStart {

@@ -1,22 +1,23 @@
-//! What the core does with records and questions: the fold, and who is to hear of it.
+//! What the core does with questions, and who is to hear of what comes in.
 //!
 //! Apart from the backend, so that the backend can lend its records while this takes them in.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use probe_ebpf::record::{Delivery, kind};
+use probe_ebpf::record::kind;
 use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
-use crate::kernel::{HalfOpenGiveUp, KernelCounts, Probe, Record};
-use crate::labels::Labels;
-use crate::qoe::{self, CellSnapshot, Fold, Session, Transport};
+use crate::intake::{AlreadyRecorded, Intake, Recording, Told};
+use crate::kernel::Probe;
+use crate::qoe::Session;
 use crate::query::filter::Filter;
 use crate::query::server::QueryCounts;
 use crate::query::{DeliveryPage, Followed, Query, SESSIONS_PER_PAGE, SessionPage};
+use crate::recording::Said;
 use crate::uplink::{HotEvent, UplinkCounts};
-use crate::wire::{self, Context, DaemonCounts};
+use crate::wire::{self, DaemonCounts};
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -29,21 +30,17 @@ pub(super) struct Identity {
     pub(super) started_unix_ns: u64,
     /// The kernel's version.
     pub(super) kernel_release: String,
+    /// CPUs that the daemon sees.
+    pub(super) cpus: u32,
     /// Where the configuration came from; empty: defaults.
     pub(super) config_path: String,
 }
 
-/// Everything that the core knows, the kernel aside.
+/// What is known, and everyone who asks for it or follows it.
 #[derive(Debug)]
-pub(super) struct Intake {
-    pub(super) fold: Fold,
-    pub(super) labels: Labels,
-    pub(super) context: Context,
-    pub(super) kernel_counts: KernelCounts,
-    pub(super) daemon_counts: DaemonCounts,
-    pub(super) config_generation: u64,
+pub(super) struct Desk {
+    pub(super) intake: Intake,
     pub(super) config_error: watch::Receiver<String>,
-    pub(super) deadline_ms: u32,
     pub(super) identity: Arc<Identity>,
     pub(super) probes: Vec<Probe>,
     pub(super) query_counts: Arc<QueryCounts>,
@@ -53,29 +50,20 @@ pub(super) struct Intake {
     pub(super) events: Option<broadcast::Sender<HotEvent>>,
 }
 
-impl Intake {
-    /// Takes in one record.
-    pub(super) fn record(&mut self, record: Record<'_>) {
-        let labels = &self.labels;
-        match record {
-            Record::SessionStart(record) => {
-                self.fold.session_start(record, |ends| labels.label(ends));
-            }
-            Record::SessionEnd(record) => self.fold.session_end(record, |ends| labels.label(ends)),
-            Record::Delivery(record) => {
-                let folded = self.fold.delivery(record, |ends| labels.label(ends));
-                self.tell(record, folded);
-            }
-            Record::Malformed => self.daemon_counts.records_malformed += 1,
+impl Desk {
+    /// Takes in one thing that was said, and tells those who follow.
+    pub(super) fn take(&mut self, said: &Said<'_>) {
+        if let Some(told) = self.intake.take(said) {
+            self.tell(told);
         }
     }
 
     /// Lets those know who follow; costs nothing if nobody does.
-    fn tell(&self, record: &Delivery, folded: qoe::fold::Folded) {
+    fn tell(&self, Told { record, folded }: Told<'_>) {
         let followed = || Followed {
             record: *record,
-            cell: self.fold.cells().key(folded.cell).clone(),
-            context: self.context,
+            cell: self.intake.fold().cells().key(folded.cell).clone(),
+            context: *self.intake.context(),
         };
         if record.header.kind == kind::DELIVERY_END && self.followers.receiver_count() > 0 {
             // Fails only if the last follower has just gone.
@@ -89,46 +77,20 @@ impl Intake {
         }
     }
 
-    /// Takes in handshakes that were given up.
-    pub(super) fn half_open_give_up(&mut self, give_up: &HalfOpenGiveUp) {
-        let remote = give_up.remote.to_canonical();
-        let transport = if remote.is_ipv4() {
-            Transport::Tcp4
-        } else {
-            Transport::Tcp6
-        };
-        let label = self.labels.label_of(give_up.local_port, remote);
-        self.fold
-            .half_open_give_up(label, transport, give_up.synack_retransmits);
-    }
-
-    /// Unix time of a monotonic time.
-    pub(super) fn unix_ns(&self, monotonic_ns: u64) -> u64 {
-        self.context.unix_ns(monotonic_ns)
-    }
-
     /// All that was lost.
     pub(super) fn losses(&self) -> v1::Losses {
-        let counts = DaemonCounts {
-            followers_dropped: self.query_counts.followers_dropped.load(Ordering::Relaxed),
-            uplink_events_dropped: self.uplink_counts.events_dropped.load(Ordering::Relaxed),
-            uplink_frames_dropped: self.uplink_counts.frames_dropped.load(Ordering::Relaxed),
-            ..self.daemon_counts
-        };
-        wire::losses(&self.kernel_counts, &self.fold.losses(), &counts)
-    }
-
-    /// Every cell, with its histograms.
-    pub(super) fn cells(&self) -> Vec<CellSnapshot> {
-        self.fold
-            .cells()
-            .iter()
-            .map(|(key, cell)| cell.snapshot(key.clone(), true))
-            .collect()
+        let dropped = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.intake.losses(&DaemonCounts {
+            followers_dropped: dropped(&self.query_counts.followers_dropped),
+            recorder_dropped: dropped(&self.query_counts.recorder_dropped),
+            uplink_events_dropped: dropped(&self.uplink_counts.events_dropped),
+            uplink_frames_dropped: dropped(&self.uplink_counts.frames_dropped),
+            ..DaemonCounts::default()
+        })
     }
 
     /// Answers a question. One who no longer waits for the answer does not matter.
-    pub(super) fn answer(&self, query: Query, now_ns: u64) {
+    pub(super) fn answer(&mut self, query: Query, now_ns: u64) {
         match query {
             Query::Status(reply) => {
                 let _ = reply.send(self.status());
@@ -155,7 +117,7 @@ impl Intake {
             } => {
                 let _ = reply.send(v1::ListCellsResponse {
                     cells: self.matching_cells(&filter, histograms),
-                    unix_ns: self.unix_ns(now_ns),
+                    unix_ns: self.intake.unix_ns(now_ns),
                     hosts: 0,
                 });
             }
@@ -166,7 +128,27 @@ impl Intake {
             } => {
                 let _ = reply.send(self.snapshot(&filter, sessions, now_ns));
             }
+            Query::Record(reply) => {
+                let _ = reply.send(self.record_from(now_ns));
+            }
         }
+    }
+
+    fn record_from(&mut self, now_ns: u64) -> Result<Recording, AlreadyRecorded> {
+        let dropped = self.query_counts.recorder_dropped.clone();
+        let mut recording = self.intake.record_from(now_ns, dropped)?;
+        let identity = &self.identity;
+        recording.header = v1::RecordingHeader {
+            host: identity.host.clone(),
+            boot_id: identity.boot_id.clone(),
+            kernel_release: identity.kernel_release.clone(),
+            machine: std::env::consts::ARCH.to_owned(),
+            cpus: identity.cpus,
+            started_unix_ns: identity.started_unix_ns,
+            probes: self.probes.iter().map(wire::probe).collect(),
+            ..recording.header
+        };
+        Ok(recording)
     }
 
     fn status(&self) -> v1::Status {
@@ -176,15 +158,15 @@ impl Intake {
             host: identity.host.clone(),
             boot_id: identity.boot_id.clone(),
             started_unix_ns: identity.started_unix_ns,
-            backend: wire::backend(self.context.backend).into(),
+            backend: wire::backend(self.intake.context().backend).into(),
             kernel_release: identity.kernel_release.clone(),
             probes: self.probes.iter().map(wire::probe).collect(),
             losses: Some(self.losses()),
-            sessions_open: self.fold.sessions().open() as u64,
-            cells: self.fold.cells().len() as u64,
+            sessions_open: self.intake.fold().sessions().open() as u64,
+            cells: self.intake.fold().cells().len() as u64,
             config_path: identity.config_path.clone(),
-            config_generation: self.config_generation,
-            deadline_ms: self.deadline_ms.into(),
+            config_generation: self.intake.settings().config_generation,
+            deadline_ms: self.intake.settings().deadline_ms.into(),
             uplink: Some(self.uplink_counts.status()),
             config_error: self.config_error.borrow().clone(),
             queries_refused: self.query_counts.refused.load(Ordering::Relaxed),
@@ -195,18 +177,24 @@ impl Intake {
         let cells = self.matching_keys(filter);
         let until = from.saturating_add(SESSIONS_PER_PAGE);
         let sessions = self
-            .fold
+            .intake
+            .fold()
             .sessions()
             .iter_from(from)
             .take_while(|(place, _)| *place < until)
             .map(|(_, session)| session)
             .filter(|session| cells[session.cell as usize] && filter.matches_session(session))
-            .map(|session| (*session, self.fold.cells().key(session.cell).clone()))
+            .map(|session| {
+                (
+                    *session,
+                    self.intake.fold().cells().key(session.cell).clone(),
+                )
+            })
             .collect();
         SessionPage {
             sessions,
-            next: (until < self.fold.sessions().places()).then_some(until),
-            context: self.context,
+            next: (until < self.intake.fold().sessions().places()).then_some(until),
+            context: *self.intake.context(),
         }
     }
 
@@ -214,7 +202,8 @@ impl Intake {
         let cells = self.matching_keys(filter);
         let handshake = probe_ebpf::record::flag::HANDSHAKE;
         let mut deliveries: Vec<_> = self
-            .fold
+            .intake
+            .fold()
             .recent()
             .iter()
             .rev()
@@ -224,31 +213,36 @@ impl Intake {
                     && filter.matches_delivery(&finished.record)
             })
             .take(limit)
-            .map(|finished| (*finished, self.fold.cells().key(finished.cell).clone()))
+            .map(|finished| {
+                (
+                    *finished,
+                    self.intake.fold().cells().key(finished.cell).clone(),
+                )
+            })
             .collect();
         deliveries.reverse();
         DeliveryPage {
             deliveries,
-            context: self.context,
+            context: *self.intake.context(),
             follow: self.followers.subscribe(),
         }
     }
 
     fn snapshot(&self, filter: &Filter, sessions: usize, now_ns: u64) -> v1::Snapshot {
         let cells = self.matching_keys(filter);
-        let troubled = self.fold.troubled().iter();
+        let troubled = self.intake.fold().troubled().iter();
         let troubled = troubled
             .filter(|finished| {
                 cells[finished.cell as usize] && filter.matches_delivery(&finished.record)
             })
             .map(|finished| {
-                let key = self.fold.cells().key(finished.cell);
-                wire::delivery(&finished.record, key, &self.context)
+                let key = self.intake.fold().cells().key(finished.cell);
+                wire::delivery(&finished.record, key, self.intake.context())
             })
             .collect();
         v1::Snapshot {
             status: Some(self.status()),
-            unix_ns: self.unix_ns(now_ns),
+            unix_ns: self.intake.unix_ns(now_ns),
             cells: self.matching_cells(filter, true),
             sessions: self.worst_sessions(filter, &cells, sessions),
             troubled,
@@ -257,7 +251,8 @@ impl Intake {
 
     fn worst_sessions(&self, filter: &Filter, cells: &[bool], most: usize) -> Vec<v1::Session> {
         let mut worst: Vec<&Session> = self
-            .fold
+            .intake
+            .fold()
             .sessions()
             .iter_from(0)
             .map(|(_, session)| session)
@@ -272,23 +267,28 @@ impl Intake {
         worst
             .into_iter()
             .map(|session| {
-                wire::session(session, self.fold.cells().key(session.cell), &self.context)
+                wire::session(
+                    session,
+                    self.intake.fold().cells().key(session.cell),
+                    self.intake.context(),
+                )
             })
             .collect()
     }
 
     fn matching_cells(&self, filter: &Filter, histograms: bool) -> Vec<v1::Cell> {
-        self.fold
+        self.intake
+            .fold()
             .cells()
             .iter()
-            .filter(|(key, cell)| filter.matches_cell(key, &cell.counters, &self.labels))
+            .filter(|(key, cell)| filter.matches_cell(key, &cell.counters, self.intake.labels()))
             .map(|(key, cell)| wire::cell(&cell.snapshot(key.clone(), histograms), 1))
             .collect()
     }
 
     /// Which cells' names match, by index.
     fn matching_keys(&self, filter: &Filter) -> Vec<bool> {
-        let keys = self.fold.cells().keys();
+        let keys = self.intake.fold().cells().keys();
         keys.map(|key| filter.matches_key(key)).collect()
     }
 }

@@ -1,0 +1,405 @@
+//! The intake: everything that is known, and the one way in which it comes to be known.
+//!
+//! The daemon feeds it with what its kernel says and a replay with what a recording says; neither a
+//! clock nor a kernel is asked here, so the same is known after the same was said. Who asks and who
+//! follows are the daemon's matter.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use anyhow::Context as _;
+use probe_ebpf::record::{ABI_VERSION, Delivery};
+use tokio::sync::mpsc;
+use weir_proto::v1;
+
+use crate::config::{self, Config};
+use crate::kernel::{HalfOpenGiveUp, KernelCounts, Record, Ring};
+use crate::labels::Labels;
+use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Folded};
+use crate::recording::{Said, tap::Tap};
+use crate::wire::{self, Context, DaemonCounts};
+
+/// Everything that is known.
+#[derive(Debug)]
+pub struct Intake {
+    fold: Fold,
+    limits: Limits,
+    labels: Labels,
+    settings: Arc<v1::RecordedSettings>,
+    context: Context,
+    kernel_counts: KernelCounts,
+    counts: DaemonCounts,
+    /// Nothing was heard of any session yet.
+    untouched: bool,
+    tap: Option<Tap>,
+}
+
+/// What a record of a delivery led to.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// As the kernel wrote it.
+    pub record: &'a Delivery,
+    /// What it was taken for.
+    pub folded: Folded,
+}
+
+/// A running daemon can be recorded once at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is being recorded already, and can be only once at a time")]
+pub struct AlreadyRecorded;
+
+/// A recording that has begun.
+#[derive(Debug)]
+pub struct Recording {
+    /// What must be known to fold it; what names the host is still to be filled in.
+    pub header: v1::RecordingHeader,
+    /// What is said from now on.
+    pub blocks: mpsc::Receiver<v1::RecordBlock>,
+}
+
+impl Intake {
+    /// Nothing known yet.
+    pub fn new(
+        limits: Limits,
+        settings: Arc<v1::RecordedSettings>,
+        context: Context,
+    ) -> anyhow::Result<Self> {
+        let mut fold = Fold::new(limits, context.tick_hz);
+        fold.set_progress_ms(settings.progress_ms);
+        Ok(Self {
+            fold,
+            limits,
+            labels: labels(&settings)?,
+            settings,
+            context,
+            kernel_counts: KernelCounts::default(),
+            counts: DaemonCounts::default(),
+            untouched: true,
+            tap: None,
+        })
+    }
+
+    /// As it was, or would have been, when a recording began.
+    pub fn at_beginning_of(header: &v1::RecordingHeader) -> anyhow::Result<Self> {
+        let backend = wire::backend_kind(header.backend())
+            .context("it was measured in a way that this weir does not know")?;
+        let limits = header
+            .limits
+            .context("it does not say what bounded the daemon")?;
+        // What no configuration allows, a replay does not make room for either.
+        let mut config = Config::default();
+        config.limits.max_sessions = limits.max_sessions;
+        config.limits.max_cells = limits.max_cells;
+        config.limits.max_deliveries_kept = limits.max_deliveries_kept;
+        config.check()?;
+        let limits = Limits::from(&config.limits);
+        let settings = Arc::new(header.settings.clone().unwrap_or_default());
+        let context = Context {
+            unix_minus_monotonic_ns: header.begin_unix_ns.cast_signed()
+                - header.begin_monotonic_ns.cast_signed(),
+            tick_hz: header.tick_hz,
+            backend,
+        };
+        let mut intake = Self::new(limits, settings, context)?;
+        let losses = header.losses.unwrap_or_default();
+        intake.kernel_counts = wire::kernel_counts(&losses);
+        intake.counts = DaemonCounts {
+            hot_drained: losses.hot.map_or(0, |ring| ring.drained),
+            bulk_drained: losses.bulk.map_or(0, |ring| ring.drained),
+            records_malformed: losses.records_malformed,
+            ..DaemonCounts::default()
+        };
+        if !header.whole {
+            intake.fold.deaf_until(header.begin_monotonic_ns);
+        }
+        Ok(intake)
+    }
+
+    /// Takes in one thing that was said, and passes it on to whoever records.
+    pub fn take<'a>(&mut self, said: &Said<'a>) -> Option<Told<'a>> {
+        if let Some(tap) = &mut self.tap {
+            tap.hear(said);
+        }
+        match said {
+            Said::Record { ring, record } => return self.record(*ring, *record),
+            Said::Drain { .. } => {}
+            Said::Counts { now_ns, counts } => {
+                if counts.bulk.ring_full > self.kernel_counts.bulk.ring_full {
+                    self.fold.records_lost(*now_ns);
+                }
+                self.kernel_counts = *counts;
+            }
+            Said::Clock {
+                unix_minus_monotonic_ns,
+                ..
+            } => self.context.unix_minus_monotonic_ns = *unix_minus_monotonic_ns,
+            Said::GiveUp(give_up) => self.half_open_give_up(give_up),
+            Said::Now { now_ns } => self.fold.advance(*now_ns),
+            Said::Settings(settings) => match labels(settings) {
+                Ok(labels) => {
+                    self.labels = labels;
+                    self.fold.set_progress_ms(settings.progress_ms);
+                    self.settings = settings.clone();
+                }
+                // They come from a configuration that was checked, or from a recording of one.
+                Err(err) => tracing::error!("the names of cells stay as they are: {err:#}"),
+            },
+            Said::Missing { now_ns, .. } => self.fold.records_lost(*now_ns),
+        }
+        None
+    }
+
+    fn record<'a>(&mut self, ring: Ring, record: Record<'a>) -> Option<Told<'a>> {
+        self.untouched = false;
+        *match ring {
+            Ring::Hot => &mut self.counts.hot_drained,
+            Ring::Bulk => &mut self.counts.bulk_drained,
+        } += 1;
+        let labels = &self.labels;
+        match record {
+            Record::SessionStart(record) => {
+                self.fold.session_start(record, |ends| labels.label(ends));
+            }
+            Record::SessionEnd(record) => self.fold.session_end(record, |ends| labels.label(ends)),
+            Record::Delivery(record) => {
+                let folded = self.fold.delivery(record, |ends| labels.label(ends));
+                return Some(Told { record, folded });
+            }
+            Record::Malformed => self.counts.records_malformed += 1,
+        }
+        None
+    }
+
+    fn half_open_give_up(&mut self, give_up: &HalfOpenGiveUp) {
+        self.untouched = false;
+        let remote = give_up.remote.to_canonical();
+        let transport = if remote.is_ipv4() {
+            Transport::Tcp4
+        } else {
+            Transport::Tcp6
+        };
+        let label = self.labels.label_of(give_up.local_port, remote);
+        self.fold
+            .half_open_give_up(label, transport, give_up.synack_retransmits);
+    }
+
+    /// Begins a recording. `dropped` counts the records for which a slow recorder has no room.
+    pub fn record_from(
+        &mut self,
+        now_ns: u64,
+        dropped: Arc<AtomicU64>,
+    ) -> Result<Recording, AlreadyRecorded> {
+        if self.is_recorded() {
+            return Err(AlreadyRecorded);
+        }
+        let bound = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
+        let header = v1::RecordingHeader {
+            weir_version: env!("CARGO_PKG_VERSION").to_owned(),
+            backend: wire::backend(self.context.backend).into(),
+            tick_hz: self.context.tick_hz,
+            abi_version: ABI_VERSION.into(),
+            begin_monotonic_ns: now_ns,
+            begin_unix_ns: self.context.unix_ns(now_ns),
+            whole: self.untouched,
+            losses: Some(self.losses(&DaemonCounts::default())),
+            limits: Some(v1::FoldLimits {
+                max_sessions: bound(self.limits.max_sessions),
+                max_cells: bound(self.limits.max_cells),
+                max_deliveries_kept: bound(self.limits.max_deliveries_kept),
+            }),
+            settings: Some((*self.settings).clone()),
+            ..v1::RecordingHeader::default()
+        };
+        let (tap, blocks) = Tap::new(dropped, now_ns);
+        self.tap = Some(tap);
+        Ok(Recording { header, blocks })
+    }
+
+    /// Whether somebody records.
+    pub fn is_recorded(&self) -> bool {
+        self.tap.as_ref().is_some_and(|tap| !tap.is_closed())
+    }
+
+    /// Hands whoever records what was said until now; to be called about once a second.
+    pub fn pass_on(&mut self) {
+        if self.tap.as_ref().is_some_and(Tap::is_closed) {
+            self.tap = None;
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.flush();
+        }
+    }
+
+    /// What was made of it all.
+    pub fn fold(&self) -> &Fold {
+        &self.fold
+    }
+
+    /// The names in force.
+    pub fn labels(&self) -> &Labels {
+        &self.labels
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &v1::RecordedSettings {
+        &self.settings
+    }
+
+    /// What all numbers are relative to.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The programs' latest counts.
+    pub fn kernel_counts(&self) -> &KernelCounts {
+        &self.kernel_counts
+    }
+
+    /// Records that could not be understood.
+    pub fn records_malformed(&self) -> u64 {
+        self.counts.records_malformed
+    }
+
+    /// Unix time of a monotonic time.
+    pub fn unix_ns(&self, monotonic_ns: u64) -> u64 {
+        self.context.unix_ns(monotonic_ns)
+    }
+
+    /// All that was lost; `others` is what was lost elsewhere in the daemon.
+    pub fn losses(&self, others: &DaemonCounts) -> v1::Losses {
+        let counts = DaemonCounts {
+            hot_drained: self.counts.hot_drained,
+            bulk_drained: self.counts.bulk_drained,
+            records_malformed: self.counts.records_malformed,
+            ..*others
+        };
+        wire::losses(&self.kernel_counts, &self.fold.losses(), &counts)
+    }
+
+    /// Every cell, with its histograms.
+    pub fn cells(&self) -> Vec<CellSnapshot> {
+        self.fold
+            .cells()
+            .iter()
+            .map(|(key, cell)| cell.snapshot(key.clone(), true))
+            .collect()
+    }
+}
+
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self {
+            max_sessions: limits.max_sessions as usize,
+            max_cells: limits.max_cells as usize,
+            max_deliveries_kept: limits.max_deliveries_kept as usize,
+        }
+    }
+}
+
+/// What of a configuration is recorded and folded with.
+pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSettings {
+    let text = |prefixes: &[ipnet::IpNet]| prefixes.iter().map(ToString::to_string).collect();
+    let numbers = |ports: &[u16]| ports.iter().copied().map(u32::from).collect();
+    let filter = &config.filter;
+    v1::RecordedSettings {
+        config_generation,
+        deadline_ms: config.deadline_ms,
+        quiet_gap_ms: config.quiet_gap_ms,
+        progress_ms: config.progress_ms,
+        services: config
+            .services
+            .iter()
+            .map(|service| v1::RecordedService {
+                name: service.name.clone(),
+                ports: numbers(&service.ports),
+            })
+            .collect(),
+        networks: config
+            .networks
+            .iter()
+            .map(|network| v1::RecordedNetwork {
+                name: network.name.clone(),
+                prefixes: text(&network.prefixes),
+            })
+            .collect(),
+        filter_ports: numbers(&filter.ports),
+        filter_prefixes: text(&filter.prefixes),
+        filter_cgroups: filter
+            .cgroups
+            .iter()
+            .map(|cgroup| cgroup.display().to_string())
+            .collect(),
+    }
+}
+
+fn labels(settings: &v1::RecordedSettings) -> anyhow::Result<Labels> {
+    let service = |service: &v1::RecordedService| {
+        let ports = service.ports.iter().map(|port| u16::try_from(*port));
+        Ok(config::Service {
+            name: service.name.clone(),
+            ports: ports.collect::<Result<_, _>>().context("a port is none")?,
+        })
+    };
+    let network = |network: &v1::RecordedNetwork| {
+        let prefixes = network.prefixes.iter().map(|prefix| prefix.parse());
+        Ok(config::Network {
+            name: network.name.clone(),
+            prefixes: prefixes
+                .collect::<Result<_, _>>()
+                .context("a prefix is none")?,
+        })
+    };
+    let services: Vec<_> = settings
+        .services
+        .iter()
+        .map(service)
+        .collect::<anyhow::Result<_>>()?;
+    let networks: Vec<_> = settings
+        .networks
+        .iter()
+        .map(network)
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Labels::of(&services, &networks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> v1::RecordingHeader {
+        v1::RecordingHeader {
+            backend: v1::Backend::Exact.into(),
+            tick_hz: 1000,
+            limits: Some(v1::FoldLimits {
+                max_sessions: 1000,
+                max_cells: 16,
+                max_deliveries_kept: 10,
+            }),
+            settings: Some(settings_of(&Config::default(), 1)),
+            ..v1::RecordingHeader::default()
+        }
+    }
+
+    #[test]
+    fn a_header_that_makes_no_sense_is_an_error_and_not_an_allocation() {
+        assert!(Intake::at_beginning_of(&header()).is_ok());
+        let mut huge = header();
+        huge.limits.as_mut().unwrap().max_deliveries_kept = u32::MAX;
+        let mut unknown = header();
+        unknown.backend = 99;
+        let mut unnamed = header();
+        let service = v1::RecordedService {
+            name: "x".into(),
+            ports: vec![70_000],
+        };
+        unnamed.settings.as_mut().unwrap().services.push(service);
+        for (bad, why) in [
+            (huge, "max_deliveries_kept"),
+            (unknown, "does not know"),
+            (unnamed, "a port is none"),
+        ] {
+            let err = Intake::at_beginning_of(&bad).unwrap_err();
+            assert!(format!("{err:#}").contains(why), "{err:#}");
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! A daemon around a scripted backend, recorded and replayed: the same comes of it.
+
+mod common;
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use common::{Daemon, MS, at, config_in, delivery, session_end, session_start, until};
+use probe_ebpf::record::{ended, flag, kind};
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use weir::cli::{self, Cli, Command};
+use weir::kernel::{HalfOpenGiveUp, Ring};
+use weir::ui::out::Style;
+use weir_proto::v1;
+
+/// A recording, in a directory that goes with it.
+struct Kept {
+    path: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+struct Recorder {
+    file: Kept,
+    stop: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Recorder {
+    async fn start(daemon: &Daemon, more: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = Kept {
+            path: directory.path().join("a.weir"),
+            _directory: directory,
+        };
+        let socket = daemon.ready.socket.display();
+        let line = format!(
+            "weir record {} --socket {socket}{more}",
+            file.path.display()
+        );
+        let Command::Record(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            unreachable!("{line}");
+        };
+        let stop = CancellationToken::new();
+        let told = stop.clone();
+        let task =
+            tokio::spawn(async move { cli::record_until(&args, told, std::io::sink()).await });
+        let begun = || async { (file.path.exists() || task.is_finished()).then_some(()) };
+        until("the recording has begun, or was refused", begun).await;
+        Self { file, stop, task }
+    }
+
+    async fn end(self) -> Kept {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+        self.file
+    }
+}
+
+/// What `weir replay` prints and notes.
+fn replay(file: &Kept, more: &str) -> (String, String) {
+    let line = format!("weir replay {} -o json{more}", file.path.display());
+    let Command::Replay(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+        unreachable!("{line}");
+    };
+    let (mut printed, mut notes) = (Vec::new(), Vec::new());
+    cli::replay(&args, Style::default(), &mut printed, &mut notes).unwrap();
+    (
+        String::from_utf8(printed).unwrap(),
+        String::from_utf8(notes).unwrap(),
+    )
+}
+
+/// What a listing of the running daemon prints.
+async fn ask(daemon: &Daemon, what: &str) -> String {
+    let line = format!(
+        "weir {what} -o json --socket {}",
+        daemon.ready.socket.display()
+    );
+    let mut printed = Vec::new();
+    match Cli::try_parse_from(line.split(' ')).unwrap().command {
+        Command::Cells(args) => cli::cells(&args, Style::default(), &mut printed).await,
+        Command::Sessions(args) => cli::sessions(&args, Style::default(), &mut printed).await,
+        other => unreachable!("{other:?}"),
+    }
+    .unwrap();
+    String::from_utf8(printed).unwrap()
+}
+
+/// As a listing prints them.
+fn lines(deliveries: &[v1::Delivery]) -> String {
+    let line = |delivery| serde_json::to_string(delivery).unwrap() + "\n";
+    deliveries.iter().map(line).collect()
+}
+
+/// A little of everything: two services, lateness, an abort, loss, a give-up.
+fn play(daemon: &Daemon, from: u64) {
+    let script = &daemon.script;
+    for cookie in from..from + 300 {
+        let port = if cookie % 3 == 0 { 80 } else { 443 };
+        script.start(session_start(cookie, port, at(1000)));
+        for index in 0..3 {
+            let mut one = delivery(cookie, port, index, at(2000 + 200 * u64::from(index)));
+            one.t_last_acked_ns += cookie * MS / 7;
+            if cookie % 50 == 0 && index == 1 {
+                one.header.kind = kind::DELIVERY_LATE;
+                one.flags |= flag::LATE;
+                script.delivery(one);
+                one.header.kind = kind::DELIVERY_END;
+                one.flags |= flag::ABORTED;
+                one.ended = ended::CLIENT_RST;
+                one.acked_bytes /= 2;
+            }
+            script.delivery(one);
+        }
+        if cookie % 2 == 0 {
+            script.end(session_end(cookie, port, at(5000)));
+        }
+    }
+    script.write(Ring::Bulk, common::Owned::Malformed);
+    script.give_up(HalfOpenGiveUp {
+        remote: "198.51.100.9".parse().unwrap(),
+        remote_port: 4,
+        local_port: 443,
+        synack_retransmits: 5,
+    });
+}
+
+async fn drained(daemon: &Daemon, give_ups: u64) -> v1::Status {
+    until("all taken in", || async {
+        let status = daemon.status().await;
+        let losses = status.losses?;
+        let all = |ring: v1::RingLoss| ring.drained == ring.exported;
+        let cells = daemon.cells().await;
+        let counters = cells.iter().filter_map(|cell| cell.counters.as_ref());
+        let heard: u64 = counters.map(|counters| counters.half_open_give_ups).sum();
+        (all(losses.hot?) && all(losses.bulk?) && heard == give_ups).then_some(status)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_says_what_the_daemon_said_and_says_it_again_each_time() {
+    let daemon = Daemon::start(|config| {
+        config.services.push(weir::config::Service {
+            name: "live".into(),
+            ports: vec![443],
+        });
+    })
+    .await;
+    let recorder = Recorder::start(&daemon, "").await;
+    let follow = v1::ListDeliveriesRequest {
+        follow: true,
+        ..v1::ListDeliveriesRequest::default()
+    };
+    let following = daemon.client().await.list_deliveries(follow).await.unwrap();
+    play(&daemon, 1);
+    let status = drained(&daemon, 1).await;
+    let cells = ask(&daemon, "cells --buckets").await;
+    let sessions = ask(&daemon, "sessions").await;
+    let watch = v1::WatchRequest::default();
+    let watching = daemon.client().await.watch(watch).await.unwrap();
+    let snapshot = watching.into_inner().message().await.unwrap().unwrap();
+    // Every event that there was: the daemon keeps a hundred.
+    let troubled = snapshot.troubled;
+    let deliveries: Vec<v1::Delivery> = following
+        .into_inner()
+        .map(Result::unwrap)
+        .take(900)
+        .collect()
+        .await;
+    let file = recorder.end().await;
+    daemon.stop().await.unwrap();
+
+    let (printed, notes) = replay(&file, " --buckets");
+    assert_eq!(printed, cells);
+    assert!(notes.contains("ended in order (stopped)"), "{notes}");
+    assert!(
+        !notes.contains("INCOMPLETE") && !notes.contains("midst"),
+        "{notes}"
+    );
+    assert!(notes.contains("records malformed 1"), "{notes}");
+    assert_eq!(status.losses.unwrap().records_malformed, 1);
+    assert_eq!(
+        printed.matches("\"service\":\"live\"").count(),
+        1,
+        "{printed}"
+    );
+    // The clock's offset is read each second, and by the end it may be another.
+    let stable = |text: &str| -> Vec<serde_json::Value> {
+        let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        rows.map(|mut row: serde_json::Value| {
+            row.as_object_mut()
+                .unwrap()
+                .retain(|name, _| !name.ends_with("unix_ns"));
+            row
+        })
+        .collect()
+    };
+    assert_eq!(stable(&replay(&file, " --sessions").0), stable(&sessions));
+    let (printed, _) = replay(&file, " --deliveries");
+    assert_eq!(printed, lines(&deliveries));
+    assert!(!troubled.is_empty());
+    // The daemon keeps of each delivery what was last heard of it.
+    let mut kept: Vec<serde_json::Value> = Vec::new();
+    for event in stable(&replay(&file, " --events").0) {
+        let name = |row: &serde_json::Value| (row["session"].clone(), row["index"].clone());
+        match kept.iter_mut().find(|known| name(known) == name(&event)) {
+            Some(known) => *known = event,
+            None => kept.push(event),
+        }
+    }
+    assert_eq!(kept, stable(&lines(&troubled)));
+    for what in ["", " --sessions", " --deliveries", " --events"] {
+        assert_eq!(replay(&file, what), replay(&file, what));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_and_lost_records_are_replayed_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config_in(directory.path());
+    let path = directory.path().join("weir.toml");
+    let daemon = Daemon::start_in(directory, config.clone(), Some(path.clone())).await;
+    let recorder = Recorder::start(&daemon, "").await;
+    play(&daemon, 1);
+    drained(&daemon, 1).await;
+    let socket = &config.query.socket;
+    let text = format!(
+        "[query]\nsocket = {socket:?}\n[[service]]\nname = \"vod\"\nports = [80]\n\
+         [[network]]\nname = \"lab\"\nprefixes = [\"198.51.100.0/24\"]\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    daemon.control.reload.notify_one();
+    until("the reload", || async {
+        (daemon.status().await.config_generation == 2).then_some(())
+    })
+    .await;
+    daemon.script.limit_rings(0);
+    play(&daemon, 5000);
+    daemon.script.limit_rings(usize::MAX);
+    play(&daemon, 1000);
+    let status = drained(&daemon, 3).await;
+    let cells = ask(&daemon, "cells --buckets").await;
+    assert!(
+        cells.contains("\"vod\"") && cells.contains("\"lab\""),
+        "{cells}"
+    );
+    let file = recorder.end().await;
+    daemon.stop().await.unwrap();
+    let (printed, notes) = replay(&file, " --buckets");
+    assert_eq!(printed, cells);
+    let full = status.losses.unwrap().bulk.unwrap().ring_full;
+    assert!(full > 0);
+    assert!(notes.contains(&format!("bulk ring full {full}")), "{notes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_end_ends_the_recording_with_all_that_was_said() {
+    let daemon = Daemon::start(|_| {}).await;
+    let recorder = Recorder::start(&daemon, "").await;
+    play(&daemon, 1);
+    let script = daemon.script.clone();
+    daemon.stop().await.unwrap();
+    recorder.task.await.unwrap().unwrap();
+    assert!(script.dropped());
+    let (printed, notes) = replay(&recorder.file, " --deliveries");
+    assert_eq!(printed.lines().count(), 900);
+    assert!(notes.contains("daemon_ended"), "{notes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_begins_late_counts_from_there_on() {
+    let daemon = Daemon::start(|_| {}).await;
+    // Long ago, as far as the recording goes.
+    let begun = at(0) - 3_600_000 * MS;
+    daemon.script.start(session_start(1, 443, begun));
+    daemon.script.delivery(delivery(1, 443, 0, begun));
+    drained(&daemon, 0).await;
+    let recorder = Recorder::start(&daemon, "").await;
+    daemon.script.delivery(delivery(1, 443, 1, at(9000)));
+    let mut end = session_end(1, 443, at(9900));
+    end.t_established_ns = begun;
+    end.acked_bytes = 280_000;
+    daemon.script.end(end);
+    drained(&daemon, 0).await;
+    let file = recorder.end().await;
+    daemon.stop().await.unwrap();
+    let (printed, notes) = replay(&file, "");
+    assert!(notes.contains("midst"), "{notes}");
+    let cell: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let counters = &cell["counters"];
+    assert_eq!(counters["deliveries"], 1);
+    assert_eq!(counters["acked_bytes"], 140_000, "{counters}");
+    assert_eq!(counters["sessions_started"], 0);
+    assert_eq!(counters["sessions_ended"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_ends_at_its_bounds_and_the_daemon_goes_on() {
+    let daemon = Daemon::start(|_| {}).await;
+    let recorder = Recorder::start(&daemon, " --max-bytes 2K").await;
+    play(&daemon, 1);
+    recorder.task.await.unwrap().unwrap();
+    assert!(std::fs::metadata(&recorder.file.path).unwrap().len() <= 2048);
+    let (_, notes) = replay(&recorder.file, "");
+    assert!(notes.contains("max_bytes"), "{notes}");
+
+    // There is room for the next one, once the daemon has noticed.
+    let recorder = until("the next recording", || async {
+        let recorder = Recorder::start(&daemon, " --max-duration 1s").await;
+        let ended = recorder.task.await.unwrap();
+        ended.is_ok().then_some(recorder.file)
+    })
+    .await;
+    let (_, notes) = replay(&recorder, "");
+    assert!(notes.contains("max_duration"), "{notes}");
+    drained(&daemon, 1).await;
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_recording_at_a_time_is_refused() {
+    let daemon = Daemon::start(|_| {}).await;
+    let recorder = Recorder::start(&daemon, "").await;
+    let refused = daemon.client().await.record(v1::RecordRequest {}).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    assert!(refused.message().contains("once at a time"), "{refused}");
+    recorder.end().await;
+    daemon.stop().await.unwrap();
+}
