@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use anyhow::Context as _;
-use probe_ebpf::record::{ABI_VERSION, Delivery};
+use probe_ebpf::record::{ABI_VERSION, Delivery, kind};
 use tokio::sync::mpsc;
 use weir_proto::v1;
 
 use crate::config::{self, Config};
 use crate::kernel::{HalfOpenGiveUp, KernelCounts, Record, Ring};
 use crate::labels::Labels;
-use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Folded};
+use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Event, fold::Folded};
 use crate::recording::{Said, tap::Tap};
 use crate::wire::{self, Context, DaemonCounts};
 
@@ -41,6 +41,13 @@ pub struct Told<'a> {
     pub record: &'a Delivery,
     /// What it was taken for.
     pub folded: Folded,
+}
+
+impl Told<'_> {
+    /// Whether those who follow deliveries hear of it: it is over, or has just become late.
+    pub fn is_for_followers(&self) -> bool {
+        self.record.header.kind == kind::DELIVERY_END || self.folded.event == Some(Event::Late)
+    }
 }
 
 /// A running daemon can be recorded once at a time.

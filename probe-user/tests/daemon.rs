@@ -213,10 +213,18 @@ async fn a_slow_follower_loses_the_oldest_and_learns_how_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn late_deliveries_show_at_once_and_only_while_they_are_open() {
     let daemon = Daemon::start(|_| {}).await;
+    let mut client = daemon.client().await;
+    let follow = v1::ListDeliveriesRequest {
+        follow: true,
+        ..v1::ListDeliveriesRequest::default()
+    };
+    let mut following = client.list_deliveries(follow).await.unwrap().into_inner();
     let mut late = delivery(3, 443, 0, at(1000));
     late.header.kind = kind::DELIVERY_LATE;
     late.flags |= flag::LATE;
     daemon.script.delivery(late);
+    let told = following.message().await.unwrap().unwrap();
+    assert_eq!(told.phase(), v1::DeliveryPhase::Late);
     let open_late = || async {
         let cells = daemon.cells().await;
         let cell = cells.first()?;

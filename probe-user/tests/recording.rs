@@ -155,6 +155,8 @@ async fn a_replay_says_what_the_daemon_said_and_says_it_again_each_time() {
         ..v1::ListDeliveriesRequest::default()
     };
     let following = daemon.client().await.list_deliveries(follow).await.unwrap();
+    // Until the daemon ends.
+    let following = tokio::spawn(following.into_inner().map_while(Result::ok).collect());
     play(&daemon, 1);
     let status = drained(&daemon, 1).await;
     let cells = ask(&daemon, "cells --buckets").await;
@@ -164,14 +166,9 @@ async fn a_replay_says_what_the_daemon_said_and_says_it_again_each_time() {
     let snapshot = watching.into_inner().message().await.unwrap().unwrap();
     // Every event that there was: the daemon keeps a hundred.
     let troubled = snapshot.troubled;
-    let deliveries: Vec<v1::Delivery> = following
-        .into_inner()
-        .map(Result::unwrap)
-        .take(900)
-        .collect()
-        .await;
     let file = recorder.end().await;
     daemon.stop().await.unwrap();
+    let deliveries: Vec<v1::Delivery> = following.await.unwrap();
 
     let (printed, notes) = replay(&file, " --buckets");
     assert_eq!(printed, cells);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 
 use anyhow::{Context as _, Result};
-use probe_ebpf::record::{flag, kind};
+use probe_ebpf::record::flag;
 use weir_proto::v1::Delivery;
 
 use super::Replay;
@@ -61,9 +61,8 @@ pub fn replay(args: &Replay, style: Style, to: impl Write, mut notes: impl Write
 }
 
 fn wanted(args: &Replay, told: &Told<'_>) -> bool {
-    let over = told.record.header.kind == kind::DELIVERY_END;
     let handshake = told.record.flags & flag::HANDSHAKE != 0;
-    (args.deliveries && over && (args.handshakes || !handshake))
+    (args.deliveries && told.is_for_followers() && (args.handshakes || !handshake))
         || (args.events && told.folded.event.is_some())
 }
 

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use probe_ebpf::record::kind;
 use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
@@ -59,13 +58,14 @@ impl Desk {
     }
 
     /// Lets those know who follow; costs nothing if nobody does.
-    fn tell(&self, Told { record, folded }: Told<'_>) {
+    fn tell(&self, told: Told<'_>) {
+        let Told { record, folded } = told;
         let followed = || Followed {
             record: *record,
             cell: self.intake.fold().cells().key(folded.cell).clone(),
             context: *self.intake.context(),
         };
-        if record.header.kind == kind::DELIVERY_END && self.followers.receiver_count() > 0 {
+        if told.is_for_followers() && self.followers.receiver_count() > 0 {
             // Fails only if the last follower has just gone.
             let _ = self.followers.send(followed());
         }
