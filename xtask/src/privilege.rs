@@ -8,12 +8,11 @@ use anyhow::{Result, bail};
 use crate::toolchain::find_program;
 
 /// What is handed through sudo, which keeps almost nothing; beside these, all `WEIR_*`.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 7] = [
     "COLORTERM",
     "LANG",
     "LC_ALL",
     "NO_COLOR",
-    "PATH",
     "RUST_BACKTRACE",
     "RUST_LOG",
     "TERM",
@@ -41,6 +40,7 @@ pub(crate) fn raised(program: &Path, variables: &[(&str, &OsStr)]) -> Result<Com
     for (name, value) in kept {
         command.arg(assignment(&name, &value));
     }
+    command.arg(assignment("PATH".as_ref(), &administrators_path()));
     for (name, value) in variables {
         command.arg(assignment(name.as_ref(), value));
     }
@@ -51,6 +51,14 @@ pub(crate) fn raised(program: &Path, variables: &[(&str, &OsStr)]) -> Result<Com
 /// Whether this is root already.
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Where root finds programs: an ordinary user's PATH on Debian leaves out where nginx, nft and
+/// bpftool are.
+fn administrators_path() -> std::ffi::OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
 }
 
 fn assignment(name: &OsStr, value: &OsStr) -> std::ffi::OsString {
