@@ -57,6 +57,7 @@ fn build(out_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
         println!("cargo:rerun-if-changed={}", tool.display());
     }
     let job = Job {
+        object: OBJECT,
         target: bpf_target(&variable("CARGO_CFG_TARGET_ENDIAN")?),
         target_arch: &variable("CARGO_CFG_TARGET_ARCH")?,
         target_dir: &out_dir.join("bpf"),

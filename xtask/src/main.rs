@@ -1,6 +1,7 @@
 //! `cargo xtask`: every chore of the repository. This file is its command line; each chore has a
 //! file of its own.
 
+mod bench;
 mod chores;
 mod kernels;
 mod lint;
@@ -72,6 +73,11 @@ enum Chore {
     /// Prints a table of kernels and checks, writes target/kernels/report.json, and fails when a
     /// check does. What a kernel has no hook for is lost there, and no failure.
     Kernels(kernels::Args),
+    /// What weir costs: in the kernel, on the host beside other ways of looking, in user space
+    ///
+    /// Prints tables, and writes target/bench/report.json and plots. As root, on a machine that
+    /// does nothing else: all of it takes twenty minutes.
+    Bench(bench::Args),
     /// Formatting, clippy (kernel programs too), cargo-deny
     Lint,
     /// What continuous integration runs: lint, then test
@@ -99,6 +105,7 @@ fn main() -> ExitCode {
         Chore::Demo { args } => chores::lab_program("demo", setup::Need::Demo, args),
         Chore::Truth { args } => chores::lab_program("truth", setup::Need::Test, args),
         Chore::Kernels(args) => kernels::run(&args),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Lint => lint::run(),
         Chore::Ci => lint::run().and_then(|()| test::run(None)),
         Chore::Picture { capture, svg } => picture::draw(&capture, &svg),

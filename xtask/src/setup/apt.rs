@@ -27,18 +27,27 @@ const fn package(name: &'static str, program: &'static str, needs: &'static [Nee
     }
 }
 
-const LAB: &[Need] = &[Need::Test, Need::Demo];
-const TEST: &[Need] = &[Need::Test];
+const LAB: &[Need] = &[Need::Test, Need::Demo, Need::Bench];
+
+const TEST: &[Need] = &[Need::Test, Need::Bench];
 const KERNELS: &[Need] = &[Need::Kernels];
 
 const PACKAGES: [Package; 17] = [
     package("gcc", "cc", &[Need::Build]),
-    package("iproute2", "ip", &[Need::Test, Need::Demo, Need::Kernels]),
+    package(
+        "iproute2",
+        "ip",
+        &[Need::Test, Need::Demo, Need::Kernels, Need::Bench],
+    ),
     package("nginx", "nginx", LAB),
     package("nftables", "nft", LAB),
     package("curl", "curl", LAB),
     package("ffmpeg", "ffmpeg", &[Need::Demo]),
-    package("bpftool", "bpftool", &[Need::Test, Need::Kernels]),
+    package(
+        "bpftool",
+        "bpftool",
+        &[Need::Test, Need::Kernels, Need::Bench],
+    ),
     package("bpftrace", "bpftrace", TEST),
     package("openssl", "openssl", TEST),
     package("tcpdump", "tcpdump", TEST),

@@ -19,6 +19,8 @@ pub(crate) enum Need {
     Demo,
     /// Other kernels: an emulator, and what fetches and packs them
     Kernels,
+    /// The bench: a server to load, and what weir is compared with
+    Bench,
     /// Formatting, clippy and cargo-deny
     Lint,
 }
