@@ -108,6 +108,8 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     }
     s.rcv_nxt = tcp.rcv_nxt();
     s.acked_seq = tcp.write_seq();
+    s.written_seq = s.acked_seq;
+    s.in_loss = 0;
     s.tls_phase = 0;
     s.is_tls_13 = 0;
     s.late_mark = 0;

@@ -5,7 +5,7 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntr
 use probe_ebpf::{
     drive::Host,
     field::Field,
-    record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, flag, kind},
+    record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, backend, flag, kind},
     session::{Gauges, Session},
     settings::Counter,
     tracker::EPOCH_STEP,
@@ -36,7 +36,8 @@ fn header<T>(kind: u8, now_ns: u64) -> Header {
         kind,
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
-        reserved: 0,
+        backend: backend::EXACT,
+        reserved: [0; 3],
     }
 }
 
@@ -108,13 +109,20 @@ pub fn session_start(s: &Session, handshake_us: u32, synack_retransmits: u32) {
 
 /// Writes a delivery into a place in a ring.
 #[inline(always)]
-fn fill(entry: &mut RingBufEntry<Delivery>, s: &Session, tcp: TcpSock, now_ns: u64, kind: u8) {
+fn fill(
+    entry: &mut RingBufEntry<Delivery>,
+    s: &Session,
+    tcp: TcpSock,
+    write_seq: u32,
+    now_ns: u64,
+    kind: u8,
+) {
     let mut gauges = Gauges::default();
     tcp.read_gauges(&mut gauges);
     // SAFETY: the header here, everything else in `Session::fill`.
     let out = unsafe { place(entry) };
     out.header = header::<Delivery>(kind, now_ns);
-    s.fill(out, tcp.write_seq(), &gauges);
+    s.fill(out, write_seq, &gauges);
 }
 
 impl Host for TcpSock {
@@ -181,14 +189,14 @@ impl Host for TcpSock {
     }
 
     #[inline(always)]
-    fn delivery_end(&mut self, s: &Session, now_ns: u64) {
+    fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64) {
         if s.delivery_flags & flag::ABORTED != 0 {
             if let Some(mut entry) = reserve_hot::<Delivery>() {
-                fill(&mut entry, s, *self, now_ns, kind::DELIVERY_END);
+                fill(&mut entry, s, *self, write_seq, now_ns, kind::DELIVERY_END);
                 entry.submit(0);
             }
         } else if let Some(mut entry) = reserve_bulk::<Delivery>() {
-            fill(&mut entry, s, *self, now_ns, kind::DELIVERY_END);
+            fill(&mut entry, s, *self, write_seq, now_ns, kind::DELIVERY_END);
             entry.submit(bulk_wakeup());
         }
     }
@@ -199,7 +207,14 @@ impl Host for TcpSock {
             // Not lost: the next sweep, or the next request, reports it.
             return;
         };
-        fill(&mut entry, s, *self, now_ns, kind::DELIVERY_END);
+        fill(
+            &mut entry,
+            s,
+            *self,
+            self.write_seq(),
+            now_ns,
+            kind::DELIVERY_END,
+        );
         // SAFETY: `fill` has written every field.
         unsafe { place(&mut entry) }.flags |= flag::SETTLED;
         if self.swap_epoch(s, expected, new) {
@@ -214,7 +229,14 @@ impl Host for TcpSock {
     #[inline(always)]
     fn delivery_late(&mut self, s: &Session, now_ns: u64) {
         if let Some(mut entry) = reserve_hot::<Delivery>() {
-            fill(&mut entry, s, *self, now_ns, kind::DELIVERY_LATE);
+            fill(
+                &mut entry,
+                s,
+                *self,
+                self.write_seq(),
+                now_ns,
+                kind::DELIVERY_LATE,
+            );
             entry.submit(0);
         }
     }
@@ -222,7 +244,14 @@ impl Host for TcpSock {
     #[inline(always)]
     fn delivery_progress(&mut self, s: &Session, now_ns: u64) {
         if let Some(mut entry) = reserve_bulk::<Delivery>() {
-            fill(&mut entry, s, *self, now_ns, kind::DELIVERY_PROGRESS);
+            fill(
+                &mut entry,
+                s,
+                *self,
+                self.write_seq(),
+                now_ns,
+                kind::DELIVERY_PROGRESS,
+            );
             entry.submit(bulk_wakeup());
         }
     }
