@@ -4,26 +4,43 @@
 mod plan;
 
 use std::fs::File;
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, MapData, RingBuf};
 use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, ProgramInfo, SchedClassifier, SockOps, TestRun as _,
-    TestRunOptions,
+    BtfTracePoint, CgroupAttachMode, SchedClassifier, SockOps, TestRun as _, TestRunOptions,
 };
 use aya::{Btf, Ebpf, EbpfLoader};
 use weir::kernel::cgroup;
 
+pub(crate) use plan::HOT_PORT;
 use plan::{MAX_SLOTS, Made, Plan};
 
-/// The hooks that weir stands on where `tcp_sendmsg_locked` is a tracepoint, and the two that take
-/// its place elsewhere.
-const TRACEPOINTS: [&str; 7] = [
+/// weir's programs, in the order in which it loads them: a name in the kernel is cut after 15
+/// letters, and of two that then are the same the first is the one with the lower id.
+pub(crate) const NAMES: [&str; 12] = [
     "tcp_probe",
     "inet_sock_set_state",
     "tcp_sendmsg_locked",
+    "sendmsg_entry",
+    "sock_send_length",
+    "tcp_retransmit_skb",
+    "tcp_retransmit_synack",
+    "tcp_receive_reset",
+    "tcp_send_reset",
+    "sock_ops",
+    "sweep",
+    "adopt",
+];
+
+/// Those that stand on a tracepoint of their name; of three that see writes weir takes the first
+/// that the kernel has, and so does the bench.
+const TRACEPOINTS: [&str; 8] = [
+    "tcp_probe",
+    "inet_sock_set_state",
+    "tcp_sendmsg_locked",
+    "sock_send_length",
     "tcp_retransmit_skb",
     "tcp_retransmit_synack",
     "tcp_receive_reset",
@@ -59,6 +76,9 @@ impl Empty {
         let mut ebpf = load(object, &[])?;
         let mut attached = Vec::new();
         for name in TRACEPOINTS {
+            if name == "sock_send_length" && attached.contains(&"tcp_sendmsg_locked") {
+                continue;
+            }
             let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
             // A tracepoint that this kernel lacks carries none of weir's programs either.
             if program.load(name, &btf).is_err() {
@@ -78,13 +98,13 @@ impl Empty {
         Ok(Self { ebpf, attached })
     }
 
-    /// What the kernel knows of each.
-    pub(crate) fn infos(&self) -> Result<Vec<(String, ProgramInfo)>> {
+    /// Each program's name and id.
+    pub(crate) fn programs(&self) -> Result<Vec<(&'static str, u32)>> {
         self.attached
             .iter()
             .map(|name| {
                 let program = self.ebpf.program(name).context("a program is gone")?;
-                Ok(((*name).to_owned(), program.info()?))
+                Ok((*name, program.info()?.id()))
             })
             .collect()
     }
@@ -99,6 +119,8 @@ pub(crate) struct Making {
     pub(crate) deliveries: u64,
     /// In random order.
     pub(crate) random: bool,
+    /// One in so many had segments sent again; see [`Plan::troubled`].
+    pub(crate) troubled: u64,
     /// Time of the first record.
     pub(crate) begin_ns: u64,
     /// Time between two.
@@ -136,6 +158,7 @@ impl Producer {
             sessions: making.sessions,
             deliveries: making.deliveries,
             random: u64::from(making.random),
+            troubled: making.troubled,
             begin_ns: making.begin_ns,
             step_ns: making.step_ns,
         };
@@ -200,15 +223,51 @@ fn map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map> {
         .with_context(|| format!("the bench's object has no map {name}"))
 }
 
-/// Whether a descriptor is a program of the kernel's, and which.
-pub(crate) fn program_info(id: u32) -> Result<ProgramInfo> {
+/// What the kernel has counted of one program, while its statistics were on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Run {
+    pub(crate) calls: u64,
+    pub(crate) ns: u64,
+}
+
+/// The runs of the programs with these ids.
+pub(crate) fn runs(ids: &[u32]) -> Result<Vec<Run>> {
+    let mut runs = vec![Run::default(); ids.len()];
     for info in aya::programs::loaded_programs() {
-        let info = info?;
-        if info.id() == id {
-            // Keeps nothing alive; whoever loaded it does.
-            let _ = info.fd()?.as_fd();
-            return Ok(info);
+        // Another's program may go while the kernel is asked.
+        let Ok(info) = info else { continue };
+        if let Some(at) = ids.iter().position(|id| *id == info.id()) {
+            runs[at] = Run {
+                calls: info.run_count(),
+                ns: u64::try_from(info.run_time().as_nanos())?,
+            };
         }
     }
-    bail!("the kernel has no program {id}")
+    Ok(runs)
+}
+
+/// Which of weir's programs these are.
+pub(crate) fn names_of(ids: &[u32]) -> Result<Vec<(&'static str, u32)>> {
+    let mut loaded = Vec::new();
+    for info in aya::programs::loaded_programs() {
+        let Ok(info) = info else { continue };
+        if ids.contains(&info.id()) {
+            loaded.push((info.id(), info.name_as_str().unwrap_or_default().to_owned()));
+        }
+    }
+    loaded.sort();
+    let mut named: Vec<(&'static str, u32)> = Vec::new();
+    for (id, cut) in loaded {
+        let name = NAMES
+            .into_iter()
+            .find(|name| name.starts_with(&cut) && named.iter().all(|(known, _)| known != name));
+        // What looks whether the kernel can do this or that is gone a moment later.
+        if let Some(name) = name.filter(|_| !cut.is_empty()) {
+            named.push((name, id));
+        }
+    }
+    if named.is_empty() {
+        bail!("weir has loaded no programs");
+    }
+    Ok(named)
 }

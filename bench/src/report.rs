@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use histogram::{Histogram, Quantile};
 use serde::{Deserialize, Serialize};
 
 /// One run of the bench.
@@ -82,8 +83,20 @@ pub(crate) enum Unit {
 
 /// All measurements of one value, one of each round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "Vec<Option<f64>>")]
 pub(crate) struct Samples(pub(crate) Vec<f64>);
+
+/// JSON has no word for what is no number, and writes null.
+impl From<Vec<Option<f64>>> for Samples {
+    fn from(values: Vec<Option<f64>>) -> Self {
+        Self(
+            values
+                .into_iter()
+                .map(|value| value.unwrap_or(f64::NAN))
+                .collect(),
+        )
+    }
+}
 
 /// A value that was aimed at.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,11 +117,6 @@ pub(crate) enum Bound {
 }
 
 impl Samples {
-    /// One value, measured once.
-    pub(crate) fn one(value: f64) -> Self {
-        Self(vec![value])
-    }
-
     /// The value at a share of the sorted samples, between the two nearest; none without samples.
     pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let mut sorted = self.0.clone();
@@ -204,6 +212,15 @@ impl Report {
     }
 }
 
+/// The middle of the bucket in which a share of a histogram's values ends.
+pub(crate) fn quantile(histogram: &Histogram, share: f64) -> Result<f64> {
+    let found = histogram.quantile(share).context("a histogram")?;
+    let key = Quantile::new(share).context("a quantile")?;
+    let bucket = found.as_ref().and_then(|found| found.get(&key));
+    let bucket = bucket.context("nothing was counted")?;
+    Ok((bucket.start() + bucket.end()) as f64 / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +251,7 @@ mod tests {
             measured: Samples::default(),
         };
         assert_eq!(aim.is_met(), None);
-        aim.measured = Samples::one(1.5);
+        aim.measured = Samples(vec![1.5]);
         assert_eq!(aim.is_met(), Some(true));
         aim.bound = Bound::AtLeast;
         aim.limit = 1.6;

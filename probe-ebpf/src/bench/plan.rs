@@ -2,32 +2,38 @@
 //! maps. One file for both sides, which `bench` takes in by `#[path]`.
 
 /// Most sessions that can be in the making at once.
-pub const MAX_SLOTS: u32 = 1 << 20;
+pub(crate) const MAX_SLOTS: u32 = 1 << 20;
+
+/// The server's port in hot events, at which nobody serves (RFC 863).
+pub(crate) const HOT_PORT: u16 = 9;
 
 /// Element 0 of the map `PLAN`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Sessions that are open at the same time; at most [`MAX_SLOTS`].
-    pub sessions: u64,
+    pub(crate) sessions: u64,
     /// Deliveries between a session's start and its end. 0: sessions never end.
-    pub deliveries: u64,
+    pub(crate) deliveries: u64,
     /// Not 0: the sessions speak in random order; else one after the other.
-    pub random: u64,
+    pub(crate) random: u64,
+    /// Of so many deliveries one had segments sent again, and of 16 times as many one was cut off.
+    /// 0: none.
+    pub(crate) troubled: u64,
     /// Time of the first record.
-    pub begin_ns: u64,
+    pub(crate) begin_ns: u64,
     /// Time from one record to the next.
-    pub step_ns: u64,
+    pub(crate) step_ns: u64,
 }
 
 /// Element 0 of the map `MADE`; to be zeroed for a new plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Made {
+pub(crate) struct Made {
     /// Records written.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Records that found the ring full; each is made again at the next run.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// State of the random numbers.
-    pub random: u64,
+    pub(crate) random: u64,
 }

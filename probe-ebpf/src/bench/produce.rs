@@ -8,10 +8,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use probe_ebpf::record::{
-    ABI_VERSION, Delivery, Endpoints, Header, SessionEnd, SessionStart, ended, flag, kind,
+    ABI_VERSION, Delivery, Endpoints, Header, SessionEnd, SessionStart, backend, ended, flag, kind,
 };
 
-use crate::plan::{MAX_SLOTS, Made, Plan};
+use crate::plan::{HOT_PORT, MAX_SLOTS, Made, Plan};
 
 /// As weir's own, and in its place when it is given weir's.
 #[map]
@@ -54,7 +54,11 @@ pub fn produce(_ctx: TcContext) -> i32 {
         return 1;
     }
     let random = next_random(made.random);
-    let place = if plan.random == 0 { made.records } else { random } % plan.sessions;
+    let place = if plan.random == 0 {
+        made.records
+    } else {
+        random
+    } % plan.sessions;
     #[expect(clippy::cast_possible_truncation, reason = "less than MAX_SLOTS")]
     let Some(slot) = SLOTS.get_ptr_mut(place as u32) else {
         return 1;
@@ -73,7 +77,7 @@ pub fn produce(_ctx: TcContext) -> i32 {
     } else if over {
         session.end()
     } else {
-        session.delivery()
+        session.delivery(plan.troubled)
     };
     if written.is_none() {
         made.refused += 1;
@@ -106,7 +110,9 @@ pub fn hot_event(_ctx: TcContext) -> i32 {
         random: now,
     };
     // SAFETY: every field is written.
-    session.fill(unsafe { &mut *entry.as_mut_ptr() }, flag::ABORTED);
+    let out = unsafe { &mut *entry.as_mut_ptr() };
+    session.fill(out, flag::ABORTED, 0);
+    out.endpoints.local_port = HOT_PORT;
     entry.submit(0);
     0
 }
@@ -122,7 +128,11 @@ struct Subject {
 /// xorshift64*, without the star: good enough to be unpredictable to a cache.
 #[inline(always)]
 fn next_random(state: u64) -> u64 {
-    let mut x = if state == 0 { 0x9e37_79b9_7f4a_7c15 } else { state };
+    let mut x = if state == 0 {
+        0x9e37_79b9_7f4a_7c15
+    } else {
+        state
+    };
     x ^= x << 13;
     x ^= x >> 7;
     x ^= x << 17;
@@ -137,7 +147,8 @@ fn header<T>(kind: u8, t_ns: u64) -> Header {
         kind,
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
-        reserved: 0,
+        backend: backend::EXACT,
+        reserved: [0; 3],
     }
 }
 
@@ -179,18 +190,25 @@ impl Subject {
     }
 
     #[inline(always)]
-    fn delivery(&self) -> Option<()> {
+    fn delivery(&self, troubled: u64) -> Option<()> {
+        let one_in = |of: u64| of != 0 && (self.random >> 32).is_multiple_of(of);
+        let flags = if one_in(troubled * 16) {
+            flag::ABORTED
+        } else {
+            0
+        };
+        let retransmitted = if one_in(troubled) { 3 } else { 0 };
         let mut entry = BULK.reserve::<Delivery>(0)?;
         // SAFETY: every field is written.
-        self.fill(unsafe { &mut *entry.as_mut_ptr() }, 0);
+        self.fill(unsafe { &mut *entry.as_mut_ptr() }, flags, retransmitted);
         entry.submit(NO_WAKEUP);
         Some(())
     }
 
-    /// A segment of 850 kB in some hundred milliseconds; one of 64 had to be sent again in part.
+    /// A segment of 850 kB in some hundred milliseconds.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "parts of a random number")]
-    fn fill(&self, out: &mut Delivery, flags: u32) {
+    fn fill(&self, out: &mut Delivery, flags: u32, retransmitted: u32) {
         let vary = self.random >> 20 & 0xff;
         let bytes = 850_000 + vary * 100;
         let end = self.t_ns;
@@ -209,7 +227,7 @@ impl Subject {
         out.index = self.stage - 1;
         out.flags = flags;
         out.segments = (bytes / 1448) as u32;
-        out.retrans_fast = u32::from(vary & 63 == 0) * 3;
+        out.retrans_fast = retransmitted;
         out.retrans_rto = 0;
         out.retrans_tlp = 0;
         out.srtt_us = 20_000 + (vary as u32) * 64;

@@ -24,7 +24,7 @@ use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::uplink::{self, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
-use desk::{Desk, Identity};
+use desk::{Desk, Followers, Identity};
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -273,7 +273,6 @@ fn desk(
         backend: backend.kind(),
     };
     let settings = Arc::new(intake::settings_of(config, 1));
-    let (followers, _) = broadcast::channel(config.limits.follower_lag as usize);
     Ok(Desk {
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
@@ -281,7 +280,7 @@ fn desk(
         probes: backend.probes().to_vec(),
         query_counts,
         uplink_counts,
-        followers,
+        followers: Followers::new(config.limits.follower_lag as usize),
         events,
     })
 }

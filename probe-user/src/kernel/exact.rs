@@ -305,14 +305,7 @@ impl Backend for Exact {
             Ring::Hot => &mut self.hot,
             Ring::Bulk => &mut self.bulk,
         };
-        let mut taken = 0;
-        while taken < max
-            && let Some(item) = ring.next()
-        {
-            sink(decode::record(&item));
-            taken += 1;
-        }
-        taken
+        drain(ring, max, sink)
     }
 
     fn sweep(&mut self) -> Result<()> {
@@ -352,6 +345,18 @@ impl Backend for Exact {
         }
         Ok(counts)
     }
+}
+
+/// Hands at most `max` records of a ring to `sink`, oldest first; returns how many.
+pub fn drain(ring: &mut RingBuf<MapData>, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {
+    let mut taken = 0;
+    while taken < max
+        && let Some(item) = ring.next()
+    {
+        sink(decode::record(&item));
+        taken += 1;
+    }
+    taken
 }
 
 /// Takes everything out of the listeners' map: what listened at the last walk may not any more.

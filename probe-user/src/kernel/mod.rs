@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-pub use exact::{Exact, Options};
+pub use exact::{Exact, Options, drain};
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
