@@ -9,11 +9,13 @@ pub mod diagnosis;
 
 mod exact;
 mod half_open;
+mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
 mod probes;
 mod sys;
+mod table;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
