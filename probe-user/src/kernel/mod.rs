@@ -27,10 +27,39 @@ pub use exact::{Exact, Options};
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In the order of their worth, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BackendKind {
     /// Tracing programs on the kernel's own tracepoints.
     Exact,
+    /// Socket callbacks alone: a stable interface, without the kernel's types.
+    Portable,
+    /// Looking at the sockets from user space, again and again: nothing is loaded.
+    Polled,
+}
+
+impl BackendKind {
+    /// Every kind, best first.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Portable, Self::Polled];
+
+    /// As the configuration, the command line and the wire name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Portable => "portable",
+            Self::Polled => "polled",
+        }
+    }
+
+    /// Who wrote a record; a number that only a newer weir knows is `None`.
+    pub fn of(header: &record::Header) -> Option<Self> {
+        match header.backend {
+            record::backend::EXACT => Some(Self::Exact),
+            record::backend::PORTABLE => Some(Self::Portable),
+            record::backend::POLLED => Some(Self::Polled),
+            _ => None,
+        }
+    }
 }
 
 /// Tries everything that measuring here would need, takes it out of the kernel again, and says
