@@ -20,7 +20,8 @@ use probe_ebpf::{
 };
 
 use super::{
-    Backend, BackendKind, HalfOpenGiveUp, IterLink, KernelCounts, Probe, Record, Ring, Settings,
+    Backend, BackendKind, HalfOpenGiveUp, IterLink, KernelCounts, Options, Probe, Record, Ring,
+    Settings,
     half_open::HalfOpenTable,
     maps::{Maps, take},
     namespaces,
@@ -63,19 +64,6 @@ impl Object {
             Self::Keyed => KEYED,
         }
     }
-}
-
-/// What cannot change once the programs are loaded.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Size of the hot ring; a power of two and a multiple of the page size.
-    pub hot_ring_bytes: u32,
-    /// Size of the bulk ring, likewise.
-    pub bulk_ring_bytes: u32,
-    /// Most sessions whose state is kept, where it is kept in a table.
-    pub max_sessions: u32,
-    /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
-    pub program_log_level: u8,
 }
 
 /// Tracing programs at work. Dropping it takes them out of the kernel, and so does the death of
@@ -164,12 +152,7 @@ impl Exact {
 
 /// What would be attached here: tries it, and takes it all out again.
 pub(super) fn try_programs() -> (Vec<Probe>, bool) {
-    let options = Options {
-        hot_ring_bytes: 1 << 16,
-        bulk_ring_bytes: 1 << 16,
-        max_sessions: 1024,
-        program_log_level: 0,
-    };
+    let options = Options::smallest();
     let object = Object::of_this_kernel();
     match load_programs(object, &options) {
         Ok((_ebpf, probes)) => {

@@ -9,9 +9,7 @@ use aya::{
 };
 use probe_ebpf::settings::{self, Counter};
 
-use super::{
-    Filter, KernelCounts, Record, Ring, RingCounts, Settings, cgroup, decode, pod::Pod,
-};
+use super::{Filter, KernelCounts, Record, Ring, RingCounts, Settings, cgroup, decode, pod::Pod};
 
 /// Takes a map out of a loaded object.
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

@@ -13,6 +13,7 @@ mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
+pub mod portable;
 mod probes;
 mod sys;
 mod table;
@@ -23,7 +24,8 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-pub use exact::{Exact, Options};
+pub use exact::Exact;
+pub use portable::Portable;
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
@@ -204,6 +206,31 @@ pub struct HalfOpenGiveUp {
     pub local_port: u16,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u32,
+}
+
+/// What cannot change once the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the hot ring; a power of two and a multiple of the page size.
+    pub hot_ring_bytes: u32,
+    /// Size of the bulk ring, likewise.
+    pub bulk_ring_bytes: u32,
+    /// Most sessions whose state is kept, where it is kept in a table.
+    pub max_sessions: u32,
+    /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
+    pub program_log_level: u8,
+}
+
+impl Options {
+    /// Enough to find out whether the programs can be loaded.
+    fn smallest() -> Self {
+        Self {
+            hot_ring_bytes: 1 << 16,
+            bulk_ring_bytes: 1 << 16,
+            max_sessions: 1024,
+            program_log_level: 0,
+        }
+    }
 }
 
 /// What every way of measuring gives.

@@ -250,7 +250,10 @@ mod tests {
             ..Filter::default()
         };
         assert_eq!(cgroups(&filter(&[])).unwrap(), [root.clone()]);
-        assert_eq!(cgroups(&filter(&[root.clone(), root.clone()])).unwrap(), [root]);
+        assert_eq!(
+            cgroups(&filter(&[root.clone(), root.clone()])).unwrap(),
+            [root]
+        );
         let elsewhere = cgroups(&filter(&[PathBuf::from("/proc")])).unwrap_err();
         assert!(format!("{elsewhere:#}").contains("/proc"), "{elsewhere:#}");
     }

@@ -164,8 +164,9 @@ pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Vec<Prob
                 reason: "needs socket storage in tracing programs (Linux 5.12); the daemon looks \
                          through the table of sessions itself"
                     .to_owned(),
-                lost: "closing deliveries by the quiet gap: they are reported with the next request"
-                    .to_owned(),
+                lost:
+                    "closing deliveries by the quiet gap: they are reported with the next request"
+                        .to_owned(),
             });
             continue;
         }

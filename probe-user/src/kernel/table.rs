@@ -161,7 +161,10 @@ impl Table {
         let filter = &self.filter;
         (filter.ports.is_empty() || filter.ports.contains(&s.endpoints.local_port))
             && (filter.prefixes.is_empty()
-                || filter.prefixes.iter().any(|prefix| prefix.contains(&remote)))
+                || filter
+                    .prefixes
+                    .iter()
+                    .any(|prefix| prefix.contains(&remote)))
     }
 
     fn leave_out(&mut self, key: u64, s: &Session, now_ns: u64) {
