@@ -33,6 +33,8 @@ pub struct Options {
     pub hot_ring_bytes: u32,
     /// Size of the bulk ring, likewise.
     pub bulk_ring_bytes: u32,
+    /// Most sessions whose state is kept, where it is kept in a table.
+    pub max_sessions: u32,
     /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
     pub program_log_level: u8,
 }
@@ -153,6 +155,7 @@ impl Exact {
             sessions_storage_refused: get(Counter::SessionsRefused)?,
             half_open_refused: get(Counter::HalfOpenRefused)?,
             programs_skipped: self.programs_skipped()?,
+            ..KernelCounts::default()
         })
     }
 }
@@ -162,6 +165,7 @@ pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     let options = Options {
         hot_ring_bytes: 1 << 16,
         bulk_ring_bytes: 1 << 16,
+        max_sessions: 1024,
         program_log_level: 0,
     };
     match load_programs(&options) {

@@ -12,7 +12,9 @@ mod half_open;
 mod namespaces;
 pub mod offsets;
 mod pod;
+mod polled;
 mod probes;
+pub mod rungs;
 mod sys;
 
 use std::net::IpAddr;
@@ -22,6 +24,9 @@ use ipnet::IpNet;
 use probe_ebpf::record;
 
 pub use exact::{Exact, Options};
+pub use polled::Polled;
+pub use rungs::Choice;
+use rungs::Rung;
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
@@ -60,11 +65,14 @@ impl BackendKind {
     }
 }
 
-/// Tries everything that measuring here would need, takes it out of the kernel again, and says
-/// of each part how it went.
+/// Tries everything that measuring here would need, in every way there is, takes it out of the
+/// kernel again, and says of each part how it went.
 pub fn diagnose() -> diagnosis::Diagnosis {
     let (probes, works) = exact::try_programs();
-    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
+    diagnosis::Diagnosis::of_this_host(vec![
+        Rung::tried(BackendKind::Exact, probes, works),
+        polled::try_sockets(),
+    ])
 }
 
 /// The two ways out of the kernel.
@@ -168,6 +176,14 @@ pub struct KernelCounts {
     /// Times that the kernel skipped a program because it would have interrupted itself on the
     /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
     pub programs_skipped: u64,
+    /// Polled: sessions that ended without a last word, so that their totals are those of the last
+    /// look.
+    pub ends_unseen: u64,
+    /// Polled: times that the kernel dropped last words, because they were not read in time;
+    /// sessions shorter than the time between two looks may have been among them.
+    pub end_overflows: u64,
+    /// Polled: looks left out because looking takes long.
+    pub looks_left_out: u64,
 }
 
 impl KernelCounts {
