@@ -9,13 +9,16 @@ pub mod diagnosis;
 
 mod exact;
 mod half_open;
+mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
 mod polled;
+mod portable;
 mod probes;
 pub mod rungs;
 mod sys;
+mod table;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -23,8 +26,9 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-pub use exact::{Exact, Options};
+pub use exact::Exact;
 pub use polled::Polled;
+pub use portable::Portable;
 pub use rungs::Choice;
 use rungs::Rung;
 use sys::IterLink;
@@ -68,9 +72,10 @@ impl BackendKind {
 /// Tries everything that measuring here would need, in every way there is, takes it out of the
 /// kernel again, and says of each part how it went.
 pub fn diagnose() -> diagnosis::Diagnosis {
-    let (probes, works) = exact::try_programs();
+    let tried = |kind, (probes, works)| Rung::tried(kind, probes, works);
     diagnosis::Diagnosis::of_this_host(vec![
-        Rung::tried(BackendKind::Exact, probes, works),
+        tried(BackendKind::Exact, exact::try_programs()),
+        tried(BackendKind::Portable, portable::try_programs()),
         polled::try_sockets(),
     ])
 }
@@ -218,6 +223,31 @@ pub struct HalfOpenGiveUp {
     pub local_port: u16,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u32,
+}
+
+/// What cannot change once the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the hot ring; a power of two and a multiple of the page size.
+    pub hot_ring_bytes: u32,
+    /// Size of the bulk ring, likewise.
+    pub bulk_ring_bytes: u32,
+    /// Most sessions whose state is kept, where it is kept in a table.
+    pub max_sessions: u32,
+    /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
+    pub program_log_level: u8,
+}
+
+impl Options {
+    /// Enough to find out whether the programs can be loaded.
+    fn smallest() -> Self {
+        Self {
+            hot_ring_bytes: 1 << 16,
+            bulk_ring_bytes: 1 << 16,
+            max_sessions: 1024,
+            program_log_level: 0,
+        }
+    }
 }
 
 /// What every way of measuring gives.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Backend, BackendKind, Exact, Options, Polled, Probe, Settings, Verdict};
+use super::{Backend, BackendKind, Exact, Options, Polled, Portable, Probe, Settings, Verdict};
 
 /// What a way of measuring tells, in an operator's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +30,10 @@ impl BackendKind {
             },
             Self::Portable => Worth {
                 exact: "sessions' beginnings and ends; bytes, segments, retransmissions; \
-                        acknowledgements that give a round-trip sample",
-                bounded: "requests and writes, by the next callback on the session",
-                lost: "telling TLS handshakes from deliveries",
+                        acknowledgements, as they pass",
+                bounded: "requests and writes, by the next segment sent",
+                lost: "sessions from before the daemon, telling TLS handshakes from deliveries, \
+                       telling resets and timeouts from other ends, half-open sessions",
                 needs: "Linux 5.10, cgroup v2; CAP_BPF and CAP_NET_ADMIN, or root; no BTF",
             },
             Self::Polled => Worth {
@@ -141,7 +142,7 @@ pub fn load(choice: Choice, options: &Options, settings: &Settings) -> Result<Bo
 fn load_one(kind: BackendKind, options: &Options, settings: &Settings) -> Result<Box<dyn Backend>> {
     let backend: Box<dyn Backend> = match kind {
         BackendKind::Exact => Box::new(Exact::load(options, settings)?),
-        BackendKind::Portable => bail!("not in this version of weir"),
+        BackendKind::Portable => Box::new(Portable::load(options, settings)?),
         BackendKind::Polled => {
             Box::new(Polled::start(options, settings).context("looking at the sockets")?)
         }
