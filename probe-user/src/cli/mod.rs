@@ -11,6 +11,7 @@ mod run;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 pub use ask::{cells, deliveries, hosts, sessions, status};
@@ -32,6 +33,11 @@ use crate::ui::table::Format;
 /// Where a daemon listens unless its configuration says otherwise.
 fn default_socket() -> PathBuf {
     Config::default().query.socket
+}
+
+/// A path that stays the same wherever the process is.
+fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
 }
 
 const STYLES: Styles = Styles::styled()
@@ -98,7 +104,8 @@ Examples:
   weir run                                     everything, live view on a terminal
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
-  weir run --collector http://collector:7447   and report to a collector")]
+  weir run --collector http://collector:7447   and report to a collector
+  weir run --record /var/tmp/edge.weir         and keep what the kernel says")]
 pub struct Run {
     /// The configuration file. Without it: the built-in defaults.
     #[arg(long, value_name = "FILE")]
@@ -115,6 +122,12 @@ pub struct Run {
     /// Measure only sessions to these ports of the server (instead of the configuration's).
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = filter::port())]
     pub ports: Vec<u16>,
+    /// Record all that the kernel says, from the first record on, to be replayed.
+    ///
+    /// FILE is the latest part; when it is full (recording.max_bytes of the configuration) it gets
+    /// a number in its name, and the oldest go. What is there already is kept as an older part.
+    #[arg(long, value_name = "FILE", value_parser = absolute())]
+    pub record: Option<PathBuf>,
     /// Show the live view also where it would not come by itself.
     #[arg(long, conflicts_with = "no_top")]
     pub top: bool,

@@ -75,6 +75,7 @@ struct Overrides {
     insecure: bool,
     socket: Option<std::path::PathBuf>,
     ports: Vec<u16>,
+    record: Option<std::path::PathBuf>,
 }
 
 impl Overrides {
@@ -84,6 +85,7 @@ impl Overrides {
             insecure: args.insecure,
             socket: args.socket.clone(),
             ports: args.ports.clone(),
+            record: args.record.clone(),
         }
     }
 
@@ -99,6 +101,9 @@ impl Overrides {
         }
         if !self.ports.is_empty() {
             config.filter.ports.clone_from(&self.ports);
+        }
+        if let Some(file) = &self.record {
+            config.recording.file = Some(file.clone());
         }
     }
 }
@@ -213,12 +218,13 @@ mod tests {
         Overrides::of(&args("weir run")).apply(&mut config);
         assert_eq!(config, file);
 
-        let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443";
+        let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443 --record /r.weir";
         Overrides::of(&args(line)).apply(&mut config);
         assert_eq!(config.collector.url.as_deref(), Some("http://c:4740"));
         assert!(config.collector.insecure);
         assert_eq!(config.query.socket, Path::new("/s"));
         assert_eq!(config.filter.ports, [443, 8443]);
+        assert_eq!(config.recording.file.as_deref(), Some(Path::new("/r.weir")));
         assert_eq!(config.deadline_ms, file.deadline_ms);
     }
 }

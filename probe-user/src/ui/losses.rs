@@ -19,6 +19,7 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
         ("cells folded into other", losses.cells_overflowed),
         ("followers dropped", losses.followers_dropped),
         ("recorder dropped", losses.recorder_dropped),
+        ("recorder unwritten", losses.recorder_unwritten),
         ("uplink events dropped", losses.uplink_events_dropped),
         ("uplink frames dropped", losses.uplink_frames_dropped),
     ];
