@@ -24,15 +24,13 @@ use crate::qoe::Limits;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
-use crate::uplink::{self, UplinkCounts};
+use crate::uplink::{self, FAREWELL, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
 use desk::{Desk, Identity};
 use recorder::Recorder;
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
-/// At the end, clients have so long to take what is on its way to them.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What to run.
 pub struct Options {

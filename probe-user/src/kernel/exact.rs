@@ -101,7 +101,7 @@ impl Exact {
             prefixes: take(&mut ebpf, "PREFIXES")?.try_into()?,
             counters: take(&mut ebpf, "COUNTERS")?.try_into()?,
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
-            half_open: HalfOpenTable::new(HashMap::try_from(take(&mut ebpf, "HALF_OPEN")?)?),
+            half_open: HalfOpenTable::new(take(&mut ebpf, "HALF_OPEN")?)?,
             ebpf,
             sweep,
             adopt,

@@ -1,6 +1,6 @@
 //! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
-//! (a program run once for each when a descriptor is read, Linux 5.9), and how often the kernel
-//! skipped a program (Linux 5.12).
+//! (a program run once for each when a descriptor is read, Linux 5.9), how often the kernel
+//! skipped a program (Linux 5.12), and many elements of a map at once (Linux 5.6).
 
 use std::{
     fs::File,
@@ -10,6 +10,7 @@ use std::{
 
 use aya_obj::generated::bpf_prog_info;
 
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -133,6 +134,64 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(info.recursion_misses)
+}
+
+/// `union bpf_attr`, the part for `BPF_MAP_*_BATCH`.
+#[repr(C)]
+struct Batch {
+    from: u64,
+    next: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Elements of a hash map, at most as many as `elements` holds: those after `from` (none: from the
+/// beginning). Returns how many, and where to go on; none: that was all.
+///
+/// The kernel's cursor is a place in the table and no key, so elements that come or go meanwhile
+/// neither make it begin anew nor hide those that stay.
+pub(super) fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Option<u32>)> {
+    let most = keys.len().min(values.len());
+    let (cursor, mut next) = (from.unwrap_or(0), 0_u32);
+    let mut attr = Batch {
+        from: from.map_or(0, |_| std::ptr::from_ref(&cursor) as u64),
+        next: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(most).map_err(io::Error::other)?,
+        map_fd: raw(map.as_raw_fd()),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` and what it points to live through the call. The kernel writes at most `count`
+    // keys and values, whose sizes are those of the map (both are plain integers), and one cursor
+    // of 4 bytes (a hash map's).
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            std::ptr::from_mut(&mut attr),
+            size_of::<Batch>(),
+        )
+    };
+    let count = (attr.count as usize).min(most);
+    if result >= 0 {
+        return Ok((count, Some(next)));
+    }
+    match io::Error::last_os_error() {
+        // The end of the table.
+        err if err.raw_os_error() == Some(libc::ENOENT) => Ok((count, None)),
+        err => Err(err),
+    }
 }
 
 /// The `bpf` system call, for the commands that return a descriptor.
