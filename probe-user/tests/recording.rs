@@ -416,8 +416,8 @@ async fn a_daemons_own_recording_is_its_whole_life_in_files_that_make_one_histor
     // Each by itself, and with what is missing between told.
     let records = |files: &[&Path]| {
         let (printed, notes) = try_replay(files, " --stats").unwrap();
-        let stats: serde_json::Value = serde_json::from_str(&printed).unwrap();
-        let number = |name: &str| stats[name].as_u64().unwrap();
+        let row: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        let number = |name: &str| row[name].as_u64().unwrap();
         (number("records"), number("records_missing"), notes)
     };
     let (all, none, _) = records(&[first, second, last]);
@@ -459,8 +459,8 @@ async fn a_daemon_that_is_killed_leaves_all_but_the_last_second() {
     daemon.stop().await.unwrap();
     let (printed, notes) = try_replay(&[&copy], " --stats").unwrap();
     assert!(notes.contains("not ended in order"), "{notes}");
-    let stats: serde_json::Value = serde_json::from_str(&printed).unwrap();
-    assert_eq!(stats["records"], written);
+    let numbers: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(numbers["records"], written);
 }
 
 #[tokio::test(flavor = "multi_thread")]
