@@ -3,7 +3,7 @@
 //! to the rings; tests and replays call them with one of their own.
 
 use crate::{
-    record::ended,
+    record::{ended, flag},
     session::{Gauges, Session, phase},
     settings::Settings,
 };
@@ -36,8 +36,9 @@ pub trait Host {
     /// Sets [`Session::epoch`] if it is `expected`; says whether it was; atomic.
     fn swap_epoch(&mut self, s: &mut Session, expected: u64, new: u64) -> bool;
 
-    /// Writes the record of the open delivery's end.
-    fn delivery_end(&mut self, s: &Session, now_ns: u64);
+    /// Writes the record of the open delivery's end; what was written in answer ends at
+    /// `write_seq`.
+    fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64);
     /// The same for a delivery that the sweep would settle. The record counts only if, once it is
     /// written, [`Host::swap_epoch`] from `expected` to `new` succeeds.
     fn delivery_settled(&mut self, s: &mut Session, now_ns: u64, expected: u64, new: u64);
@@ -147,7 +148,7 @@ pub fn segment<H: Host>(
             s.note_filled(expected);
             s.note_control(bytes);
             if s.yields_to_request(write_seq) {
-                close(host, s, now_ns);
+                close(host, s, write_seq, now_ns);
             }
             let mut gauges = Gauges::default();
             host.gauges(&mut gauges);
@@ -156,6 +157,7 @@ pub fn segment<H: Host>(
             end_change(host, s);
         }
     }
+    s.written_seq = write_seq;
     if s.is_late(now_ns, write_seq, settings.deadline_ns) {
         s.mark_late();
         host.delivery_late(s, now_ns);
@@ -164,9 +166,9 @@ pub fn segment<H: Host>(
 
 /// Reports the open delivery, if it is worth a record, and forgets it.
 #[inline(always)]
-fn close<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
-    if s.finish(host.write_seq()) {
-        host.delivery_end(s, now_ns);
+fn close<H: Host>(host: &mut H, s: &mut Session, write_seq: u32, now_ns: u64) {
+    if s.finish(write_seq) {
+        host.delivery_end(s, write_seq, now_ns);
     }
     s.close();
 }
@@ -188,6 +190,133 @@ pub fn wrote<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, write_seq: u32
     s.wrote(now_ns, write_seq, host.rcv_nxt(), &gauges);
     end_change(host, s);
     first
+}
+
+/// When things happened that a look at a socket finds done: each the time of the latest of its
+/// kind, or that of the look where it cannot be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Of the look.
+    pub now_ns: u64,
+    /// Bytes of the client arrived.
+    pub t_received_ns: u64,
+    /// The server wrote.
+    pub t_written_ns: u64,
+    /// An acknowledgement arrived.
+    pub t_acked_ns: u64,
+    /// The look is taken while an acknowledgement is processed: `t_acked_ns` is no bound.
+    pub sees_ack: bool,
+}
+
+impl Look {
+    /// A look that tells what is, and nothing of when it came to be.
+    #[inline(always)]
+    pub fn at(now_ns: u64) -> Self {
+        Self {
+            now_ns,
+            t_received_ns: now_ns,
+            t_written_ns: now_ns,
+            t_acked_ns: now_ns,
+            sees_ack: false,
+        }
+    }
+}
+
+/// Looks at the socket as it stands and catches up with all that happened to it since the look
+/// before: for those who are not called for every segment and every write. What came between two
+/// looks is put into the order request, answer, acknowledgement; a request found together with
+/// more of an answer that was not through makes a busy period of it. Times that are not those of
+/// the event are marked as bounds.
+///
+/// A FIN is in none of the host's sequence numbers here; a change of state is told
+/// ([`state_changed`]) after the look that finds it.
+#[inline(always)]
+pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look: &Look) {
+    let write_seq = s.end_seq(host.write_seq());
+    let una = host.snd_una();
+    let rcv_nxt = host.rcv_nxt();
+    let before = s.written_seq;
+    let has_asked = s.fin_received == 0 && after(rcv_nxt, s.rcv_nxt);
+    let has_written = after(write_seq, before);
+    begin_change(host, s);
+    // Where the answer before ends among what was written since cannot be told.
+    let is_mixed = has_asked && has_written && s.is_open() && s.acked_seq != before;
+    // Of what had been written at the look before.
+    found_acked(
+        host,
+        s,
+        look,
+        if after(una, before) { before } else { una },
+        before,
+    );
+    let mut t_next_ns = look.now_ns;
+    if has_written && look.t_written_ns < t_next_ns {
+        t_next_ns = look.t_written_ns;
+    }
+    if has_asked && look.t_received_ns < t_next_ns {
+        t_next_ns = look.t_received_ns;
+    }
+    if s.is_settled(t_next_ns, before, settings.quiet_gap_ns) {
+        s.delivery_flags |= flag::SETTLED;
+        close(host, s, before, look.now_ns);
+        s.settled = 1;
+    }
+    if has_asked {
+        let bytes = u64::from(rcv_nxt.wrapping_sub(s.rcv_nxt));
+        s.note_control(bytes);
+        if !is_mixed && s.yields_to_request(before) {
+            close(host, s, before, look.now_ns);
+        }
+        let was_asked = s.phase == phase::ASKED;
+        let mut gauges = Gauges::default();
+        host.gauges(&mut gauges);
+        s.requested(look.t_received_ns, bytes, before, &gauges);
+        if s.phase == phase::ASKED && !was_asked {
+            s.delivery_flags |= flag::REQUEST_BOUNDED;
+        }
+        s.rcv_nxt = rcv_nxt;
+    }
+    if has_written {
+        let was_answering = s.phase == phase::ANSWERING;
+        let mut t_written_ns = look.t_written_ns;
+        if after(una, before) {
+            // Some of it is acknowledged already, and was written a round trip before at the
+            // latest.
+            let bound = look
+                .t_acked_ns
+                .saturating_sub(u64::from(host.srtt_us()) * 1000);
+            if bound < t_written_ns {
+                t_written_ns = bound;
+            }
+        }
+        if s.phase == phase::ASKED && t_written_ns < s.t_request_last_ns {
+            t_written_ns = s.t_request_last_ns;
+        }
+        let mut gauges = Gauges::default();
+        if s.phase == phase::IDLE {
+            host.gauges(&mut gauges);
+        }
+        s.wrote(t_written_ns, before, rcv_nxt, &gauges);
+        if !was_answering {
+            s.delivery_flags |= flag::FIRST_WRITE_BOUNDED;
+        }
+        s.written_seq = write_seq;
+        found_acked(host, s, look, una, write_seq);
+    }
+    end_change(host, s);
+    if s.is_late(look.now_ns, write_seq, settings.deadline_ns) {
+        s.mark_late();
+        host.delivery_late(s, look.now_ns);
+    }
+}
+
+#[inline(always)]
+fn found_acked<H: Host>(host: &H, s: &mut Session, look: &Look, una: u32, end: u32) {
+    if look.sees_ack {
+        s.acked(look.t_acked_ns, una, end, host.srtt_us());
+    } else {
+        s.catch_up(look.t_acked_ns, una, end, host.srtt_us());
+    }
 }
 
 /// A segment was sent again.
@@ -215,7 +344,7 @@ fn catch_up<H: Host>(host: &H, s: &mut Session, now_ns: u64) {
     s.catch_up(now_ns, host.snd_una(), host.write_seq(), host.srtt_us());
 }
 
-/// The session is over: reports its last delivery, and itself.
+/// The socket is closed.
 #[inline(always)]
 fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     const ETIMEDOUT: i32 = 110;
@@ -231,8 +360,14 @@ fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     } else if s.ended == ended::OPEN {
         s.ended = ended::OTHER;
     }
+    session_ended(host, s, now_ns);
+}
+
+/// The session is over, and [`Session::ended`] says how: reports its last delivery, and itself.
+#[inline(always)]
+pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     if s.is_open() {
-        close(host, s, now_ns);
+        close(host, s, host.write_seq(), now_ns);
     }
     let una = host.snd_una();
     let fin_acked = s.fin_queued != 0 && una == host.write_seq() && una != s.data_end_seq;

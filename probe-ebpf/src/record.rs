@@ -25,6 +25,16 @@ pub mod kind {
     pub const DELIVERY_PROGRESS: u8 = 5;
 }
 
+/// Values of [`Header::backend`]: how a record was measured.
+pub mod backend {
+    /// Tracing programs on the kernel's own tracepoints.
+    pub const EXACT: u8 = 0;
+    /// Socket callbacks alone.
+    pub const PORTABLE: u8 = 1;
+    /// Looking at the sockets from user space, again and again.
+    pub const POLLED: u8 = 2;
+}
+
 /// Bits of [`Delivery::flags`] and of the session flags, which share one space.
 pub mod flag {
     /// The session was established before the daemon came; its early life is unknown.
@@ -50,9 +60,11 @@ pub mod flag {
     /// The end is the time of the FIN's acknowledgement or of the session's end, because no hook
     /// saw the acknowledgement itself: an upper bound.
     pub const END_BOUNDED: u32 = 1 << 9;
-    /// The first write was seen only when the send call returned: an upper bound.
+    /// The first write was seen only when the send call returned, or at a later look at the socket:
+    /// an upper bound.
     pub const FIRST_WRITE_BOUNDED: u32 = 1 << 10;
-    /// The request was under way when the session was adopted: its time is a lower-quality bound.
+    /// The request came before it was seen: it was under way when the session was adopted, or was
+    /// found at a later look at the socket. Its time is an upper bound.
     pub const REQUEST_BOUNDED: u32 = 1 << 11;
     /// The last delivery-rate sample was limited by the application, not by the path.
     pub const RATE_APP_LIMITED: u32 = 1 << 12;
@@ -94,8 +106,10 @@ pub struct Header {
     pub version: u8,
     /// Length of the whole record, header included.
     pub len: u16,
+    /// One of [`backend`]: what measured it.
+    pub backend: u8,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 
 /// The two ends of a session.
@@ -112,6 +126,27 @@ pub struct Endpoints {
     pub remote_port: u16,
     /// Inode number of the session's network namespace.
     pub netns: u32,
+}
+
+impl Endpoints {
+    /// The client's address is IPv4.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let words: [u32; 4] = bytemuck::must_cast(self.remote_addr);
+        words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
+    }
+
+    /// An IPv4 address, as it lies in memory, as v4-mapped IPv6.
+    #[inline(always)]
+    pub fn v4_mapped(v4: u32) -> [u8; 16] {
+        Self::address([0, 0, 0xffff_u32.to_be(), v4])
+    }
+
+    /// An address from its words, as they lie in memory.
+    #[inline(always)]
+    pub fn address(words: [u32; 4]) -> [u8; 16] {
+        bytemuck::must_cast(words)
+    }
 }
 
 /// A session was established or adopted.

@@ -55,6 +55,8 @@ pub struct Session {
     pub data_end_seq: u32,
     /// Received up to here when last looked at.
     pub rcv_nxt: u32,
+    /// Written up to here when last looked at.
+    pub written_seq: u32,
     /// [`flag`] bits of the session.
     pub flags: u32,
     /// [`flag`] bits of the delivery.
@@ -93,8 +95,9 @@ pub struct Session {
     pub settled: u8,
     /// The session speaks TLS 1.3.
     pub is_tls_13: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
+    /// A retransmission timeout is being made good; for those who are not told the kernel's
+    /// congestion state.
+    pub in_loss: u8,
 }
 
 /// Segments retransmitted, by what made the kernel send them again.

@@ -2,4 +2,5 @@
 
 mod exchanges;
 mod histories;
+mod looks;
 mod wire;

@@ -38,12 +38,12 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    fn record(&self, s: &Session, kind: u8) -> Delivery {
+    fn record(&self, s: &Session, write_seq: u32, kind: u8) -> Delivery {
         let mut gauges = Gauges::default();
         self.gauges(&mut gauges);
         let mut out = Delivery::default();
         out.header.kind = kind;
-        s.fill(&mut out, self.write_seq, &gauges);
+        s.fill(&mut out, write_seq, &gauges);
         out
     }
 }
@@ -95,22 +95,22 @@ impl Host for Socket {
         }
         same
     }
-    fn delivery_end(&mut self, s: &Session, _now_ns: u64) {
-        let record = self.record(s, kind::DELIVERY_END);
+    fn delivery_end(&mut self, s: &Session, write_seq: u32, _now_ns: u64) {
+        let record = self.record(s, write_seq, kind::DELIVERY_END);
         self.reports.push(Report::End(record));
     }
     fn delivery_settled(&mut self, s: &mut Session, _now_ns: u64, expected: u64, new: u64) {
-        let record = self.record(s, kind::DELIVERY_END);
+        let record = self.record(s, self.write_seq, kind::DELIVERY_END);
         if self.swap_epoch(s, expected, new) {
             self.reports.push(Report::End(record));
         }
     }
     fn delivery_late(&mut self, s: &Session, _now_ns: u64) {
-        let record = self.record(s, kind::DELIVERY_LATE);
+        let record = self.record(s, self.write_seq, kind::DELIVERY_LATE);
         self.reports.push(Report::Late(record));
     }
     fn delivery_progress(&mut self, s: &Session, _now_ns: u64) {
-        let record = self.record(s, kind::DELIVERY_PROGRESS);
+        let record = self.record(s, self.write_seq, kind::DELIVERY_PROGRESS);
         self.reports.push(Report::Progress(record));
     }
     fn session_end(&mut self, _s: &Session, _now_ns: u64, ended: u8, fin_acked: bool) {

@@ -22,8 +22,9 @@ const SLACK_NS: u64 = 1_000_000_000;
 pub(super) struct HalfOpenTable {
     map: HashMap<MapData, Pod<HalfOpenKey>, Pod<HalfOpen>>,
     fd: OwnedFd,
-    /// Where the last call stopped; none: at the end.
-    next: Option<u32>,
+    /// Where the last call stopped: a place in the kernel's table and no key, so that entries that
+    /// come or go meanwhile neither make it begin anew nor hide others. None: at the end.
+    position: Option<u32>,
     keys: Vec<HalfOpenKey>,
     values: Vec<HalfOpen>,
 }
@@ -37,7 +38,7 @@ impl HalfOpenTable {
         Ok(Self {
             fd: fd.context("cannot keep a map's descriptor")?,
             map: HashMap::try_from(map)?,
-            next: None,
+            position: None,
             keys: vec![HalfOpenKey::zeroed(); MAX_PER_CALL],
             values: vec![HalfOpen::zeroed(); MAX_PER_CALL],
         })
@@ -48,9 +49,11 @@ impl HalfOpenTable {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
         let now_ns = u64::try_from(std::time::Duration::from(now).as_nanos())?;
         let (keys, values) = (&mut self.keys, &mut self.values);
-        let (count, next) = sys::lookup_batch(self.fd.as_fd(), self.next, keys, values)
+        let (count, more) = sys::lookup_batch(self.fd.as_fd(), &mut self.position, keys, values)
             .context("cannot read the map of half-open sessions")?;
-        self.next = next;
+        if !more {
+            self.position = None;
+        }
         let mut give_ups = Vec::new();
         for (key, half_open) in self.keys.iter().zip(&self.values).take(count) {
             // Established at this very moment: then the program has taken it out.

@@ -6,7 +6,7 @@ use aya::{
     programs::{BtfTracePoint, CgroupAttachMode, FEntry, Iter, ProgramError, SockOps},
 };
 
-use super::{Probe, Verdict, cgroup};
+use super::{Probe, Verdict, cgroup, exact::Object};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ const SPECS: &[Spec] = &[
     Spec {
         name: SENDMSG_ENTRY,
         hook: Hook::FEntry("tcp_sendmsg_locked"),
-        since: "5.11",
+        since: "5.5",
         required: false,
         lost: "the first write of a blocking server, and telling TLS handshakes from deliveries",
     },
@@ -144,7 +144,7 @@ pub(super) const ADOPT: &str = "adopt";
 
 /// Loads every program and attaches those that are attached to something; says of each how it
 /// went.
-pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
+pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
     let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
     let mut has_sendmsg = false;
     for spec in SPECS {
@@ -154,6 +154,19 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
                 verdict: Verdict::NotApplicable,
                 reason: format!("tp_btf/{SENDMSG} is there and tells more"),
                 lost: String::new(),
+            });
+            continue;
+        }
+        if object == Object::Keyed && spec.name == SWEEP {
+            probes.push(Probe {
+                name: spec.display_name(),
+                verdict: Verdict::Unsupported,
+                reason: "needs socket storage in tracing programs (Linux 5.12); the daemon looks \
+                         through the table of sessions itself"
+                    .to_owned(),
+                lost:
+                    "closing deliveries by the quiet gap: they are reported with the next request"
+                        .to_owned(),
             });
             continue;
         }
