@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use serde_json::Value;
 use weir::cli::{self, Cli, Command};
 use weir::ui::out::Style;
 use weir_tests::truth::keep::{Files, Truth, numbers, retransmitted};
@@ -79,8 +80,38 @@ fn every_number_is_as_it_was() {
             std::fs::write(&files.numbers, text).unwrap();
         }
         let then = std::fs::read_to_string(&files.numbers).unwrap();
-        let then: serde_json::Value = serde_json::from_str(&then).unwrap();
-        assert_eq!(now, then, "{}", files.recording.display());
+        let then: Value = serde_json::from_str(&then).unwrap();
+        let mut differences = Vec::new();
+        differ("", &then, &now, &mut differences);
+        // Unlike a new field, a mark that occurs where none did is news.
+        if then["counts"] != now["counts"] {
+            differences.push(format!("/counts: {} is {}", then["counts"], now["counts"]));
+        }
+        let name = files.recording.display();
+        assert!(
+            differences.is_empty(),
+            "{name}:\n{}",
+            differences.join("\n")
+        );
+    }
+}
+
+/// Every number that was and is not the same now. What is new is none.
+fn differ(path: &str, then: &Value, now: &Value, differences: &mut Vec<String>) {
+    match (then, now) {
+        (Value::Object(then), Value::Object(now)) => {
+            for (name, then) in then {
+                let now = now.get(name).unwrap_or(&Value::Null);
+                differ(&format!("{path}/{name}"), then, now, differences);
+            }
+        }
+        (Value::Array(then), Value::Array(now)) if then.len() == now.len() => {
+            for (n, (then, now)) in then.iter().zip(now).enumerate() {
+                differ(&format!("{path}/{n}"), then, now, differences);
+            }
+        }
+        (then, now) if then == now => {}
+        (then, now) => differences.push(format!("{path}: {then} is {now}")),
     }
 }
 
