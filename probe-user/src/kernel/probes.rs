@@ -1,5 +1,7 @@
 //! The programs: what each hooks, since when the kernel has it, and what is lost without it.
 
+use std::io;
+
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf,
@@ -81,7 +83,8 @@ const SPECS: &[Spec] = &[
         hook: Hook::TpBtf,
         since: "6.3",
         required: false,
-        lost: "first and last write: think time and delivery tail become bounds",
+        lost: "first and last write: think time and delivery tail become bounds; and what the server \
+               says unasked",
     },
     Spec {
         name: "tcp_retransmit_skb",
@@ -221,6 +224,12 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
 fn judge(spec: &Spec, result: &Result<()>) -> Probe {
     let (verdict, reason) = match result {
         Ok(()) => (Verdict::Ok, "attached".to_owned()),
+        Err(error) if not_on_this_machine(error) => (
+            Verdict::Unsupported,
+            "this kernel attaches no programs to functions on this architecture (arm64: Linux 6.4 \
+             does)"
+                .to_owned(),
+        ),
         Err(error) if is_absent(error) => (
             Verdict::Unsupported,
             format!("this kernel does not have it (Linux {} does)", spec.since),
@@ -237,6 +246,16 @@ fn judge(spec: &Spec, result: &Result<()>) -> Probe {
         verdict,
         reason,
     }
+}
+
+/// Whether the kernel has the function and cannot call a program from it: it says `ENOTSUPP`.
+fn not_on_this_machine(error: &anyhow::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|cause| cause.raw_os_error() == Some(ENOTSUPP))
+    })
 }
 
 /// Whether the kernel's BTF does not name the hook.

@@ -43,7 +43,14 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         name: "greeting",
-        needs: &[&["iter/bpf_sk_storage_map"]],
+        needs: &[
+            &["iter/bpf_sk_storage_map"],
+            &[
+                "tp_btf/tcp_sendmsg_locked",
+                "fentry/tcp_sendmsg_locked",
+                "tp_btf/sock_send_length",
+            ],
+        ],
         run: greeting,
     },
     Check {

@@ -18,8 +18,8 @@ use crate::weir::doctor;
 use checks::CHECKS;
 use stage::Stage;
 
-/// Where findings go: the second serial line, a JSON object each.
-const REPORT_TO: &str = "/dev/ttyS1";
+/// Names where findings go: the second serial line, a JSON object each.
+const REPORT_ENV: &str = "WEIR_REPORT";
 
 /// What the guest says of one check.
 #[derive(Clone, Debug, Serialize)]
@@ -52,10 +52,11 @@ struct Done {
 /// This is no guest, or the machine cannot be made fit.
 pub fn run() -> Result<()> {
     init::prepare()?;
+    let line = std::env::var(REPORT_ENV).context(REPORT_ENV)?;
     let mut report = File::options()
         .write(true)
-        .open(REPORT_TO)
-        .with_context(|| format!("cannot open {REPORT_TO}"))?;
+        .open(&line)
+        .with_context(|| format!("cannot open {line}"))?;
     check(&mut report)?;
     say(&mut report, &Done { done: true })?;
     drop(report);
@@ -134,5 +135,5 @@ fn say(report: &mut File, what: &impl Serialize) -> Result<()> {
     line.push(b'\n');
     report
         .write_all(&line)
-        .with_context(|| format!("cannot write to {REPORT_TO}"))
+        .context("cannot write to the second serial line")
 }
