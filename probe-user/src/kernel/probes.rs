@@ -1,14 +1,14 @@
 //! The programs: what each hooks, since when the kernel has it, and what is lost without it.
 
-use std::io;
+use std::{io, os::fd::AsFd as _};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf,
     programs::{BtfTracePoint, CgroupAttachMode, FEntry, Iter, ProgramError, SockOps},
 };
 
-use super::{Probe, Verdict, cgroup};
+use super::{Probe, Verdict, cgroup, sys};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,12 +206,21 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
         }
         Hook::SockOps => {
             let root = cgroup::mount_point()?;
-            let root = std::fs::File::open(&root)
+            let file = std::fs::File::open(&root)
                 .with_context(|| format!("opening {}", root.display()))?;
             let program: &mut SockOps = program.try_into()?;
             program.load()?;
             // A link's flags are 0, and yet others may attach beside it (bpf_link_create).
-            program.attach(root, CgroupAttachMode::Single)?;
+            if let Err(error) = program.attach(&file, CgroupAttachMode::Single) {
+                if let Ok(Some(id)) = sys::sole_sock_ops(file.as_fd()) {
+                    bail!(
+                        "program {id} holds {} for itself alone: it was attached without \
+                         BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is",
+                        root.display()
+                    );
+                }
+                return Err(error.into());
+            }
         }
         Hook::Iter(target) => {
             let program: &mut Iter = program.try_into()?;
