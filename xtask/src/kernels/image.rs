@@ -1,5 +1,5 @@
 //! The guest's file system in memory: its programs, each with its libraries, and the modules that
-//! the lab's link needs.
+//! they need.
 
 use std::{
     fs,
@@ -13,8 +13,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::{cloud::Kernel, userland::Userland};
 use crate::process::{output, run};
 
-/// What the lab's link is made of.
-const MODULES: [&str; 2] = ["veth", "sch_netem"];
+/// What the lab's link is made of, and what weir's polled backend asks.
+const MODULES: [&str; 3] = ["veth", "sch_netem", "tcp_diag"];
 
 /// Packs it; returns the archive.
 pub(super) fn build(kernel: &Kernel, dir: &Path, userland: &Userland) -> Result<PathBuf> {
