@@ -157,6 +157,7 @@ pub fn segment<H: Host>(
             end_change(host, s);
         }
     }
+    s.written_seq = write_seq;
     if s.is_late(now_ns, write_seq, settings.deadline_ns) {
         s.mark_late();
         host.delivery_late(s, now_ns);
@@ -343,7 +344,7 @@ fn catch_up<H: Host>(host: &H, s: &mut Session, now_ns: u64) {
     s.catch_up(now_ns, host.snd_una(), host.write_seq(), host.srtt_us());
 }
 
-/// The session is over: reports its last delivery, and itself.
+/// The socket is closed.
 #[inline(always)]
 fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     const ETIMEDOUT: i32 = 110;
@@ -359,6 +360,12 @@ fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     } else if s.ended == ended::OPEN {
         s.ended = ended::OTHER;
     }
+    session_ended(host, s, now_ns);
+}
+
+/// The session is over, and [`Session::ended`] says how: reports its last delivery, and itself.
+#[inline(always)]
+pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     if s.is_open() {
         close(host, s, host.write_seq(), now_ns);
     }

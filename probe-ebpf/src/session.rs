@@ -55,8 +55,7 @@ pub struct Session {
     pub data_end_seq: u32,
     /// Received up to here when last looked at.
     pub rcv_nxt: u32,
-    /// Written up to here when last looked at; for those who only look (see
-    /// [`crate::drive::looked`]).
+    /// Written up to here when last looked at.
     pub written_seq: u32,
     /// [`flag`] bits of the session.
     pub flags: u32,

@@ -122,6 +122,18 @@ impl Session {
             && !self.is_tentative()
     }
 
+    /// The same for who sees the state alone: what was written is known as of the last look, and
+    /// the time of a write says that there is more.
+    pub fn is_late_as_kept(&self, now_ns: u64, deadline_ns: u64) -> bool {
+        let is_acked = self.t_last_acked_ns >= self.t_last_write_ns;
+        let is_complete = self.is_complete(self.written_seq) && is_acked;
+        deadline_ns != 0
+            && self.is_open()
+            && now_ns > self.t_request_last_ns.wrapping_add(deadline_ns)
+            && !is_complete
+            && !self.is_tentative()
+    }
+
     /// Marks the open delivery as reported late.
     #[inline(always)]
     pub fn mark_late(&mut self) {

@@ -186,8 +186,12 @@ impl Intake {
             Transport::Tcp6
         };
         let label = self.labels.label_of(give_up.local_port, remote);
-        self.fold
-            .half_open_give_up(label, transport, give_up.synack_retransmits);
+        self.fold.half_open_give_up(
+            label,
+            transport,
+            self.context.backend,
+            give_up.synack_retransmits,
+        );
     }
 
     /// Begins a recording. `dropped` counts the records for which a slow recorder has no room.

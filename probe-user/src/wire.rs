@@ -36,6 +36,8 @@ impl Context {
 pub fn backend(kind: BackendKind) -> v1::Backend {
     match kind {
         BackendKind::Exact => v1::Backend::Exact,
+        BackendKind::Portable => v1::Backend::Portable,
+        BackendKind::Polled => v1::Backend::Polled,
     }
 }
 
@@ -43,6 +45,8 @@ pub fn backend(kind: BackendKind) -> v1::Backend {
 pub fn backend_kind(backend: v1::Backend) -> Option<BackendKind> {
     match backend {
         v1::Backend::Exact => Some(BackendKind::Exact),
+        v1::Backend::Portable => Some(BackendKind::Portable),
+        v1::Backend::Polled => Some(BackendKind::Polled),
         v1::Backend::Unspecified => None,
     }
 }
@@ -77,6 +81,7 @@ pub fn cell_key(key: &CellKey) -> v1::CellKey {
         network: key.network.to_string(),
         transport: key.transport.as_str().to_owned(),
         tier: v1::EvidenceTier::Kernel.into(),
+        backend: backend(key.backend).into(),
     }
 }
 
@@ -109,7 +114,8 @@ pub fn delivery(record: &record::Delivery, cell: &CellKey, context: &Context) ->
         }
         .into(),
         ended: end_cause(record.ended).into(),
-        backend: backend(context.backend).into(),
+        // What is decoded names one that is known.
+        backend: backend(BackendKind::of(&record.header).unwrap_or(context.backend)).into(),
         request_unix_ns: context.unix_ns(record.t_request_ns),
         request_last_unix_ns: context.unix_ns(record.t_request_last_ns),
         first_write_unix_ns: context.unix_ns(record.t_first_write_ns),
@@ -169,7 +175,7 @@ pub fn session(session: &Session, cell: &CellKey, context: &Context) -> v1::Sess
         cell: Some(cell_key(cell)),
         state: session_state(session.state()).into(),
         ended: end_cause(session.ended).into(),
-        backend: backend(context.backend).into(),
+        backend: backend(session.backend).into(),
         established_unix_ns: context.unix_ns(session.t_established_ns),
         updated_unix_ns: context.unix_ns(session.t_updated_ns),
         ended_unix_ns: context.unix_ns(session.t_ended_ns),

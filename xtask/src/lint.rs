@@ -8,7 +8,7 @@ use crate::{
     process::{cargo, cargo_path, run as run_to_end, workspace},
     setup::{self, Need},
     steps,
-    toolchain::{Job, Route, Toolchain, bpf_target},
+    toolchain::{Job, Route, Toolchain, VARIANTS, bpf_target},
 };
 
 /// Seconds until a network that does not answer is given up.
@@ -49,19 +49,23 @@ fn clippy() -> Result<()> {
 
 fn clippy_bpf() -> Result<()> {
     let toolchain = Toolchain::detect()?;
-    let job = Job {
-        target: bpf_target(if cfg!(target_endian = "big") {
-            "big"
-        } else {
-            "little"
-        }),
-        target_arch: ARCH,
-        target_dir: &workspace().join("target/bpf-clippy"),
-        extra_flags: &["-Dwarnings"],
-    };
     let clippy = bpf_clippy(&toolchain.route);
-    let mut command = toolchain.command(&clippy, "clippy", workspace(), &job);
-    run_to_end(command.env("CARGO", toolchain.cargo(&cargo_path())))
+    for (features, _) in VARIANTS {
+        let job = Job {
+            features,
+            target: bpf_target(if cfg!(target_endian = "big") {
+                "big"
+            } else {
+                "little"
+            }),
+            target_arch: ARCH,
+            target_dir: &workspace().join("target/bpf-clippy"),
+            extra_flags: &["-Dwarnings"],
+        };
+        let mut command = toolchain.command(&clippy, "clippy", workspace(), &job);
+        run_to_end(command.env("CARGO", toolchain.cargo(&cargo_path())))?;
+    }
+    Ok(())
 }
 
 /// Advisories come from a repository on GitHub, which not every machine reaches; all else is

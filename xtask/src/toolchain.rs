@@ -12,6 +12,13 @@ use std::{
 /// The binary target of `probe-ebpf`, and the name of the object that it becomes, in
 /// `<target_dir>/<target>/bpf`.
 pub(crate) const OBJECT: &str = "weir-ebpf";
+/// The features of `probe-ebpf` that make an object each of its programs, and what the objects are
+/// called once they are told apart.
+pub(crate) const VARIANTS: [(&str, &str); 3] = [
+    ("programs", "weir-ebpf"),
+    ("keyed", "weir-ebpf-keyed"),
+    ("portable", "weir-ebpf-portable"),
+];
 /// Forces a route: a [`Route::name`].
 pub(crate) const ROUTE_ENV: &str = "WEIR_BPF_ROUTE";
 
@@ -182,7 +189,7 @@ impl Toolchain {
             .env("RUSTC_WORKSPACE_WRAPPER", "")
             .env("RUSTC", self.route.rustc())
             .args([subcommand, "--package", "probe-ebpf", "--bin", OBJECT])
-            .args(["--features", "programs", "--profile", "bpf", "--target"])
+            .args(["--features", job.features, "--profile", "bpf", "--target"])
             .arg(job.target)
             .arg("--target-dir")
             .arg(job.target_dir)
@@ -199,6 +206,8 @@ impl Toolchain {
 /// What is to be built, and where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job<'a> {
+    /// Of one of [`VARIANTS`].
+    pub(crate) features: &'a str,
     /// One of [`bpf_target`]'s.
     pub(crate) target: &'a str,
     /// The host's architecture, as in `CARGO_CFG_TARGET_ARCH`.

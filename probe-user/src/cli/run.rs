@@ -117,6 +117,7 @@ fn load(config: &Config) -> Result<Box<dyn Backend>> {
     let options = kernel::Options {
         hot_ring_bytes: config.limits.hot_ring_bytes,
         bulk_ring_bytes: config.limits.bulk_ring_bytes,
+        max_sessions: config.limits.max_sessions,
         program_log_level: config.log.programs as u8,
     };
     let backend = Exact::load(&options, &config.kernel_settings())

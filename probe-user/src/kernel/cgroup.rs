@@ -1,13 +1,17 @@
-//! Where cgroup v2 is mounted, and the ids of its directories.
+//! Where cgroup v2 is mounted, the ids of its directories, and attaching to one.
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::programs::{CgroupAttachMode, SockOps, sock_ops::SockOpsLinkId};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::sys;
 
 /// The mount point of the cgroup v2 hierarchy, as `/proc/self/mountinfo` tells (proc(5)).
 pub fn mount_point() -> Result<PathBuf> {
@@ -21,6 +25,24 @@ pub fn mount_point() -> Result<PathBuf> {
                 .then(|| fields.split(' ').nth(4).map(PathBuf::from))?
         })
         .context("no cgroup v2 hierarchy is mounted; `mount -t cgroup2 none DIR` makes one")
+}
+
+/// Attaches a loaded program beside those of others; an error that names who holds the cgroup
+/// alone, if that is why it cannot be.
+pub(super) fn attach(program: &mut SockOps, path: &Path) -> Result<SockOpsLinkId> {
+    let dir = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    // A link's flags are 0, and yet others may attach beside it (bpf_link_create).
+    program
+        .attach(&dir, CgroupAttachMode::Single)
+        .map_err(|error| match sys::sole_sock_ops(dir.as_fd()) {
+            Ok(Some(id)) => anyhow!(
+                "program {id} holds the cgroup {} for itself alone: it was attached without \
+                 BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is",
+                path.display()
+            ),
+            _ => anyhow::Error::from(error)
+                .context(format!("attaching to the cgroup {}", path.display())),
+        })
 }
 
 /// A directory's id, as the kernel's sockets carry it: its inode number.

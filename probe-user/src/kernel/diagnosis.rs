@@ -51,7 +51,7 @@ impl Diagnosis {
             {
                 Health::Exact
             }
-            Some(BackendKind::Exact) => Health::Degraded,
+            Some(_) => Health::Degraded,
         }
     }
 }

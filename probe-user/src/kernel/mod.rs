@@ -9,11 +9,14 @@ pub mod diagnosis;
 
 mod exact;
 mod half_open;
+mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
+pub mod portable;
 mod probes;
 mod sys;
+mod table;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -21,14 +24,44 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-pub use exact::{Exact, Options};
+pub use exact::Exact;
+pub use portable::Portable;
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In the order of their worth, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BackendKind {
     /// Tracing programs on the kernel's own tracepoints.
     Exact,
+    /// Socket callbacks alone: a stable interface, without the kernel's types.
+    Portable,
+    /// Looking at the sockets from user space, again and again: nothing is loaded.
+    Polled,
+}
+
+impl BackendKind {
+    /// Every kind, best first.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Portable, Self::Polled];
+
+    /// As the configuration, the command line and the wire name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Portable => "portable",
+            Self::Polled => "polled",
+        }
+    }
+
+    /// Who wrote a record; a number that only a newer weir knows is `None`.
+    pub fn of(header: &record::Header) -> Option<Self> {
+        match header.backend {
+            record::backend::EXACT => Some(Self::Exact),
+            record::backend::PORTABLE => Some(Self::Portable),
+            record::backend::POLLED => Some(Self::Polled),
+            _ => None,
+        }
+    }
 }
 
 /// Tries everything that measuring here would need, takes it out of the kernel again, and says
@@ -173,6 +206,31 @@ pub struct HalfOpenGiveUp {
     pub local_port: u16,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u32,
+}
+
+/// What cannot change once the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the hot ring; a power of two and a multiple of the page size.
+    pub hot_ring_bytes: u32,
+    /// Size of the bulk ring, likewise.
+    pub bulk_ring_bytes: u32,
+    /// Most sessions whose state is kept, where it is kept in a table.
+    pub max_sessions: u32,
+    /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
+    pub program_log_level: u8,
+}
+
+impl Options {
+    /// Enough to find out whether the programs can be loaded.
+    fn smallest() -> Self {
+        Self {
+            hot_ring_bytes: 1 << 16,
+            bulk_ring_bytes: 1 << 16,
+            max_sessions: 1024,
+            program_log_level: 0,
+        }
+    }
 }
 
 /// What every way of measuring gives.

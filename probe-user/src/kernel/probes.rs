@@ -1,14 +1,14 @@
 //! The programs: what each hooks, since when the kernel has it, and what is lost without it.
 
-use std::{io, os::fd::AsFd as _};
+use std::io;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, CgroupAttachMode, FEntry, Iter, ProgramError, SockOps},
+    programs::{BtfTracePoint, FEntry, Iter, ProgramError, SockOps},
 };
 
-use super::{Probe, Verdict, cgroup, sys};
+use super::{Probe, Verdict, cgroup, exact::Object};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ const SPECS: &[Spec] = &[
     Spec {
         name: SENDMSG_ENTRY,
         hook: Hook::FEntry("tcp_sendmsg_locked"),
-        since: "5.11",
+        since: "5.5",
         required: false,
         lost: "the first write of a blocking server, and telling TLS handshakes from deliveries",
     },
@@ -147,7 +147,7 @@ pub(super) const ADOPT: &str = "adopt";
 
 /// Loads every program and attaches those that are attached to something; says of each how it
 /// went.
-pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
+pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
     let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
     let mut has_sendmsg = false;
     for spec in SPECS {
@@ -157,6 +157,19 @@ pub(super) fn attach_all(ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
                 verdict: Verdict::NotApplicable,
                 reason: format!("tp_btf/{SENDMSG} is there and tells more"),
                 lost: String::new(),
+            });
+            continue;
+        }
+        if object == Object::Keyed && spec.name == SWEEP {
+            probes.push(Probe {
+                name: spec.display_name(),
+                verdict: Verdict::Unsupported,
+                reason: "needs socket storage in tracing programs (Linux 5.12); the daemon looks \
+                         through the table of sessions itself"
+                    .to_owned(),
+                lost:
+                    "closing deliveries by the quiet gap: they are reported with the next request"
+                        .to_owned(),
             });
             continue;
         }
@@ -205,22 +218,9 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
             program.attach()?;
         }
         Hook::SockOps => {
-            let root = cgroup::mount_point()?;
-            let file = std::fs::File::open(&root)
-                .with_context(|| format!("opening {}", root.display()))?;
             let program: &mut SockOps = program.try_into()?;
             program.load()?;
-            // A link's flags are 0, and yet others may attach beside it (bpf_link_create).
-            if let Err(error) = program.attach(&file, CgroupAttachMode::Single) {
-                if let Ok(Some(id)) = sys::sole_sock_ops(file.as_fd()) {
-                    bail!(
-                        "program {id} holds {} for itself alone: it was attached without \
-                         BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is",
-                        root.display()
-                    );
-                }
-                return Err(error.into());
-            }
+            cgroup::attach(program, &cgroup::mount_point()?)?;
         }
         Hook::Iter(target) => {
             let program: &mut Iter = program.try_into()?;

@@ -1,6 +1,6 @@
 //! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
-//! (a program run once for each when a descriptor is read, Linux 5.9), and how often the kernel
-//! skipped a program (Linux 5.12), and who holds a cgroup.
+//! (a program run once for each when a descriptor is read, Linux 5.9), how often the kernel
+//! skipped a program (Linux 5.12), reading a map in batches (Linux 5.6), and who holds a cgroup.
 
 use std::{
     fs::File,
@@ -13,6 +13,7 @@ use aya_obj::generated::bpf_prog_info;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_TRACE_ITER: u32 = 28;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
@@ -180,6 +181,64 @@ pub(super) fn sole_sock_ops(cgroup: BorrowedFd<'_>) -> io::Result<Option<u32>> {
     Ok(alone.then_some(ids[0]))
 }
 
+/// `union bpf_attr`, the part for `BPF_MAP_LOOKUP_BATCH`.
+#[repr(C)]
+struct LookupBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Reads the next elements of a hash map with keys of eight bytes, as many as there is room for in
+/// both slices. `position` is where to go on, none for the start, and is moved on. Returns how
+/// many were read, and whether there are more.
+pub(super) fn lookup_batch<V: bytemuck::Pod>(
+    map: BorrowedFd<'_>,
+    position: &mut Option<u32>,
+    keys: &mut [u64],
+    values: &mut [V],
+) -> io::Result<(usize, bool)> {
+    let from = *position;
+    let mut next = 0u32;
+    let room = keys.len().min(values.len());
+    let mut attr = LookupBatch {
+        in_batch: from
+            .as_ref()
+            .map_or(0, |from| std::ptr::from_ref(from) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(room).unwrap_or(u32::MAX),
+        map_fd: raw(map.as_raw_fd()),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` and all that it points to live through the call; the kernel writes `count`
+    // keys and values at the most, for which both slices have room, into plain integers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            std::ptr::from_mut(&mut attr),
+            size_of::<LookupBatch>(),
+        )
+    };
+    let is_end = result < 0;
+    if is_end {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return Err(error);
+        }
+    }
+    *position = Some(next);
+    Ok((attr.count as usize, !is_end))
+}
+
 /// The `bpf` system call, for the commands that return a descriptor.
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: `attr` is a plain C struct that lives through the call, its size is passed, and the
@@ -198,6 +257,29 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call has just made this descriptor and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The running kernel's version, its first two numbers.
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
+    let release = nix::sys::utsname::uname().ok()?;
+    version_of(release.release().to_str()?)
+}
+
+/// The first two numbers of a release.
+pub(super) fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+/// Before Linux 5.11, maps and programs count as locked memory, whose usual limit is too low for
+/// them. Later kernels do not ask, and where the limit may not be lifted the loading says so.
+pub(super) fn lift_memory_lock_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    if kernel_version().is_some_and(|version| version < (5, 11)) {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    }
 }
 
 /// Hands freed memory back to the kernel. Reading the kernel's BTF takes tens of megabytes once,

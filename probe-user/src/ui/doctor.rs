@@ -44,12 +44,6 @@ fn verdict_word(verdict: Verdict) -> &'static str {
     }
 }
 
-fn backend_word(backend: BackendKind) -> &'static str {
-    match backend {
-        BackendKind::Exact => "exact",
-    }
-}
-
 fn health_word(health: Health) -> &'static str {
     match health {
         Health::Exact => "exact",
@@ -87,7 +81,7 @@ fn write_json(diagnosis: &Diagnosis, to: &mut dyn Write) -> io::Result<()> {
     });
     let report = Report {
         kernel_release: &diagnosis.kernel_release,
-        backend: diagnosis.backend.map(backend_word),
+        backend: diagnosis.backend.map(BackendKind::as_str),
         health: health_word(diagnosis.health()),
         facts: facts.collect(),
         probes: probes.collect(),
@@ -175,7 +169,7 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
     let (verdict, mark) = match (diagnosis.health(), diagnosis.backend) {
         (Health::Exact, _) => ("weir measures exactly on this host.".to_owned(), Mark::Good),
         (Health::Degraded, backend) => {
-            let backend = backend.map_or("none", backend_word);
+            let backend = backend.map_or("none", BackendKind::as_str);
             let text =
                 format!("weir measures on this host (backend: {backend}), with the losses above.");
             (text, Mark::Warn)

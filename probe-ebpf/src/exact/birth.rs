@@ -8,9 +8,13 @@ use probe_ebpf::{
 };
 
 use super::{
+    cgroup,
+    sock::{Sock, TcpSock},
+    storage,
+};
+use crate::kernel::{
     emit, filter,
     maps::{self, count},
-    sock::{Sock, TcpSock},
 };
 
 /// A session has reached ESTABLISHED.
@@ -85,16 +89,17 @@ pub fn adopted(sk: Sock, tcp: TcpSock, state: u8, now_ns: u64) -> bool {
 fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut Session> {
     let settings: &Settings = maps::settings()?;
     count(Counter::SessionsSeen);
+    // Before anything dearer: most sessions of a busy host may not be meant.
     if settings.by_port != 0 && !filter::admits_port(sk.local_port()) {
         count(Counter::SessionsFiltered);
         return None;
     }
     let mut endpoints = Endpoints::default();
-    if sk.endpoints(&mut endpoints).is_none() || !filter::admits(settings, sk, &endpoints) {
+    if sk.endpoints(&mut endpoints).is_none() || !cgroup::admits(settings, sk, &endpoints) {
         count(Counter::SessionsFiltered);
         return None;
     }
-    let Some(s) = maps::session_or_new(sk) else {
+    let Some(s) = storage::session_or_new(sk) else {
         count(Counter::SessionsRefused);
         return None;
     };
@@ -103,7 +108,7 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     s.endpoints = endpoints;
     s.t_established_ns = now_ns;
     s.flags = flags;
-    if !is_mapped(&endpoints.remote_addr) {
+    if !endpoints.is_v4() {
         s.flags |= flag::IPV6;
     }
     s.rcv_nxt = tcp.rcv_nxt();
@@ -117,19 +122,12 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     s.retrans_seen = tcp.total_retrans();
     s.retrans_before = s.retrans_seen;
     s.filter_generation = settings.filter_generation;
-    s.phase = phase::IDLE;
     s.index = 0;
     s.epoch = 0;
     s.ended = 0;
     s.fin_queued = 0;
     s.fin_received = 0;
     s.settled = 0;
+    s.phase = phase::IDLE;
     Some(s)
-}
-
-#[inline(always)]
-fn is_mapped(address: &[u8; 16]) -> bool {
-    // SAFETY: same size, and every bit pattern is valid.
-    let words: [u32; 4] = unsafe { core::mem::transmute(*address) };
-    words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
 }

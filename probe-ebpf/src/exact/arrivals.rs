@@ -8,7 +8,12 @@ use aya_ebpf::{
 };
 use probe_ebpf::drive::{self, Segment, state};
 
-use crate::kernel::{emit, maps::settings, measured, sock::segment_of};
+use super::{measured, sock::segment_of};
+use crate::kernel::{
+    callbacks::{arm, header},
+    emit,
+    maps::settings,
+};
 
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`: call back when the session changes its state.
 pub const STATE_FLAG: u32 = 1 << 2;
@@ -31,7 +36,11 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     const STATE_CB: u32 = 10;
     const PARSE_HDR_OPT_CB: u32 = 13;
     match ctx.op() {
-        PASSIVE_ESTABLISHED_CB => arm(&ctx, STATE_FLAG),
+        PASSIVE_ESTABLISHED_CB => {
+            #[cfg(feature = "keyed")]
+            make_cookie(&ctx);
+            arm(&ctx, STATE_FLAG);
+        }
         STATE_CB => {
             if ctx.arg(0) == u32::from(state::ESTABLISHED) && ctx.arg(1) != u32::from(state::CLOSE)
             {
@@ -59,28 +68,10 @@ fn arrived(sk: *const u8, segment: impl FnOnce() -> Option<Segment>) {
     }
 }
 
-/// Asks for a callback on this session, and leaves those of others in place.
+/// Makes the socket's cookie, which tracing programs of these kernels can read and not make.
+#[cfg(feature = "keyed")]
 #[inline(always)]
-fn arm(ctx: &SockOpsContext, flag: u32) {
-    let armed = ctx.cb_flags();
-    if armed & flag == 0 {
-        let _ = ctx.set_cb_flags((armed | flag) as i32);
-    }
-}
-
-#[inline(always)]
-fn header(ctx: &SockOpsContext) -> Option<Segment> {
-    // SAFETY: fields of the context, each loaded as wide as it is declared; the packet is read
-    // only after its end has been checked, as the verifier demands.
-    unsafe {
-        let ops = ctx.ops;
-        let data =
-            read_volatile((&raw const (*ops).__bindgen_anon_3).cast::<u64>()) as *const [u8; 20];
-        let end = read_volatile((&raw const (*ops).__bindgen_anon_4).cast::<u64>()) as *const u8;
-        if data.add(1).cast::<u8>() > end {
-            return None;
-        }
-        let len = read_volatile(&raw const (*ops).skb_len);
-        Some(Segment::parse(&*data, len))
-    }
+fn make_cookie(ctx: &SockOpsContext) {
+    // SAFETY: the program's context.
+    unsafe { aya_ebpf::helpers::generated::bpf_get_socket_cookie(ctx.ops.cast()) };
 }

@@ -14,10 +14,11 @@ use probe_ebpf::{
     tls,
 };
 
-use crate::kernel::{
-    emit, measured,
+use super::{
+    measured,
     sock::{has, offset, read_kernel_u64},
 };
+use crate::kernel::emit;
 
 /// The server writes: inside the copy loop, before the bytes are counted (Linux 6.16).
 #[btf_tracepoint(function = "tcp_sendmsg_locked")]

@@ -9,11 +9,14 @@ use probe_ebpf::{
     settings::{Counter, HalfOpen},
 };
 
-use crate::kernel::{
-    birth, emit, filter,
-    maps::{self, count, settings},
-    measured,
+use super::{
+    birth, cgroup, measured,
     sock::{Sock, has, offset, read_kernel_u64},
+    storage,
+};
+use crate::kernel::{
+    emit,
+    maps::{self, count, settings},
 };
 
 /// A session changes its state (Linux 4.16); the socket still shows the old one.
@@ -27,9 +30,16 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         {
             birth::established(sk, tcp, emit::now_ns());
         }
-    } else if let Some((s, mut tcp)) = measured(ctx.arg(0)) {
+        return 0;
+    }
+    if let Some((s, mut tcp)) = measured(ctx.arg(0)) {
         drive::state_changed(&mut tcp, s, emit::now_ns(), new);
         debug!(&ctx, "session {}: state {} to {}", s.cookie, old, new);
+    }
+    if new == state::CLOSE
+        && let Some(sk) = Sock::new(ctx.arg(0))
+    {
+        storage::forget(sk);
     }
     0
 }
@@ -64,7 +74,7 @@ pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         && let Some(settings) = settings()
     {
         let mut endpoints = Endpoints::default();
-        if req.endpoints(&mut endpoints).is_some() && filter::admits(settings, listener, &endpoints)
+        if req.endpoints(&mut endpoints).is_some() && cgroup::admits(settings, listener, &endpoints)
         {
             repeated(req, &endpoints, emit::now_ns());
         }

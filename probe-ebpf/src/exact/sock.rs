@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel_buf,
-    generated::{bpf_get_socket_cookie, bpf_jiffies64, bpf_skc_to_tcp_sock},
+    generated::{bpf_jiffies64, bpf_skc_to_tcp_sock},
 };
 use probe_ebpf::{
     drive::Segment,
@@ -79,11 +79,19 @@ impl Sock {
         }
     }
 
+    /// Its cookie, as it was made by a socket callback or for the daemon's asking; 0 before.
+    #[cfg(feature = "keyed")]
+    #[inline(always)]
+    pub fn cookie(self) -> u64 {
+        self.get(Field::Cookie)
+    }
+
     /// Its cookie; made when first asked for.
+    #[cfg(not(feature = "keyed"))]
     #[inline(always)]
     pub fn cookie(self) -> u64 {
         // SAFETY: the verifier has checked that the argument is a socket.
-        unsafe { bpf_get_socket_cookie(self.0.cast_mut().cast()) }
+        unsafe { aya_ebpf::helpers::generated::bpf_get_socket_cookie(self.0.cast_mut().cast()) }
     }
 
     #[inline(always)]
@@ -121,8 +129,8 @@ impl Sock {
         let family: u16 = self.get(Field::Family);
         match family {
             AF_INET => {
-                out.local_addr = mapped(self.get(Field::LocalV4));
-                out.remote_addr = mapped(self.get(Field::RemoteV4));
+                out.local_addr = Endpoints::v4_mapped(self.get(Field::LocalV4));
+                out.remote_addr = Endpoints::v4_mapped(self.get(Field::RemoteV4));
             }
             AF_INET6 => {
                 out.local_addr = self.address(Field::LocalV6);
@@ -149,8 +157,7 @@ impl Sock {
             words[i] = unsafe { read_volatile(self.0.add(base + i * 4).cast::<u32>()) };
             i += 1;
         }
-        // SAFETY: same size, and every bit pattern is valid.
-        unsafe { core::mem::transmute(words) }
+        Endpoints::address(words)
     }
 
     /// Id of the ancestor, at depth `level`, of the cgroup that the socket was made in; 0 if
@@ -177,14 +184,6 @@ impl Sock {
             read_kernel_u64(kn + u64::from(offset(Field::KernfsId)))
         }
     }
-}
-
-/// IPv4 address (as it lies in memory) as v4-mapped IPv6.
-#[inline(always)]
-fn mapped(v4: u32) -> [u8; 16] {
-    let words = [0, 0, 0xffff_u32.to_be(), v4];
-    // SAFETY: same size, and every bit pattern is valid.
-    unsafe { core::mem::transmute(words) }
 }
 
 /// Eight bytes of kernel memory at an address, 0 if it cannot be read.
