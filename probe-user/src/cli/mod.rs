@@ -23,6 +23,7 @@ pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
 use crate::config::Config;
+use crate::kernel::Choice;
 use crate::replay::Speed;
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
@@ -88,7 +89,8 @@ pub enum Command {
 
 /// Measure: load the programs, fold what they say, answer queries.
 ///
-/// Without options it watches every accepted TCP session on this host and works alone. On a
+/// Without options it watches every accepted TCP session on this host, as exactly as the host lets
+/// it (an ordinary user may only look at the sockets), and works alone. On a
 /// terminal it shows the live view (as `weir top` does) while the daemon runs in the same process;
 /// q ends both, and what was logged meanwhile is printed then. SIGTERM and SIGINT end it, SIGHUP
 /// reads the configuration again.
@@ -98,6 +100,7 @@ Examples:
   weir run                                     everything, live view on a terminal
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
+  weir run --backend polled                    load nothing into the kernel
   weir run --collector http://collector:7447   and report to a collector")]
 pub struct Run {
     /// The configuration file. Without it: the built-in defaults.
@@ -115,6 +118,10 @@ pub struct Run {
     /// Measure only sessions to these ports of the server (instead of the configuration's).
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = filter::port())]
     pub ports: Vec<u16>,
+    /// Measure in this way (instead of the configuration's): the best that works here, or this one
+    /// alone (auto, exact, portable, polled); `weir doctor` says what each is worth.
+    #[arg(long, value_name = "HOW", value_parser = str::parse::<Choice>)]
+    pub backend: Option<Choice>,
     /// Show the live view also where it would not come by itself.
     #[arg(long, conflicts_with = "no_top")]
     pub top: bool,
@@ -459,6 +466,7 @@ mod tests {
             "weir hosts",
             "weir run --top --no-top",
             "weir run --insecure",
+            "weir run --backend best",
             "weir record",
             "weir record f --max-bytes 0",
             "weir replay f --speed 0",

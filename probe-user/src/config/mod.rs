@@ -35,6 +35,8 @@ pub enum Error {
 /// Everything that an operator can set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// How sessions are measured.
+    pub backend: kernel::Choice,
     /// A delivery still open so long after its request is late. 0: none is.
     pub deadline_ms: u32,
     /// An answer acknowledged whole, and silent for so long, is over.
@@ -202,6 +204,7 @@ impl LogLevel {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            backend: kernel::Choice::Auto,
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
             progress_ms: 1000,
@@ -292,6 +295,7 @@ impl Config {
             };
         }
         fixed! {
+            "backend" => backend,
             "limits.max_sessions" => limits.max_sessions,
             "limits.max_cells" => limits.max_cells,
             "limits.max_deliveries_kept" => limits.max_deliveries_kept,
@@ -308,6 +312,7 @@ impl Config {
             "log.programs" => log.programs,
         }
         *self = Self {
+            backend: self.backend,
             limits: self.limits.clone(),
             query: Query {
                 socket: self.query.socket.clone(),

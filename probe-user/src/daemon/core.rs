@@ -331,6 +331,18 @@ impl Warnings {
                 "more half-open sessions than weir can watch: a SYN flood?",
             ),
             (
+                kernel.ends_unseen,
+                "ends_unseen",
+                "totals of these sessions are those of the last look; raise \
+                 net.core.rmem_default, or give weir CAP_NET_ADMIN",
+            ),
+            (
+                kernel.end_overflows,
+                "end_overflows",
+                "sessions end faster than their last words fit; raise net.core.rmem_max, or give \
+                 weir CAP_NET_ADMIN",
+            ),
+            (
                 intake.records_malformed(),
                 "records_malformed",
                 "programs and daemon are not of one version",

@@ -13,8 +13,10 @@ mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
-pub mod portable;
+mod polled;
+mod portable;
 mod probes;
+pub mod rungs;
 mod sys;
 mod table;
 
@@ -25,7 +27,10 @@ use ipnet::IpNet;
 use probe_ebpf::record;
 
 pub use exact::Exact;
+pub use polled::Polled;
 pub use portable::Portable;
+pub use rungs::Choice;
+use rungs::Rung;
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
@@ -64,11 +69,15 @@ impl BackendKind {
     }
 }
 
-/// Tries everything that measuring here would need, takes it out of the kernel again, and says
-/// of each part how it went.
+/// Tries everything that measuring here would need, in every way there is, takes it out of the
+/// kernel again, and says of each part how it went.
 pub fn diagnose() -> diagnosis::Diagnosis {
-    let (probes, works) = exact::try_programs();
-    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
+    let tried = |kind, (probes, works)| Rung::tried(kind, probes, works);
+    diagnosis::Diagnosis::of_this_host(vec![
+        tried(BackendKind::Exact, exact::try_programs()),
+        tried(BackendKind::Portable, portable::try_programs()),
+        polled::try_sockets(),
+    ])
 }
 
 /// The two ways out of the kernel.
@@ -172,6 +181,14 @@ pub struct KernelCounts {
     /// Times that the kernel skipped a program because it would have interrupted itself on the
     /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
     pub programs_skipped: u64,
+    /// Polled: sessions that ended without a last word, so that their totals are those of the last
+    /// look.
+    pub ends_unseen: u64,
+    /// Polled: times that the kernel dropped last words, because they were not read in time;
+    /// sessions shorter than the time between two looks may have been among them.
+    pub end_overflows: u64,
+    /// Polled: looks left out because looking takes long.
+    pub looks_left_out: u64,
 }
 
 impl KernelCounts {

@@ -83,6 +83,11 @@ pub fn write(
         ),
         Mark::Plain,
     )?;
+    line(
+        "looks_left_out",
+        &format!("{}, because looking takes long", losses.looks_left_out),
+        Mark::Plain,
+    )?;
     let working = status
         .probes
         .iter()
