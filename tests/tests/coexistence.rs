@@ -297,8 +297,11 @@ impl Apart {
 
     /// What doctor says of the `sock_ops` program: its verdict and the reason.
     fn doctor(&self) -> Result<(String, String)> {
-        let probes = doctor(&self.script)?.probes;
-        let probe = probes.into_iter().find(|p| p.name == "cgroup/sock_ops");
+        let exact = doctor(&self.script)?.rungs.swap_remove(0);
+        let probe = exact
+            .probes
+            .into_iter()
+            .find(|p| p.name == "cgroup/sock_ops");
         let probe = probe.context("not probed")?;
         Ok((probe.verdict, probe.reason))
     }

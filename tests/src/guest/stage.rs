@@ -70,8 +70,7 @@ impl Stage {
     }
 
     /// The session from the client's `port`, and its deliveries.
-    pub(super) fn all_told(&mut self, port: u16) -> Result<(Session, Vec<Delivery>)> {
-        self.sessions += 1;
+    pub(super) fn all_told(&self, port: u16) -> Result<(Session, Vec<Delivery>)> {
         let (session, deliveries) = self.watched.deliveries(port)?;
         ensure!(
             session.backend == self.backend.name(),
@@ -82,7 +81,7 @@ impl Stage {
 
     /// The same; the deliveries must be of these kinds and phases.
     pub(super) fn told(
-        &mut self,
+        &self,
         port: u16,
         kinds: &[(&str, &str)],
     ) -> Result<(Session, Vec<Delivery>)> {

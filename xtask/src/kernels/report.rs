@@ -200,11 +200,27 @@ impl fmt::Display for Report {
                     finding.verdict.word(),
                     finding.backend,
                     finding.check,
-                    finding.said
+                    gist(&finding.said)
                 )?;
             }
         }
         Ok(())
+    }
+}
+
+/// The beginning of what was said, and its last line: between them may be a verifier's whole log,
+/// which the report keeps.
+fn gist(said: &str) -> String {
+    const CHARS: usize = 240;
+    let cut = |line: &str| match line.char_indices().nth(CHARS) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
+    };
+    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
+    let first = cut(lines.next().unwrap_or_default());
+    match lines.next_back() {
+        Some(last) => format!("{first} ... {}", cut(last)),
+        None => first,
     }
 }
 
@@ -231,6 +247,15 @@ mod tests {
                 .to_string()
                 .contains("lost  exact, late: no iterator")
         );
+    }
+
+    #[test]
+    fn of_a_verifiers_log_the_first_and_the_last_line_are_shown() {
+        assert_eq!(
+            gist("refused: 0: r1\n1: r2\n\n: no"),
+            "refused: 0: r1 ... : no"
+        );
+        assert_eq!(gist("54 segments"), "54 segments");
     }
 
     #[test]
