@@ -1,4 +1,4 @@
-//! Builds the kernel programs (`probe-ebpf`, for the BPF target) and leaves the object in
+//! Builds the kernel programs (`probe-ebpf`, for the BPF target) and leaves the objects in
 //! `OUT_DIR` for the crate to embed. How a toolchain is found is in `xtask/src/toolchain.rs`.
 
 use std::{
@@ -13,10 +13,10 @@ use std::{
 #[expect(dead_code, reason = "shared with xtask, which uses the rest")]
 mod toolchain;
 
-use toolchain::{Job, OBJECT, ROUTE_ENV, Toolchain, bpf_target};
+use toolchain::{Job, OBJECT, ROUTE_ENV, Toolchain, VARIANTS, bpf_target};
 
-/// Names a prebuilt object to be embedded instead of building one; for packagers.
-const OBJECT_ENV: &str = "WEIR_BPF_OBJECT";
+/// Names a directory of prebuilt objects to be embedded instead of building them; for packagers.
+const OBJECTS_ENV: &str = "WEIR_BPF_OBJECTS";
 
 fn main() -> ExitCode {
     match embed() {
@@ -30,21 +30,25 @@ fn main() -> ExitCode {
 
 fn embed() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
-    println!("cargo:rerun-if-env-changed={OBJECT_ENV}");
+    println!("cargo:rerun-if-env-changed={OBJECTS_ENV}");
     println!("cargo:rerun-if-env-changed={ROUTE_ENV}");
-    let object = match env::var_os(OBJECT_ENV) {
-        Some(prebuilt) => {
-            println!("cargo:rerun-if-changed={}", Path::new(&prebuilt).display());
-            PathBuf::from(prebuilt)
+    if let Some(prebuilt) = env::var_os(OBJECTS_ENV) {
+        for (_, name) in VARIANTS {
+            let object = Path::new(&prebuilt).join(name);
+            println!("cargo:rerun-if-changed={}", object.display());
+            take(&object, &out_dir.join(name))?;
         }
-        None => build(&out_dir)?,
-    };
-    copy_if_different(&object, &out_dir.join(OBJECT))
-        .map_err(|error| format!("cannot take the BPF object {}: {error}", object.display()))?;
-    Ok(())
+        return Ok(());
+    }
+    build(&out_dir)
 }
 
-fn build(out_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
+fn take(object: &Path, as_file: &Path) -> Result<(), String> {
+    copy_if_different(object, as_file)
+        .map_err(|error| format!("cannot take the BPF object {}: {error}", object.display()))
+}
+
+fn build(out_dir: &Path) -> Result<(), Box<dyn Error>> {
     let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let workspace = manifest_dir
         .parent()
@@ -56,16 +60,30 @@ fn build(out_dir: &Path) -> Result<PathBuf, Box<dyn Error>> {
     for tool in [&toolchain.route.rustc(), &toolchain.linker] {
         println!("cargo:rerun-if-changed={}", tool.display());
     }
-    let job = Job {
-        object: OBJECT,
-        target: bpf_target(&variable("CARGO_CFG_TARGET_ENDIAN")?),
-        target_arch: &variable("CARGO_CFG_TARGET_ARCH")?,
-        target_dir: &out_dir.join("bpf"),
-        extra_flags: &[],
-    };
+    for (features, name) in VARIANTS {
+        let job = Job {
+            object: OBJECT,
+            features,
+            target: bpf_target(&variable("CARGO_CFG_TARGET_ENDIAN")?),
+            target_arch: &variable("CARGO_CFG_TARGET_ARCH")?,
+            target_dir: &out_dir.join("bpf"),
+            extra_flags: &[],
+        };
+        let object = build_one(&toolchain, workspace, &job)?;
+        take(&object, &out_dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// Builds one of the objects; the next takes its place.
+fn build_one(
+    toolchain: &Toolchain,
+    workspace: &Path,
+    job: &Job<'_>,
+) -> Result<PathBuf, Box<dyn Error>> {
     let cargo = toolchain.cargo(Path::new(&variable("CARGO")?));
     let status = toolchain
-        .command(&cargo, "build", workspace, &job)
+        .command(&cargo, "build", workspace, job)
         .status()
         .map_err(|error| format!("cannot start {}: {error}", cargo.display()))?;
     if !status.success() {

@@ -1,7 +1,7 @@
 //! Generates the wire types. protox is a protobuf compiler in Rust, so no `protoc` is needed.
 
 /// Fields that hold an enum, and the function in `words.rs` that writes it as a word.
-const ENUM_FIELDS: [(&str, &str); 15] = [
+const ENUM_FIELDS: [(&str, &str); 16] = [
     ("Delivery.kind", "delivery_kind"),
     ("Delivery.phase", "delivery_phase"),
     ("Delivery.ended", "end_cause"),
@@ -10,6 +10,7 @@ const ENUM_FIELDS: [(&str, &str); 15] = [
     ("Session.ended", "end_cause"),
     ("Session.backend", "backend"),
     ("CellKey.tier", "evidence_tier"),
+    ("CellKey.backend", "backend"),
     ("Histogram.metric", "metric"),
     ("Probe.verdict", "verdict"),
     ("Status.backend", "backend"),

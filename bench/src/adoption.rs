@@ -199,6 +199,7 @@ fn sweeps() -> Result<Sweeps> {
     let options = kernel::Options {
         hot_ring_bytes: config.limits.hot_ring_bytes,
         bulk_ring_bytes: config.limits.bulk_ring_bytes,
+        max_sessions: config.limits.max_sessions,
         program_log_level: 0,
     };
     let mut backend = Exact::load(&options, &config.kernel_settings())?;

@@ -87,6 +87,8 @@ fields! {
     LocalPort = "sock"."__sk_common.skc_num", "";
     /// Remote port, network order.
     RemotePort = "sock"."__sk_common.skc_dport", "";
+    /// Socket cookie (`atomic64_t`, Linux 4.12).
+    Cookie = "sock"."__sk_common.skc_cookie.counter", "";
     /// Remote IPv4 address.
     RemoteV4 = "sock"."__sk_common.skc_daddr", "";
     /// Local IPv4 address.

@@ -1,5 +1,8 @@
 //! The programs that run in the kernel. Each reads its arguments, calls the library, and writes
 //! what the library decides.
+//!
+//! Three objects are made of this: the exact programs; with the feature `keyed`, the same for
+//! kernels before 5.12; with the feature `portable`, socket callbacks alone.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -20,8 +23,11 @@
     reason = "map keys are passed by address: a copy would cost stack, of which there are 512 bytes"
 )]
 
-mod hooks;
+#[cfg(not(feature = "portable"))]
+mod exact;
 mod kernel;
+#[cfg(feature = "portable")]
+mod portable;
 
 /// The licence that the kernel asks for: the programs call helpers that are GPL-only. The source
 /// is Apache-2.0; these words cover the object as it is loaded.

@@ -128,6 +128,27 @@ pub struct Endpoints {
     pub netns: u32,
 }
 
+impl Endpoints {
+    /// The client's address is IPv4.
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let words: [u32; 4] = bytemuck::must_cast(self.remote_addr);
+        words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
+    }
+
+    /// An IPv4 address, as it lies in memory, as v4-mapped IPv6.
+    #[inline(always)]
+    pub fn v4_mapped(v4: u32) -> [u8; 16] {
+        Self::address([0, 0, 0xffff_u32.to_be(), v4])
+    }
+
+    /// An address from its words, as they lie in memory.
+    #[inline(always)]
+    pub fn address(words: [u32; 4]) -> [u8; 16] {
+        bytemuck::must_cast(words)
+    }
+}
+
 /// A session was established or adopted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -8,6 +8,8 @@ pub const MAX_CGROUPS: usize = 8;
 pub const MAX_CGROUP_DEPTH: u32 = 16;
 /// Most prefixes a filter can name.
 pub const MAX_PREFIXES: u32 = 4096;
+/// Most sessions in the table of programs that cannot use socket storage.
+pub const MAX_SESSIONS: u32 = 1 << 20;
 /// Most half-open sessions remembered.
 pub const MAX_HALF_OPEN: u32 = 16_384;
 

@@ -36,6 +36,8 @@ impl Context {
 pub fn backend(kind: BackendKind) -> v1::Backend {
     match kind {
         BackendKind::Exact => v1::Backend::Exact,
+        BackendKind::Portable => v1::Backend::Portable,
+        BackendKind::Polled => v1::Backend::Polled,
     }
 }
 
@@ -43,6 +45,8 @@ pub fn backend(kind: BackendKind) -> v1::Backend {
 pub fn backend_kind(backend: v1::Backend) -> Option<BackendKind> {
     match backend {
         v1::Backend::Exact => Some(BackendKind::Exact),
+        v1::Backend::Portable => Some(BackendKind::Portable),
+        v1::Backend::Polled => Some(BackendKind::Polled),
         v1::Backend::Unspecified => None,
     }
 }
@@ -77,6 +81,7 @@ pub fn cell_key(key: &CellKey) -> v1::CellKey {
         network: key.network.to_string(),
         transport: key.transport.as_str().to_owned(),
         tier: v1::EvidenceTier::Kernel.into(),
+        backend: backend(key.backend).into(),
     }
 }
 
@@ -109,7 +114,8 @@ pub fn delivery(record: &record::Delivery, cell: &CellKey, context: &Context) ->
         }
         .into(),
         ended: end_cause(record.ended).into(),
-        backend: backend(context.backend).into(),
+        // What is decoded names one that is known.
+        backend: backend(BackendKind::of(&record.header).unwrap_or(context.backend)).into(),
         request_unix_ns: context.unix_ns(record.t_request_ns),
         request_last_unix_ns: context.unix_ns(record.t_request_last_ns),
         first_write_unix_ns: context.unix_ns(record.t_first_write_ns),
@@ -169,7 +175,7 @@ pub fn session(session: &Session, cell: &CellKey, context: &Context) -> v1::Sess
         cell: Some(cell_key(cell)),
         state: session_state(session.state()).into(),
         ended: end_cause(session.ended).into(),
-        backend: backend(context.backend).into(),
+        backend: backend(session.backend).into(),
         established_unix_ns: context.unix_ns(session.t_established_ns),
         updated_unix_ns: context.unix_ns(session.t_updated_ns),
         ended_unix_ns: context.unix_ns(session.t_ended_ns),
@@ -251,6 +257,8 @@ pub struct DaemonCounts {
     pub uplink_frames_dropped: u64,
     /// Records that a slow recorder missed.
     pub recorder_dropped: u64,
+    /// Records that the disk of the daemon's own recording did not take.
+    pub recorder_unwritten: u64,
 }
 
 /// All that was lost, by cause.
@@ -270,6 +278,9 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         sessions_storage_refused: kernel.sessions_storage_refused,
         half_open_refused: kernel.half_open_refused,
         programs_skipped: kernel.programs_skipped,
+        ends_unseen: kernel.ends_unseen,
+        end_overflows: kernel.end_overflows,
+        looks_left_out: kernel.looks_left_out,
         sessions_evicted: fold.sessions_evicted,
         records_malformed: daemon.records_malformed,
         cells_overflowed: fold.cells_overflowed,
@@ -277,6 +288,7 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         uplink_events_dropped: daemon.uplink_events_dropped,
         uplink_frames_dropped: daemon.uplink_frames_dropped,
         recorder_dropped: daemon.recorder_dropped,
+        recorder_unwritten: daemon.recorder_unwritten,
     }
 }
 
@@ -299,6 +311,9 @@ pub fn kernel_counts(losses: &v1::Losses) -> KernelCounts {
         sessions_storage_refused: losses.sessions_storage_refused,
         half_open_refused: losses.half_open_refused,
         programs_skipped: losses.programs_skipped,
+        ends_unseen: losses.ends_unseen,
+        end_overflows: losses.end_overflows,
+        looks_left_out: losses.looks_left_out,
     }
 }
 

@@ -271,6 +271,10 @@ impl Edge {
 }
 
 fn cell(service: &str, deliveries: u64) -> v1::Cell {
+    cell_of(v1::Backend::Exact, service, deliveries)
+}
+
+fn cell_of(backend: v1::Backend, service: &str, deliveries: u64) -> v1::Cell {
     v1::Cell {
         key: Some(v1::CellKey {
             service: service.into(),
@@ -278,6 +282,7 @@ fn cell(service: &str, deliveries: u64) -> v1::Cell {
             network: "other".into(),
             transport: "tcp4".into(),
             tier: v1::EvidenceTier::Kernel.into(),
+            backend: backend.into(),
         }),
         counters: Some(v1::Counters {
             deliveries,
@@ -328,6 +333,46 @@ async fn repeated_and_reordered_frames_change_nothing_and_gaps_are_counted() {
     assert_eq!(
         (host.frames, host.frames_lost, host.frames_stale),
         (3, 2, 3)
+    );
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_measured_in_different_ways_stays_apart_also_at_the_centre() {
+    let collector = Collector::start("127.0.0.1:0").await;
+    let backends = [
+        // An edge from before there was another way does not say how it measured.
+        (v1::Backend::Unspecified, 1),
+        (v1::Backend::Exact, 10),
+        (v1::Backend::Polled, 100),
+    ];
+    for (backend, count) in backends {
+        let hello = v1::Hello {
+            host: format!("edge-{count}"),
+            ..hello()
+        };
+        let (mut edge, _) = Edge::connect(&collector, hello.clone()).await.unwrap();
+        let mut frame = frame(1, vec![cell_of(backend, "a", count)]);
+        frame.host = hello.host;
+        edge.send(frame).await.unwrap();
+    }
+    let mut counted: Vec<_> = collector
+        .cells()
+        .await
+        .iter()
+        .map(|cell| {
+            let backend = cell.key.as_ref().unwrap().backend();
+            (
+                backend,
+                cell.counters.as_ref().unwrap().deliveries,
+                cell.hosts,
+            )
+        })
+        .collect();
+    counted.sort();
+    assert_eq!(
+        counted,
+        [(v1::Backend::Exact, 11, 2), (v1::Backend::Polled, 100, 1)]
     );
     collector.stop().await;
 }

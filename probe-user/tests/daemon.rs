@@ -3,11 +3,16 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+
+use clap::Parser as _;
 use common::{Daemon, at, config_in, delivery, session_end, session_start, until};
 use probe_ebpf::record::{flag, kind};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
+use weir::cli::{self, Cli, Command};
 use weir::kernel::HalfOpenGiveUp;
+use weir::ui::out::Style;
 use weir_proto::v1;
 
 async fn counters(daemon: &Daemon) -> v1::Counters {
@@ -113,6 +118,69 @@ async fn shutdown_leaves_no_socket_and_no_backend_and_ends_streams() {
     assert!(script.dropped());
     assert!(matches!(following.message().await, Ok(None) | Err(_)));
     while let Ok(Some(_)) = watching.message().await {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kill_switch_takes_the_backend_away_and_gives_it_back_and_counts_go_on() {
+    let daemon = Daemon::start(|config| config.filter.ports = vec![443]).await;
+    let switch = daemon.directory().join("off");
+    daemon.script.start(session_start(1, 443, at(1000)));
+    until("the session", || async {
+        (daemon.status().await.sessions_open == 1).then_some(())
+    })
+    .await;
+
+    // What the programs say when the filter leaves the session out comes after this.
+    daemon.script.end(session_end(1, 443, at(2000)));
+    std::fs::write(&switch, "").unwrap();
+    let off = until("weir to be off", || async {
+        let status = daemon.status().await;
+        (!status.off.is_empty()).then_some(status)
+    })
+    .await;
+    assert!(off.off.contains(&switch.display().to_string()), "{off:?}");
+    assert!(daemon.script.dropped());
+    assert_eq!(off.sessions_open, 0);
+    let said = off.losses.unwrap().bulk.unwrap();
+    assert_eq!((said.seen, said.exported, said.drained), (2, 2, 2));
+    // Before the end, every session was dismissed.
+    let applied = daemon.script.applied();
+    assert_eq!(applied.last().unwrap().filter.ports, [0]);
+
+    std::fs::remove_file(&switch).unwrap();
+    until("weir to measure again", || async {
+        daemon.status().await.off.is_empty().then_some(())
+    })
+    .await;
+    let applied = daemon.script.applied();
+    assert_eq!(applied.last().unwrap().filter.ports, [443]);
+    assert!(daemon.script.adopted());
+    daemon.script.start(session_start(2, 443, at(3000)));
+    let on = until("another session", || async {
+        let status = daemon.status().await;
+        (status.sessions_open == 1).then_some(status)
+    })
+    .await;
+    assert!(on.losses.unwrap().bulk.unwrap().seen >= 3);
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_started_while_it_is_off_waits_and_can_be_told_to_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config_in(directory.path());
+    std::fs::write(&config.kill_switch, "").unwrap();
+    let options = weir::daemon::Options {
+        config,
+        config_path: None,
+        overrides: Box::new(|_| {}),
+    };
+    let backend = |_: &weir::config::Config| panic!("nothing may be loaded");
+    let control = weir::daemon::Control::default();
+    let running = weir::daemon::run(options, backend, control.clone(), |_| panic!("not up"));
+    let told = async { control.shutdown.cancel() };
+    let (ended, ()) = tokio::join!(running, told);
+    ended.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -432,4 +500,40 @@ async fn one_sweep_takes_all_that_the_bulk_ring_holds() {
     .await;
     // One may have been under way.
     assert!(after <= before + 2, "{} sweeps", after - before);
+}
+
+/// What a command prints, while it runs.
+#[derive(Clone, Debug, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_fails_when_the_daemon_ends() {
+    let daemon = Daemon::start(|_| {}).await;
+    daemon.script.delivery(delivery(1, 443, 0, at(0)));
+    let socket = daemon.ready.socket.display();
+    let line = format!("weir deliveries --follow -o json --socket {socket}");
+    let Command::Deliveries(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+        unreachable!("{line}");
+    };
+    let screen = Screen::default();
+    let to = screen.clone();
+    let following = tokio::spawn(async move { cli::deliveries(&args, Style::default(), to).await });
+    until("the delivery", || async {
+        (!screen.0.lock().unwrap().is_empty()).then_some(())
+    })
+    .await;
+    daemon.stop().await.unwrap();
+    let err = following.await.unwrap().unwrap_err();
+    assert!(err.to_string().contains("it has ended"), "{err}");
 }

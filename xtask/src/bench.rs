@@ -113,6 +113,7 @@ fn programs() -> Result<PathBuf> {
     let toolchain = Toolchain::detect()?;
     let job = Job {
         object: BENCH_OBJECT,
+        features: "programs",
         target: host_bpf_target(),
         target_arch: ARCH,
         target_dir: &workspace().join("target/bpf-bench"),

@@ -14,6 +14,13 @@ use std::{
 pub(crate) const OBJECT: &str = "weir-ebpf";
 /// Likewise: the bench's programs, which are no part of weir.
 pub(crate) const BENCH_OBJECT: &str = "weir-ebpf-bench";
+/// The features of `probe-ebpf` that make an object each of its programs, and what the objects are
+/// called once they are told apart.
+pub(crate) const VARIANTS: [(&str, &str); 3] = [
+    ("programs", "weir-ebpf"),
+    ("keyed", "weir-ebpf-keyed"),
+    ("portable", "weir-ebpf-portable"),
+];
 /// Forces a route: a [`Route::name`].
 pub(crate) const ROUTE_ENV: &str = "WEIR_BPF_ROUTE";
 
@@ -184,7 +191,7 @@ impl Toolchain {
             .env("RUSTC_WORKSPACE_WRAPPER", "")
             .env("RUSTC", self.route.rustc())
             .args([subcommand, "--package", "probe-ebpf", "--bin", job.object])
-            .args(["--features", "programs", "--profile", "bpf", "--target"])
+            .args(["--features", job.features, "--profile", "bpf", "--target"])
             .arg(job.target)
             .arg("--target-dir")
             .arg(job.target_dir)
@@ -203,6 +210,8 @@ impl Toolchain {
 pub(crate) struct Job<'a> {
     /// [`OBJECT`] or [`BENCH_OBJECT`].
     pub(crate) object: &'a str,
+    /// Of one of [`VARIANTS`]; the bench's object has those of the first.
+    pub(crate) features: &'a str,
     /// One of [`bpf_target`]'s.
     pub(crate) target: &'a str,
     /// The host's architecture, as in `CARGO_CFG_TARGET_ARCH`.

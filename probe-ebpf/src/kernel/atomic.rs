@@ -1,5 +1,5 @@
-//! The three atomic instructions that the programs need (BPF ISA v3, Linux 5.12; RFC 9669, 5.3).
-//! The BPF target's `core` has atomic loads and stores only.
+//! The three atomic instructions that the programs need (RFC 9669, 5.3); the two that return a
+//! value are Linux 5.12's. The BPF target's `core` has atomic loads and stores only.
 
 use core::arch::asm;
 
@@ -19,6 +19,7 @@ pub unsafe fn add(at: *mut u64, n: u64) {
 ///
 /// # Safety
 /// As [`add`].
+#[cfg(not(any(feature = "keyed", feature = "portable")))]
 #[inline(always)]
 pub unsafe fn fetch_add(at: *mut u64, n: u64) -> u64 {
     let mut value = n;
@@ -33,6 +34,7 @@ pub unsafe fn fetch_add(at: *mut u64, n: u64) -> u64 {
 ///
 /// # Safety
 /// As [`add`].
+#[cfg(not(any(feature = "keyed", feature = "portable")))]
 #[inline(always)]
 pub unsafe fn compare_exchange(at: *mut u64, expected: u64, new: u64) -> u64 {
     let mut before = expected;

@@ -1,20 +1,19 @@
-//! The kernel as the tracker's [`Host`]: the socket's fields, and the records: which ring each
-//! goes to, what is counted, when the daemon is woken.
+//! Records: which ring each goes to, what is counted, when the daemon is woken.
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use probe_ebpf::{
-    drive::Host,
-    field::Field,
     record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, backend, flag, kind},
     session::{Gauges, Session},
     settings::Counter,
-    tracker::EPOCH_STEP,
 };
 
-use super::{
-    atomic,
-    maps::{BULK, HOT, count},
-    sock::TcpSock,
+use super::maps::{BULK, HOT, count};
+
+/// What these programs measure as.
+const BACKEND: u8 = if cfg!(feature = "portable") {
+    backend::PORTABLE
+} else {
+    backend::EXACT
 };
 
 const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
@@ -36,7 +35,7 @@ fn header<T>(kind: u8, now_ns: u64) -> Header {
         kind,
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
-        backend: backend::EXACT,
+        backend: BACKEND,
         reserved: [0; 3],
     }
 }
@@ -107,186 +106,132 @@ pub fn session_start(s: &Session, handshake_us: u32, synack_retransmits: u32) {
     entry.submit(bulk_wakeup());
 }
 
-/// Writes a delivery into a place in a ring.
+/// Writes a delivery, what was written in answer ending at `write_seq`, into a place in a ring.
 #[inline(always)]
 fn fill(
     entry: &mut RingBufEntry<Delivery>,
     s: &Session,
-    tcp: TcpSock,
     write_seq: u32,
+    gauges: &Gauges,
     now_ns: u64,
     kind: u8,
 ) {
-    let mut gauges = Gauges::default();
-    tcp.read_gauges(&mut gauges);
     // SAFETY: the header here, everything else in `Session::fill`.
     let out = unsafe { place(entry) };
     out.header = header::<Delivery>(kind, now_ns);
-    s.fill(out, write_seq, &gauges);
+    s.fill(out, write_seq, gauges);
 }
 
-impl Host for TcpSock {
-    #[inline(always)]
-    fn write_seq(&self) -> u32 {
-        self.get(Field::WriteSeq)
+/// Reports a delivery on the hot ring.
+#[inline(always)]
+fn hot(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64, kind: u8) {
+    if let Some(mut entry) = reserve_hot::<Delivery>() {
+        fill(&mut entry, s, write_seq, gauges, now_ns, kind);
+        entry.submit(0);
     }
+}
 
-    #[inline(always)]
-    fn snd_una(&self) -> u32 {
-        self.get(Field::SndUna)
-    }
-
-    #[inline(always)]
-    fn snd_nxt(&self) -> u32 {
-        self.get(Field::SndNxt)
-    }
-
-    #[inline(always)]
-    fn rcv_nxt(&self) -> u32 {
-        self.get(Field::RcvNxt)
-    }
-
-    #[inline(always)]
-    fn srtt_us(&self) -> u32 {
-        self.get::<u32>(Field::Srtt8Us) >> 3
-    }
-
-    #[inline(always)]
-    fn total_retrans(&self) -> u32 {
-        self.get(Field::TotalRetrans)
-    }
-
-    #[inline(always)]
-    fn ca_state(&self) -> u8 {
-        self.bits(Field::CaState, Field::CaStateMask)
-    }
-
-    #[inline(always)]
-    fn error(&self) -> i32 {
-        self.get(Field::SkErr)
-    }
-
-    #[inline(always)]
-    fn tcp_state(&self) -> u8 {
-        self.get(Field::State)
-    }
-
-    #[inline(always)]
-    fn gauges(&self, out: &mut Gauges) {
-        self.read_gauges(out);
-    }
-
-    #[inline(always)]
-    fn step_epoch(&mut self, s: &mut Session) -> u64 {
-        // SAFETY: an aligned u64 of the session, accessed only atomically while programs run.
-        unsafe { atomic::fetch_add(&raw mut s.epoch, EPOCH_STEP) }
-    }
-
-    #[inline(always)]
-    fn swap_epoch(&mut self, s: &mut Session, expected: u64, new: u64) -> bool {
-        // SAFETY: as in `step_epoch`.
-        unsafe { atomic::compare_exchange(&raw mut s.epoch, expected, new) == expected }
-    }
-
-    #[inline(always)]
-    fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64) {
-        if s.delivery_flags & flag::ABORTED != 0 {
-            if let Some(mut entry) = reserve_hot::<Delivery>() {
-                fill(&mut entry, s, *self, write_seq, now_ns, kind::DELIVERY_END);
-                entry.submit(0);
-            }
-        } else if let Some(mut entry) = reserve_bulk::<Delivery>() {
-            fill(&mut entry, s, *self, write_seq, now_ns, kind::DELIVERY_END);
-            entry.submit(bulk_wakeup());
-        }
-    }
-
-    #[inline(always)]
-    fn delivery_settled(&mut self, s: &mut Session, now_ns: u64, expected: u64, new: u64) {
-        let Some(mut entry) = BULK.reserve::<Delivery>(0) else {
-            // Not lost: the next sweep, or the next request, reports it.
-            return;
-        };
-        fill(
-            &mut entry,
-            s,
-            *self,
-            self.write_seq(),
-            now_ns,
-            kind::DELIVERY_END,
-        );
-        // SAFETY: `fill` has written every field.
-        unsafe { place(&mut entry) }.flags |= flag::SETTLED;
-        if self.swap_epoch(s, expected, new) {
-            count(Counter::BulkSeen);
-            count(Counter::BulkExported);
-            entry.submit(bulk_wakeup());
-        } else {
-            entry.discard(NO_WAKEUP);
-        }
-    }
-
-    #[inline(always)]
-    fn delivery_late(&mut self, s: &Session, now_ns: u64) {
-        if let Some(mut entry) = reserve_hot::<Delivery>() {
-            fill(
-                &mut entry,
-                s,
-                *self,
-                self.write_seq(),
-                now_ns,
-                kind::DELIVERY_LATE,
-            );
-            entry.submit(0);
-        }
-    }
-
-    #[inline(always)]
-    fn delivery_progress(&mut self, s: &Session, now_ns: u64) {
-        if let Some(mut entry) = reserve_bulk::<Delivery>() {
-            fill(
-                &mut entry,
-                s,
-                *self,
-                self.write_seq(),
-                now_ns,
-                kind::DELIVERY_PROGRESS,
-            );
-            entry.submit(bulk_wakeup());
-        }
-    }
-
-    /// A FIN that was received or acknowledged is taken off the kernel's byte counts, in which it
-    /// counts as a byte.
-    #[inline(always)]
-    fn session_end(&mut self, s: &Session, now_ns: u64, ended: u8, fin_acked: bool) {
-        let Some(mut entry) = reserve_bulk::<SessionEnd>() else {
-            return;
-        };
-        // SAFETY: every field follows.
-        let out = unsafe { place(&mut entry) };
-        out.header = header::<SessionEnd>(kind::SESSION_END, now_ns);
-        out.cookie = s.cookie;
-        out.t_established_ns = s.t_established_ns;
-        out.received_bytes = self
-            .get::<u64>(Field::BytesReceived)
-            .saturating_sub(u64::from(s.fin_received));
-        out.acked_bytes = self
-            .get::<u64>(Field::BytesAcked)
-            .saturating_sub(u64::from(fin_acked));
-        out.endpoints = s.endpoints;
-        out.deliveries = s.index;
-        out.flags = s.flags;
-        out.segments = self.get(Field::DataSegsOut);
-        out.retrans_fast = s.session_retrans.fast;
-        out.retrans_rto = s.session_retrans.rto;
-        out.retrans_tlp = s.session_retrans.tlp;
-        out.retrans_before = s.retrans_before;
-        out.retrans_total = self.total_retrans();
-        out.srtt_us = self.srtt_us();
-        out.min_rtt_us = self.min_rtt_us();
-        out.ended = ended;
-        out.reserved = [0; 7];
+/// Reports a delivery on the bulk ring.
+#[inline(always)]
+fn bulk(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64, kind: u8) {
+    if let Some(mut entry) = reserve_bulk::<Delivery>() {
+        fill(&mut entry, s, write_seq, gauges, now_ns, kind);
         entry.submit(bulk_wakeup());
     }
+}
+
+/// Reports a delivery's end.
+#[inline(always)]
+pub fn delivery_end(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) {
+    if s.delivery_flags & flag::ABORTED != 0 {
+        hot(s, write_seq, gauges, now_ns, kind::DELIVERY_END);
+    } else {
+        bulk(s, write_seq, gauges, now_ns, kind::DELIVERY_END);
+    }
+}
+
+/// Reports that a delivery is late.
+#[inline(always)]
+pub fn delivery_late(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) {
+    hot(s, write_seq, gauges, now_ns, kind::DELIVERY_LATE);
+}
+
+/// Reports how far a delivery is.
+#[inline(always)]
+pub fn delivery_progress(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) {
+    bulk(s, write_seq, gauges, now_ns, kind::DELIVERY_PROGRESS);
+}
+
+/// The end of a delivery that is settled, written and not yet reported.
+pub struct Settled(RingBufEntry<Delivery>);
+
+/// Writes the end of a delivery that is settled. None if the ring is full: the delivery is not
+/// lost, the next sweep or the next request reports it.
+#[inline(always)]
+pub fn settled(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) -> Option<Settled> {
+    let mut entry = BULK.reserve::<Delivery>(0)?;
+    fill(&mut entry, s, write_seq, gauges, now_ns, kind::DELIVERY_END);
+    // SAFETY: `fill` has written every field.
+    unsafe { place(&mut entry) }.flags |= flag::SETTLED;
+    Some(Settled(entry))
+}
+
+impl Settled {
+    /// Reports it, or takes it back.
+    #[inline(always)]
+    pub fn report(self, is_claimed: bool) {
+        if is_claimed {
+            count(Counter::BulkSeen);
+            count(Counter::BulkExported);
+            self.0.submit(bulk_wakeup());
+        } else {
+            self.0.discard(NO_WAKEUP);
+        }
+    }
+}
+
+/// The kernel's own counts over a whole session.
+#[derive(Clone, Copy)]
+pub struct Totals {
+    /// Received from the client.
+    pub received_bytes: u64,
+    /// Acknowledged by the client.
+    pub acked_bytes: u64,
+    /// Data segments sent.
+    pub segments: u32,
+    /// Segments sent again.
+    pub retrans: u32,
+    /// Smoothed round-trip time.
+    pub srtt_us: u32,
+    /// Least round-trip time.
+    pub min_rtt_us: u32,
+}
+
+/// Reports a session's end.
+#[inline(always)]
+pub fn session_end(s: &Session, now_ns: u64, ended: u8, totals: &Totals) {
+    let Some(mut entry) = reserve_bulk::<SessionEnd>() else {
+        return;
+    };
+    // SAFETY: every field follows.
+    let out = unsafe { place(&mut entry) };
+    out.header = header::<SessionEnd>(kind::SESSION_END, now_ns);
+    out.cookie = s.cookie;
+    out.t_established_ns = s.t_established_ns;
+    out.received_bytes = totals.received_bytes;
+    out.acked_bytes = totals.acked_bytes;
+    out.endpoints = s.endpoints;
+    out.deliveries = s.index;
+    out.flags = s.flags;
+    out.segments = totals.segments;
+    out.retrans_fast = s.session_retrans.fast;
+    out.retrans_rto = s.session_retrans.rto;
+    out.retrans_tlp = s.session_retrans.tlp;
+    out.retrans_before = s.retrans_before;
+    out.retrans_total = totals.retrans;
+    out.srtt_us = totals.srtt_us;
+    out.min_rtt_us = totals.min_rtt_us;
+    out.ended = ended;
+    out.reserved = [0; 7];
+    entry.submit(bulk_wakeup());
 }

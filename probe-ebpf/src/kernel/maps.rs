@@ -1,21 +1,17 @@
-//! The maps, and the counters.
+//! The maps that all programs share, and the counters.
 
+#[cfg(not(feature = "portable"))]
+use aya_ebpf::maps::HashMap;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::SkStorage,
-    helpers::generated::bpf_sk_storage_get,
-    macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    macros::map,
+    maps::{Array, LpmTrie, PerCpuArray, RingBuf},
 };
-use probe_ebpf::{
-    session::Session,
-    settings::{
-        COUNTERS as COUNTER_COUNT, Clock, Counter, HalfOpen, HalfOpenKey, ListenerKey,
-        MAX_HALF_OPEN, MAX_PREFIXES, Settings,
-    },
-};
+use probe_ebpf::settings::{COUNTERS as COUNTER_COUNT, Counter, MAX_PREFIXES, Settings};
+#[cfg(not(feature = "portable"))]
+use probe_ebpf::settings::{Clock, HalfOpen, HalfOpenKey, ListenerKey, MAX_HALF_OPEN};
 
-use super::{atomic, sock::Sock};
+use super::atomic;
 
 /// Late and aborted deliveries.
 #[map]
@@ -23,9 +19,6 @@ pub static HOT: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Everything else.
 #[map]
 pub static BULK: RingBuf = RingBuf::with_byte_size(1 << 23, 0);
-/// Per-session state; dies with the socket.
-#[btf_map]
-pub static SESSIONS: SkStorage<Session> = SkStorage::new();
 /// One element; see [`Settings`].
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
@@ -40,13 +33,16 @@ pub static PREFIXES: LpmTrie<[u8; 16], u8> =
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
 /// Handshakes whose SYN-ACK was sent again.
+#[cfg(not(feature = "portable"))]
 #[map]
 pub static HALF_OPEN: HashMap<HalfOpenKey, HalfOpen> = HashMap::with_max_entries(MAX_HALF_OPEN, 0);
 /// Where sessions are accepted; filled and read during adoption.
+#[cfg(not(feature = "portable"))]
 #[map]
 pub static LISTENERS: HashMap<ListenerKey, u8> =
     HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 /// One element; see [`Clock`].
+#[cfg(not(feature = "portable"))]
 #[map]
 pub static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
 
@@ -66,33 +62,15 @@ pub fn settings() -> Option<&'static Settings> {
     SETTINGS.get(0)
 }
 
-/// A session's state, if it has any.
+/// Reads both clocks at one moment, from which the daemon learns the tick rate.
+#[cfg(not(feature = "portable"))]
 #[inline(always)]
-pub fn session(sk: Sock) -> Option<&'static mut Session> {
-    storage(sk, 0)
-}
-
-/// A session's state, zeroed if it is new; `None` if the kernel has no memory for it.
-#[inline(always)]
-pub fn session_or_new(sk: Sock) -> Option<&'static mut Session> {
-    const CREATE: u64 = 1; // BPF_SK_STORAGE_GET_F_CREATE
-    storage(sk, CREATE)
-}
-
-#[inline(always)]
-fn storage(sk: Sock, flags: u64) -> Option<&'static mut Session> {
-    // SAFETY: the map's values are `Session`, zeroed when made; the verifier has checked that
-    // `sk` is a socket; storage lives until the socket is freed, which is after this program
-    // (RCU). Programs on one socket exclude each other by the socket's lock; the sweep, which
-    // does not hold it, copies plain integers and claims a delivery by `epoch` alone.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const SESSIONS).cast_mut().cast(),
-            sk.as_ptr().cast_mut().cast(),
-            core::ptr::null_mut(),
-            flags,
-        )
-        .cast::<Session>()
-        .as_mut()
+pub fn read_clocks(now_ns: u64) {
+    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: the map's one element; the walk that calls this is its only writer.
+        unsafe {
+            (*clock).ktime_ns = now_ns;
+            (*clock).jiffies = aya_ebpf::helpers::generated::bpf_jiffies64();
+        }
     }
 }

@@ -1,22 +1,9 @@
-//! The kernel as the programs see it: maps, sockets and packets, what is measured, and records.
+//! The kernel as all programs see it: maps, records, and which sessions are measured.
 
 pub mod atomic;
-pub mod birth;
+pub mod callbacks;
 pub mod emit;
 pub mod filter;
 pub mod maps;
-pub mod sock;
-
-use probe_ebpf::session::{Session, phase};
-use sock::{Sock, TcpSock};
-
-/// The measured session that a program runs on, with its socket.
-#[inline(always)]
-pub fn measured(sk: *const u8) -> Option<(&'static mut Session, TcpSock)> {
-    let sk = Sock::new(sk)?;
-    let s = maps::session(sk)?;
-    if s.phase == phase::IGNORED {
-        return None;
-    }
-    Some((s, sk.tcp()?))
-}
+#[cfg(any(feature = "keyed", feature = "portable"))]
+pub mod table;

@@ -3,6 +3,7 @@
 use histogram::SparseHistogram;
 use weir_proto::v1;
 
+use crate::kernel::BackendKind;
 use crate::labels::Service;
 use crate::qoe::{CellKey, CellSnapshot, Gauges, Metric, Transport};
 use crate::wire::{self, WIRE_VERSION};
@@ -100,11 +101,23 @@ pub fn hello(hello: &v1::Hello) -> Result<(), Error> {
     name("boot_id", &hello.boot_id)?;
     name("weir_version", &hello.weir_version)?;
     name("kernel_release", &hello.kernel_release)?;
-    match hello.backend() {
-        v1::Backend::Exact => Ok(()),
-        v1::Backend::Unspecified => Err(Error::Unknown {
+    match wire::backend_kind(hello.backend()) {
+        Some(_) => Ok(()),
+        None => Err(Error::Unknown {
             field: "backend",
             value: hello.backend.to_string(),
+        }),
+    }
+}
+
+/// Who measured a cell. An edge that does not say is older than the other ways of measuring.
+fn backend(key: &v1::CellKey) -> Result<BackendKind, Error> {
+    match v1::Backend::try_from(key.backend) {
+        Ok(v1::Backend::Unspecified) => Ok(BackendKind::Exact),
+        Ok(known) => Ok(wire::backend_kind(known).unwrap_or(BackendKind::Exact)),
+        Err(_) => Err(Error::Unknown {
+            field: "cell.backend",
+            value: key.backend.to_string(),
         }),
     }
 }
@@ -158,6 +171,7 @@ fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
         content_class: key.content_class.as_str().into(),
         network: key.network.as_str().into(),
         transport,
+        backend: backend(key)?,
     })
 }
 

@@ -16,6 +16,9 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
 
+/// Where the file that turns weir off is looked for, unless the configuration says otherwise.
+pub const KILL_SWITCH: &str = "/run/weir.off";
+
 /// A configuration that cannot be used; each problem is a line that says where and what.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +38,10 @@ pub enum Error {
 /// Everything that an operator can set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// How sessions are measured.
+    pub backend: kernel::Choice,
+    /// A file that turns weir off by being there.
+    pub kill_switch: PathBuf,
     /// A delivery still open so long after its request is late. 0: none is.
     pub deadline_ms: u32,
     /// An answer acknowledged whole, and silent for so long, is over.
@@ -53,6 +60,8 @@ pub struct Config {
     pub query: Query,
     /// Where frames go.
     pub collector: Collector,
+    /// What the daemon records of itself.
+    pub recording: Recording,
     /// What is logged.
     pub log: Log,
 }
@@ -157,6 +166,19 @@ pub struct Collector {
     pub insecure: bool,
 }
 
+/// `[recording]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Where; none: nowhere.
+    pub file: Option<PathBuf>,
+    /// Of one file; a full one is followed by another.
+    pub max_bytes: u64,
+    /// Files kept, the one being written included.
+    pub max_files: u32,
+    /// To be left free on the file system.
+    pub min_free_bytes: u64,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -202,6 +224,8 @@ impl LogLevel {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            backend: kernel::Choice::Auto,
+            kill_switch: PathBuf::from(KILL_SWITCH),
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
             progress_ms: 1000,
@@ -228,6 +252,12 @@ impl Default for Config {
                 host: None,
                 insecure: false,
             },
+            recording: Recording {
+                file: None,
+                max_bytes: 256 << 20,
+                max_files: 8,
+                min_free_bytes: 1 << 30,
+            },
             log: Log {
                 level: LogLevel::Info,
                 programs: LogLevel::Off,
@@ -248,18 +278,21 @@ impl Config {
 
     /// Reads and checks `text`; `name` stands for the file in what is said about it.
     pub fn parse(text: &str, name: &str) -> Result<Self, Error> {
-        let config = read::read(text, name)?;
-        let problems = config.problems();
+        let (config, places) = read::read(text, name)?;
+        let mut problems: Vec<_> = config
+            .problems()
+            .into_iter()
+            .map(|problem| (places.line_of(&problem.place), problem.message))
+            .collect();
         if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(Error::Invalid(
-                problems
-                    .into_iter()
-                    .map(|problem| format!("{name}: {problem}"))
-                    .collect(),
-            ))
+            return Ok(config);
         }
+        problems.sort_by_key(|(line, _)| *line);
+        let told = |(line, message)| match line {
+            Some(line) => format!("{name}:{line}: {message}"),
+            None => format!("{name}: {message}"),
+        };
+        Err(Error::Invalid(problems.into_iter().map(told).collect()))
     }
 
     /// Checks a configuration that was changed after it was read, e.g. by the command line.
@@ -268,7 +301,8 @@ impl Config {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Error::Invalid(problems))
+            let told = problems.into_iter().map(|problem| problem.message);
+            Err(Error::Invalid(told.collect()))
         }
     }
 
@@ -292,6 +326,8 @@ impl Config {
             };
         }
         fixed! {
+            "backend" => backend,
+            "kill_switch" => kill_switch,
             "limits.max_sessions" => limits.max_sessions,
             "limits.max_cells" => limits.max_cells,
             "limits.max_deliveries_kept" => limits.max_deliveries_kept,
@@ -304,16 +340,23 @@ impl Config {
             "collector.interval_ms" => collector.interval_ms,
             "collector.host" => collector.host,
             "collector.insecure" => collector.insecure,
+            "recording.file" => recording.file,
             "log.level" => log.level,
             "log.programs" => log.programs,
         }
         *self = Self {
+            backend: self.backend,
+            kill_switch: self.kill_switch.clone(),
             limits: self.limits.clone(),
             query: Query {
                 socket: self.query.socket.clone(),
                 ..new.query
             },
             collector: self.collector.clone(),
+            recording: Recording {
+                file: self.recording.file.clone(),
+                ..new.recording
+            },
             log: self.log.clone(),
             ..new
         };

@@ -2,6 +2,8 @@
 
 mod core;
 mod desk;
+mod measuring;
+mod recorder;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,19 +19,20 @@ use weir_proto::v1;
 
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
-use crate::intake::{self, Intake};
-use crate::kernel::Backend;
+use crate::intake::{self, Intake, Listener};
+use crate::kernel::{Backend, SWEEP_INTERVAL};
 use crate::qoe::Limits;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
-use crate::uplink::{self, UplinkCounts};
+use crate::recording::history::Shared;
+use crate::uplink::{self, FAREWELL, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
 use desk::{Desk, Followers, Identity};
+use measuring::{KillSwitch, Make, Measuring};
+use recorder::Recorder;
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
-/// At the end, clients have so long to take what is on its way to them.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What to run.
 pub struct Options {
@@ -97,7 +100,8 @@ pub struct Ready {
 }
 
 /// Runs the daemon until it is told to end. `backend` makes the measuring part, on a thread where
-/// it may block, after the query socket is held; `ready` hears when all is up.
+/// it may block, after the query socket is held, and again when the kill switch was on; `ready`
+/// hears when all is up.
 pub async fn run<B, R>(
     options: Options,
     backend: B,
@@ -105,7 +109,7 @@ pub async fn run<B, R>(
     ready: R,
 ) -> anyhow::Result<()>
 where
-    B: FnOnce(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + 'static,
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
     R: FnOnce(Ready),
 {
     let Options {
@@ -114,10 +118,15 @@ where
         overrides,
     } = options;
     config.check()?;
+    let switch = KillSwitch::new(&config.kill_switch);
+    if !wait_for(&switch, &control).await {
+        return Ok(());
+    }
     let access = Access::new(&config.query)?;
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
-    let backend = attach(&config, backend).await?;
+    let backend = Arc::new(backend);
+    let made = attach(&config, backend.clone()).await?;
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
@@ -126,20 +135,21 @@ where
     let (ticks, events, uplink) = start_uplink(
         &config,
         &identity,
-        &*backend,
+        &*made,
         uplink_counts.clone(),
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
-    let desk = desk(
+    let mut desk = desk(
         &config,
         &identity,
-        &*backend,
+        &*made,
         query_counts.clone(),
         uplink_counts,
         events,
         config_error,
     )?;
+    let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
     let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
@@ -149,7 +159,12 @@ where
         reloads,
         stop: stop.clone(),
     };
-    let mut core = spawn_core(Core::new(backend, desk, ticks), inputs)?;
+    let again: Make = {
+        let config = config.clone();
+        Box::new(move |settings| measuring::made(backend(&config), settings))
+    };
+    let measuring = Measuring::new(made, config.kernel_settings(), again, switch);
+    let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
     let service = Service {
@@ -174,6 +189,7 @@ where
         core: reloads_to,
         access: access_to,
         socket: &socket,
+        recorder: recorder.as_ref(),
     };
     let failed = loop {
         tokio::select! {
@@ -195,6 +211,9 @@ where
             .context("the core failed")
             .and_then(|ended| ended);
         result = result.and(ended);
+    }
+    if let Some(recorder) = recorder {
+        recorder.finish().await;
     }
     uplink_finish.cancel();
     if let Some(uplink) = uplink {
@@ -221,18 +240,29 @@ fn unexpected(
     }
 }
 
+/// Waits while the kill switch is on; says whether there is still something to be run.
+async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
+    if switch.is_on() {
+        tracing::warn!("off: {}", switch.sentence());
+        while switch.is_on() {
+            tokio::select! {
+                () = control.shutdown.cancelled() => return false,
+                () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            }
+        }
+        tracing::info!("the kill switch is gone");
+    }
+    true
+}
+
 /// Makes the backend and puts the settings in force.
-async fn attach<B>(config: &Config, backend: B) -> anyhow::Result<Box<dyn Backend>>
+async fn attach<B>(config: &Config, backend: Arc<B>) -> anyhow::Result<Box<dyn Backend>>
 where
-    B: FnOnce(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + 'static,
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
 {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        let mut backend = backend(&config)?;
-        backend
-            .apply(&config.kernel_settings())
-            .context("cannot put the settings in force")?;
-        Ok(backend)
+        measuring::made(backend(&config), &config.kernel_settings())
     })
     .await
     .context("loading the programs failed")?
@@ -276,13 +306,27 @@ fn desk(
     Ok(Desk {
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
+        off: String::new(),
         identity: identity.clone(),
         probes: backend.probes().to_vec(),
         query_counts,
         uplink_counts,
         followers: Followers::new(config.limits.follower_lag as usize),
         events,
+        own_recording: None,
     })
+}
+
+/// Begins the daemon's own recording, before anything is heard of the kernel.
+fn start_recorder(config: &Config, desk: &mut Desk) -> anyhow::Result<Option<Recorder>> {
+    let Some(file) = &config.recording.file else {
+        return Ok(None);
+    };
+    let shared = Arc::new(Shared::new(recorder::bounds(&config.recording)));
+    let recording = desk.record_from(Listener::Daemon, core::monotonic_ns()?)?;
+    let recorder = Recorder::start(file, recording, shared.clone())?;
+    desk.own_recording = Some(shared);
+    Ok(Some(recorder))
 }
 
 type UplinkParts = (
@@ -362,6 +406,7 @@ struct Reloader<'a> {
     core: mpsc::Sender<Reload>,
     access: watch::Sender<Arc<Access>>,
     socket: &'a Socket,
+    recorder: Option<&'a Recorder>,
 }
 
 impl Reloader<'_> {
@@ -409,6 +454,9 @@ impl Reloader<'_> {
             .context("the core has ended")?
             .context("the kernel programs did not take the settings")?;
         self.generation += 1;
+        if let Some(recorder) = self.recorder {
+            recorder.reload(&next.recording);
+        }
         self.config = next;
         self.access.send_replace(Arc::new(access));
         Ok(kept)

@@ -2,7 +2,7 @@
 
 use probe_ebpf::record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, kind};
 
-use super::Record;
+use super::{BackendKind, Record};
 
 /// Looks at bytes as a record; [`Record::Malformed`] if they are none of this version.
 pub fn record(bytes: &[u8]) -> Record<'_> {
@@ -12,7 +12,10 @@ pub fn record(bytes: &[u8]) -> Record<'_> {
     else {
         return Record::Malformed;
     };
-    if header.version != ABI_VERSION || usize::from(header.len) != bytes.len() {
+    if header.version != ABI_VERSION
+        || usize::from(header.len) != bytes.len()
+        || BackendKind::of(header).is_none()
+    {
         return Record::Malformed;
     }
     match header.kind {
@@ -60,9 +63,12 @@ mod tests {
         other_version.header.version += 1;
         let mut other_kind = good;
         other_kind.header.kind = kind::DELIVERY_END;
+        let mut other_backend = good;
+        other_backend.header.backend = 99;
         for bytes in [
             bytemuck::bytes_of(&other_version),
             bytemuck::bytes_of(&other_kind),
+            bytemuck::bytes_of(&other_backend),
             &bytemuck::bytes_of(&good)[..80],
             &bytemuck::bytes_of(&good)[..8],
             &[],

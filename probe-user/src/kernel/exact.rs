@@ -3,7 +3,6 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -11,30 +10,60 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, Map, MapData},
     programs::Iter,
 };
 use aya_log::EbpfLogger;
-use probe_ebpf::settings::{self, Clock, Counter, ListenerKey};
+use probe_ebpf::{
+    record::backend,
+    settings::{Clock, ListenerKey},
+};
 
 use super::{
-    Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Probe, Record, Ring,
-    RingCounts, Settings, cgroup, decode, half_open::HalfOpenTable, namespaces, offsets::Offsets,
-    pod::Pod, probes, sys,
+    Backend, BackendKind, HalfOpenGiveUp, IterLink, KernelCounts, Options, Probe, Record, Ring,
+    Settings,
+    half_open::HalfOpenTable,
+    maps::{Maps, take},
+    namespaces,
+    offsets::Offsets,
+    pod::Pod,
+    probes, sys,
+    table::Table,
 };
 
 /// The programs, compiled for the kernel by this crate's build script.
 static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf"));
+/// The same for kernels without atomic instructions that return a value, or without socket storage
+/// in tracing programs.
+static KEYED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf-keyed"));
 
-/// What cannot change once the programs are loaded.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Size of the hot ring; a power of two and a multiple of the page size.
-    pub hot_ring_bytes: u32,
-    /// Size of the bulk ring, likewise.
-    pub bulk_ring_bytes: u32,
-    /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
-    pub program_log_level: u8,
+/// The first kernel that takes [`PROGRAMS`].
+const LEAST_FOR_STORAGE: (u32, u32) = (5, 12);
+
+/// Where the programs keep the sessions' state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Object {
+    /// In the sockets' storage.
+    Storage,
+    /// In a table, by the sockets' addresses.
+    Keyed,
+}
+
+impl Object {
+    fn of_this_kernel() -> Self {
+        if sys::kernel_version().is_some_and(|version| version < LEAST_FOR_STORAGE) {
+            Self::Keyed
+        } else {
+            Self::Storage
+        }
+    }
+
+    fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Storage => PROGRAMS,
+            Self::Keyed => KEYED,
+        }
+    }
 }
 
 /// Tracing programs at work. Dropping it takes them out of the kernel, and so does the death of
@@ -44,19 +73,14 @@ pub struct Exact {
     ebpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     probes: Vec<Probe>,
-    hot: RingBuf<MapData>,
-    bulk: RingBuf<MapData>,
-    settings: Array<MapData, Pod<settings::Settings>>,
-    ports: Array<MapData, u64>,
-    prefixes: LpmTrie<MapData, [u8; 16], u8>,
-    counters: PerCpuArray<MapData, u64>,
+    maps: Maps,
+    /// Only where the programs cannot use socket storage.
+    table: Option<Table>,
     half_open: HalfOpenTable,
     listeners: HashMap<MapData, Pod<ListenerKey>, u8>,
     sweep: Option<IterLink>,
     adopt: Option<IterLink>,
     tick_hz: u32,
-    generation: u32,
-    installed_prefixes: Vec<Key<[u8; 16]>>,
 }
 
 impl std::fmt::Debug for Exact {
@@ -72,7 +96,8 @@ impl Exact {
     /// Loads the programs, attaches them, and puts `settings` in force. Sessions that are
     /// already there wait for [`Backend::adopt`].
     pub fn load(options: &Options, settings: &Settings) -> Result<Self> {
-        let (mut ebpf, probes) = load_programs(options)?;
+        let object = Object::of_this_kernel();
+        let (mut ebpf, probes) = load_programs(object, options)?;
         if let Some(probe) = probes::missing_required(&probes) {
             bail!("{}: {}", probe.name, probe.reason);
         }
@@ -80,34 +105,30 @@ impl Exact {
             .then(|| EbpfLogger::init(&mut ebpf))
             .transpose()
             .context("the programs' own log")?;
-        let storage = take(&mut ebpf, "SESSIONS")?;
-        let Map::SkStorage(storage) = storage else {
-            bail!("the map SESSIONS is no socket storage");
-        };
-        let sweep = link(&ebpf, probes::SWEEP, Some(storage.fd().as_fd()))?;
         let adopt = link(&ebpf, probes::ADOPT, None)?;
+        let (sweep, table) = match take(&mut ebpf, "SESSIONS")? {
+            Map::SkStorage(storage) => (
+                link(&ebpf, probes::SWEEP, Some(storage.fd().as_fd()))?,
+                None,
+            ),
+            sessions => (None, Some(Table::new(sessions.try_into()?, backend::EXACT))),
+        };
         let clock: Array<MapData, Pod<Clock>> = take(&mut ebpf, "CLOCK")?.try_into()?;
-        let tick_hz = match &sweep {
-            Some(sweep) => measure_tick(sweep, &clock).context("measuring the tick rate")?,
+        let tick_hz = match sweep.as_ref().or(adopt.as_ref()) {
+            Some(walk) => measure_tick(walk, &clock).context("measuring the tick rate")?,
             None => 0,
         };
         let mut backend = Self {
             logger,
             probes,
-            hot: take(&mut ebpf, "HOT")?.try_into()?,
-            bulk: take(&mut ebpf, "BULK")?.try_into()?,
-            settings: take(&mut ebpf, "SETTINGS")?.try_into()?,
-            ports: take(&mut ebpf, "PORTS")?.try_into()?,
-            prefixes: take(&mut ebpf, "PREFIXES")?.try_into()?,
-            counters: take(&mut ebpf, "COUNTERS")?.try_into()?,
+            maps: Maps::take(&mut ebpf)?,
+            table,
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
-            half_open: HalfOpenTable::new(HashMap::try_from(take(&mut ebpf, "HALF_OPEN")?)?),
+            half_open: HalfOpenTable::new(take(&mut ebpf, "HALF_OPEN")?)?,
             ebpf,
             sweep,
             adopt,
             tick_hz,
-            generation: 0,
-            installed_prefixes: Vec::new(),
         };
         backend
             .apply(settings)
@@ -127,44 +148,13 @@ impl Exact {
         }
         Ok(skipped)
     }
-
-    fn read_counts(&self) -> Result<KernelCounts> {
-        let get = |counter: Counter| -> Result<u64> {
-            let per_cpu = self
-                .counters
-                .get(&(counter as u32), 0)
-                .context("reading the programs' counters")?;
-            Ok(per_cpu.iter().sum())
-        };
-        Ok(KernelCounts {
-            hot: RingCounts {
-                seen: get(Counter::HotSeen)?,
-                exported: get(Counter::HotExported)?,
-                ring_full: get(Counter::HotFull)?,
-            },
-            bulk: RingCounts {
-                seen: get(Counter::BulkSeen)?,
-                exported: get(Counter::BulkExported)?,
-                ring_full: get(Counter::BulkFull)?,
-            },
-            sessions_seen: get(Counter::SessionsSeen)?,
-            sessions_tracked: get(Counter::SessionsTracked)?,
-            sessions_filtered: get(Counter::SessionsFiltered)?,
-            sessions_storage_refused: get(Counter::SessionsRefused)?,
-            half_open_refused: get(Counter::HalfOpenRefused)?,
-            programs_skipped: self.programs_skipped()?,
-        })
-    }
 }
 
 /// What would be attached here: tries it, and takes it all out again.
 pub(super) fn try_programs() -> (Vec<Probe>, bool) {
-    let options = Options {
-        hot_ring_bytes: 1 << 16,
-        bulk_ring_bytes: 1 << 16,
-        program_log_level: 0,
-    };
-    match load_programs(&options) {
+    let options = Options::smallest();
+    let object = Object::of_this_kernel();
+    match load_programs(object, &options) {
         Ok((_ebpf, probes)) => {
             let works = probes::missing_required(&probes).is_none();
             (probes, works)
@@ -173,7 +163,7 @@ pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     }
 }
 
-fn load_programs(options: &Options) -> Result<(Ebpf, Vec<Probe>)> {
+fn load_programs(object: Object, options: &Options) -> Result<(Ebpf, Vec<Probe>)> {
     let offsets = Offsets::of_running_kernel()?;
     offsets.check()?;
     for spec in offsets.absent() {
@@ -185,21 +175,22 @@ fn load_programs(options: &Options) -> Result<(Ebpf, Vec<Probe>)> {
         );
     }
     let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
-    let mut ebpf = EbpfLoader::new()
+    sys::lift_memory_lock_limit();
+    let mut loader = EbpfLoader::new();
+    loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets.0[..], true)
         .override_global("AYA_LOG_LEVEL", &options.program_log_level, false)
         .map_max_entries("HOT", options.hot_ring_bytes)
-        .map_max_entries("BULK", options.bulk_ring_bytes)
-        .load(PROGRAMS)
+        .map_max_entries("BULK", options.bulk_ring_bytes);
+    if object == Object::Keyed {
+        loader.map_max_entries("SESSIONS", options.max_sessions);
+    }
+    let mut ebpf = loader
+        .load(object.bytes())
         .context("making the maps; needs CAP_BPF and CAP_PERFMON, or root")?;
-    let probes = probes::attach_all(&mut ebpf, &btf);
+    let probes = probes::attach_all(object, &mut ebpf, &btf);
     Ok((ebpf, probes))
-}
-
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
-    ebpf.take_map(name)
-        .with_context(|| format!("the object holds no map {name}"))
 }
 
 /// Links an iterator, if its program could be loaded.
@@ -251,66 +242,30 @@ impl Backend for Exact {
     }
 
     fn apply(&mut self, settings: &Settings) -> Result<()> {
-        let filter = &settings.filter;
-        let (cgroups, cgroup_count) = cgroup_ids(&filter.cgroups)?;
-        let prefixes = prefix_keys(filter)?;
-        for prefix in &prefixes {
-            self.prefixes
-                .insert(prefix, 1, 0)
-                .context("writing the prefix filter")?;
+        let applied = self.maps.apply(settings)?;
+        if let Some(table) = &mut self.table {
+            table.apply(applied, &settings.filter);
         }
-        let mut words = [0u64; 1024];
-        for port in &filter.ports {
-            words[usize::from(port >> 6)] |= 1 << (port & 63);
-        }
-        for (index, word) in (0u32..).zip(words) {
-            self.ports
-                .set(index, word, 0)
-                .context("writing the port filter")?;
-        }
-        let generation = self.generation.wrapping_add(1);
-        let value = settings::Settings {
-            deadline_ns: u64::from(settings.deadline_ms) * 1_000_000,
-            quiet_gap_ns: u64::from(settings.quiet_gap_ms) * 1_000_000,
-            progress_ns: u64::from(settings.progress_ms) * 1_000_000,
-            filter_generation: generation,
-            by_port: u32::from(!filter.ports.is_empty()),
-            by_prefix: u32::from(!filter.prefixes.is_empty()),
-            cgroup_count,
-            cgroups,
-        };
-        self.settings
-            .set(0, Pod(value), 0)
-            .context("writing the settings")?;
-        self.generation = generation;
-        for stale in std::mem::take(&mut self.installed_prefixes) {
-            if !prefixes.iter().any(|key| same_key(key, &stale)) {
-                // Gone already is as good.
-                let _ = self.prefixes.remove(&stale);
-            }
-        }
-        self.installed_prefixes = prefixes;
         Ok(())
     }
 
     fn ring_fd(&self, ring: Ring) -> BorrowedFd<'_> {
-        match ring {
-            Ring::Hot => self.hot.as_fd(),
-            Ring::Bulk => self.bulk.as_fd(),
-        }
+        self.maps.ring_fd(ring)
     }
 
     fn drain(&mut self, ring: Ring, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {
-        let ring = match ring {
-            Ring::Hot => &mut self.hot,
-            Ring::Bulk => &mut self.bulk,
-        };
-        drain(ring, max, sink)
+        match &mut self.table {
+            Some(table) => table.drain_with(&mut self.maps, ring, max, sink),
+            None => self.maps.drain(ring, max, sink),
+        }
     }
 
     fn sweep(&mut self) -> Result<()> {
         if let Some(logger) = &mut self.logger {
             logger.flush();
+        }
+        if let Some(table) = &mut self.table {
+            return table.sweep();
         }
         match &self.sweep {
             Some(sweep) => sweep.run().context("walking the sessions"),
@@ -333,30 +288,13 @@ impl Backend for Exact {
     }
 
     fn counts(&mut self) -> Result<KernelCounts> {
-        // A program may be between two counters at the moment of reading; it is past them at
-        // one of the next.
-        const TRIES: usize = 1000;
-        let mut counts = self.read_counts()?;
-        for _ in 0..TRIES {
-            if counts.reconcile() {
-                break;
-            }
-            counts = self.read_counts()?;
+        let mut counts = self.maps.counts()?;
+        if let Some(table) = &self.table {
+            table.add_to(&mut counts);
         }
+        counts.programs_skipped = self.programs_skipped()?;
         Ok(counts)
     }
-}
-
-/// Hands at most `max` records of a ring to `sink`, oldest first; returns how many.
-pub fn drain(ring: &mut RingBuf<MapData>, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {
-    let mut taken = 0;
-    while taken < max
-        && let Some(item) = ring.next()
-    {
-        sink(decode::record(&item));
-        taken += 1;
-    }
-    taken
 }
 
 /// Takes everything out of the listeners' map: what listened at the last walk may not any more.
@@ -366,44 +304,4 @@ fn forget(listeners: &mut HashMap<MapData, Pod<ListenerKey>, u8>) -> Result<()> 
         listeners.remove(&key)?;
     }
     Ok(())
-}
-
-fn cgroup_ids(paths: &[PathBuf]) -> Result<([u64; settings::MAX_CGROUPS], u32)> {
-    if paths.len() > settings::MAX_CGROUPS {
-        bail!(
-            "a filter can name {} cgroups, not {}",
-            settings::MAX_CGROUPS,
-            paths.len()
-        );
-    }
-    let mut ids = [0; settings::MAX_CGROUPS];
-    for (id, path) in ids.iter_mut().zip(paths) {
-        *id = cgroup::id(path)?;
-    }
-    Ok((ids, u32::try_from(paths.len())?))
-}
-
-fn prefix_keys(filter: &Filter) -> Result<Vec<Key<[u8; 16]>>> {
-    if filter.prefixes.len() > Filter::MAX_PREFIXES {
-        bail!(
-            "a filter can name {} prefixes, not {}",
-            Filter::MAX_PREFIXES,
-            filter.prefixes.len()
-        );
-    }
-    Ok(filter
-        .prefixes
-        .iter()
-        .map(|prefix| match prefix {
-            ipnet::IpNet::V4(net) => Key::new(
-                u32::from(net.prefix_len()) + 96,
-                net.network().to_ipv6_mapped().octets(),
-            ),
-            ipnet::IpNet::V6(net) => Key::new(u32::from(net.prefix_len()), net.network().octets()),
-        })
-        .collect())
-}
-
-fn same_key(a: &Key<[u8; 16]>, b: &Key<[u8; 16]>) -> bool {
-    a.prefix_len() == b.prefix_len() && a.data() == b.data()
 }

@@ -9,11 +9,16 @@ pub mod diagnosis;
 
 mod exact;
 mod half_open;
+mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
+mod polled;
+mod portable;
 mod probes;
+pub mod rungs;
 mod sys;
+mod table;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -21,21 +26,59 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
-pub use exact::{Exact, Options, drain};
+pub use exact::Exact;
+pub use maps::drain;
+pub use polled::Polled;
+pub use portable::Portable;
+pub use rungs::Choice;
+use rungs::Rung;
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// In the order of their worth, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BackendKind {
     /// Tracing programs on the kernel's own tracepoints.
     Exact,
+    /// Socket callbacks alone: a stable interface, without the kernel's types.
+    Portable,
+    /// Looking at the sockets from user space, again and again: nothing is loaded.
+    Polled,
 }
 
-/// Tries everything that measuring here would need, takes it out of the kernel again, and says
-/// of each part how it went.
+impl BackendKind {
+    /// Every kind, best first.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Portable, Self::Polled];
+
+    /// As the configuration, the command line and the wire name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Portable => "portable",
+            Self::Polled => "polled",
+        }
+    }
+
+    /// Who wrote a record; a number that only a newer weir knows is `None`.
+    pub fn of(header: &record::Header) -> Option<Self> {
+        match header.backend {
+            record::backend::EXACT => Some(Self::Exact),
+            record::backend::PORTABLE => Some(Self::Portable),
+            record::backend::POLLED => Some(Self::Polled),
+            _ => None,
+        }
+    }
+}
+
+/// Tries everything that measuring here would need, in every way there is, takes it out of the
+/// kernel again, and says of each part how it went.
 pub fn diagnose() -> diagnosis::Diagnosis {
-    let (probes, works) = exact::try_programs();
-    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
+    let tried = |kind, (probes, works)| Rung::tried(kind, probes, works);
+    diagnosis::Diagnosis::of_this_host(vec![
+        tried(BackendKind::Exact, exact::try_programs()),
+        tried(BackendKind::Portable, portable::try_programs()),
+        polled::try_sockets(),
+    ])
 }
 
 /// The two ways out of the kernel.
@@ -139,9 +182,40 @@ pub struct KernelCounts {
     /// Times that the kernel skipped a program because it would have interrupted itself on the
     /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
     pub programs_skipped: u64,
+    /// Polled: sessions that ended without a last word, so that their totals are those of the last
+    /// look.
+    pub ends_unseen: u64,
+    /// Polled: times that the kernel dropped last words, because they were not read in time;
+    /// sessions shorter than the time between two looks may have been among them.
+    pub end_overflows: u64,
+    /// Polled: looks left out because looking takes long.
+    pub looks_left_out: u64,
 }
 
 impl KernelCounts {
+    /// The sum of two: of what a backend has counted, and one after it.
+    pub fn plus(&self, other: &Self) -> Self {
+        let ring = |a: &RingCounts, b: &RingCounts| RingCounts {
+            seen: a.seen + b.seen,
+            exported: a.exported + b.exported,
+            ring_full: a.ring_full + b.ring_full,
+        };
+        Self {
+            hot: ring(&self.hot, &other.hot),
+            bulk: ring(&self.bulk, &other.bulk),
+            sessions_seen: self.sessions_seen + other.sessions_seen,
+            sessions_tracked: self.sessions_tracked + other.sessions_tracked,
+            sessions_filtered: self.sessions_filtered + other.sessions_filtered,
+            sessions_storage_refused: self.sessions_storage_refused
+                + other.sessions_storage_refused,
+            half_open_refused: self.half_open_refused + other.half_open_refused,
+            programs_skipped: self.programs_skipped + other.programs_skipped,
+            ends_unseen: self.ends_unseen + other.ends_unseen,
+            end_overflows: self.end_overflows + other.end_overflows,
+            looks_left_out: self.looks_left_out + other.looks_left_out,
+        }
+    }
+
     /// Whether every record and session is accounted for.
     pub fn reconcile(&self) -> bool {
         self.hot.seen == self.hot.exported + self.hot.ring_full
@@ -173,6 +247,31 @@ pub struct HalfOpenGiveUp {
     pub local_port: u16,
     /// SYN-ACKs sent again.
     pub synack_retransmits: u32,
+}
+
+/// What cannot change once the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Size of the hot ring; a power of two and a multiple of the page size.
+    pub hot_ring_bytes: u32,
+    /// Size of the bulk ring, likewise.
+    pub bulk_ring_bytes: u32,
+    /// Most sessions whose state is kept, where it is kept in a table.
+    pub max_sessions: u32,
+    /// How much the programs themselves log: 0 nothing, 1 errors ... 5 traces (aya-log's levels).
+    pub program_log_level: u8,
+}
+
+impl Options {
+    /// Enough to find out whether the programs can be loaded.
+    fn smallest() -> Self {
+        Self {
+            hot_ring_bytes: 1 << 16,
+            bulk_ring_bytes: 1 << 16,
+            max_sessions: 1024,
+            program_log_level: 0,
+        }
+    }
 }
 
 /// What every way of measuring gives.

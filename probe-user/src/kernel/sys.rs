@@ -1,6 +1,6 @@
 //! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
-//! (a program run once for each when a descriptor is read, Linux 5.9), and how often the kernel
-//! skipped a program (Linux 5.12).
+//! (a program run once for each when a descriptor is read, Linux 5.9), how often the kernel
+//! skipped a program (Linux 5.12), reading a map in batches (Linux 5.6), and who holds a cgroup.
 
 use std::{
     fs::File,
@@ -8,12 +8,15 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
-use aya_obj::generated::bpf_prog_info;
+use aya_obj::generated::{bpf_attach_type, bpf_prog_info};
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 
 const PROG_INFO_LEN: u32 = 232;
 const _: () = assert!(size_of::<bpf_prog_info>() == PROG_INFO_LEN as usize);
@@ -135,6 +138,109 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(info.recursion_misses)
 }
 
+/// `union bpf_attr`, the part for `BPF_PROG_QUERY`, as long as the longest that a kernel writes to
+/// (Linux 6.16).
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    reserved: u32,
+    later: [u64; 4],
+}
+
+/// The program that holds a hook of a cgroup in a way that admits no other beside it.
+pub(super) fn sole_program(
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<Option<u32>> {
+    let mut ids = [0u32; 1];
+    let mut attr = ProgQuery {
+        target_fd: raw(cgroup.as_raw_fd()),
+        attach_type: hook as u32,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: 1,
+        ..ProgQuery::default()
+    };
+    // SAFETY: `attr` and the array it points to live through the call; the kernel writes as many
+    // ids as `prog_cnt` says there is room for, and within the size of `attr`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            std::ptr::from_mut(&mut attr),
+            size_of::<ProgQuery>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let alone = attr.prog_cnt == 1 && attr.attach_flags & BPF_F_ALLOW_MULTI == 0;
+    Ok(alone.then_some(ids[0]))
+}
+
+/// `union bpf_attr`, the part for `BPF_MAP_LOOKUP_BATCH`.
+#[repr(C)]
+struct LookupBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Reads the next elements of a hash map, as many as there is room for in both slices, whose types
+/// must be as long as the map's. `position` is where to go on, none for the start, and is moved on. Returns how
+/// many were read, and whether there are more.
+pub(super) fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
+    map: BorrowedFd<'_>,
+    position: &mut Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, bool)> {
+    let from = *position;
+    let mut next = 0u32;
+    let room = keys.len().min(values.len());
+    let mut attr = LookupBatch {
+        in_batch: from
+            .as_ref()
+            .map_or(0, |from| std::ptr::from_ref(from) as u64),
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(room).unwrap_or(u32::MAX),
+        map_fd: raw(map.as_raw_fd()),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` and all that it points to live through the call; the kernel writes `count`
+    // keys and values at the most, for which both slices have room, into plain integers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_MAP_LOOKUP_BATCH,
+            std::ptr::from_mut(&mut attr),
+            size_of::<LookupBatch>(),
+        )
+    };
+    let is_end = result < 0;
+    if is_end {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return Err(error);
+        }
+    }
+    *position = Some(next);
+    Ok((attr.count as usize, !is_end))
+}
+
 /// The `bpf` system call, for the commands that return a descriptor.
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: `attr` is a plain C struct that lives through the call, its size is passed, and the
@@ -153,6 +259,29 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the call has just made this descriptor and nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The running kernel's version, its first two numbers.
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
+    let release = nix::sys::utsname::uname().ok()?;
+    version_of(release.release().to_str()?)
+}
+
+/// The first two numbers of a release.
+pub(super) fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+/// Before Linux 5.11, maps and programs count as locked memory, whose usual limit is too low for
+/// them. Later kernels do not ask, and where the limit may not be lifted the loading says so.
+pub(super) fn lift_memory_lock_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    if kernel_version().is_some_and(|version| version < (5, 11)) {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    }
 }
 
 /// Hands freed memory back to the kernel. Reading the kernel's BTF takes tens of megabytes once,

@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 use histogram::{Histogram, SparseHistogram};
 
 use super::{Counters, Metric};
+use crate::kernel::BackendKind;
 use crate::labels::{Label, Name, Service};
 
 /// What has no cell of its own is counted under this name.
@@ -45,27 +46,31 @@ pub struct CellKey {
     pub network: Name,
     /// Over what.
     pub transport: Transport,
+    /// How exactly they are measured: numbers of different kinds have no sum.
+    pub backend: BackendKind,
 }
 
 impl CellKey {
     /// The key of a session.
-    pub fn new(label: Label, transport: Transport) -> Self {
+    pub fn new(label: Label, transport: Transport, backend: BackendKind) -> Self {
         Self {
             service: label.service,
             content_class: label.content_class,
             network: label.network,
             transport,
+            backend,
         }
     }
 
-    /// The key of everything that found no place.
-    pub fn other() -> Self {
+    /// The key of everything that was measured so and found no place.
+    pub fn other(backend: BackendKind) -> Self {
         let other: Name = OTHER.into();
         Self {
             service: Service::Named(other.clone()),
             content_class: Arc::from("-"),
             network: other,
             transport: Transport::Other,
+            backend,
         }
     }
 }
@@ -77,12 +82,17 @@ impl fmt::Display for CellKey {
             content_class,
             network,
             transport,
+            backend,
         } = self;
         write!(
             f,
             "{service}/{content_class}/{network}/{}",
             transport.as_str()
-        )
+        )?;
+        match backend {
+            BackendKind::Exact => Ok(()),
+            other => write!(f, "/{}", other.as_str()),
+        }
     }
 }
 
@@ -188,6 +198,28 @@ pub struct CellSnapshot {
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
 
+impl CellSnapshot {
+    /// What was counted since an older state of the same cell; what is open, as it is now.
+    #[must_use]
+    pub fn since(&self, older: &Self) -> Self {
+        let histograms = self.histograms.iter().filter_map(|(metric, newer)| {
+            let before = older.histograms.iter().find(|(same, _)| same == metric);
+            let window = match before {
+                // Of one version, so that their buckets fit together.
+                Some((_, before)) => newer.checked_sub(before).ok()?,
+                None => newer.clone(),
+            };
+            (!window.index().is_empty()).then_some((*metric, window))
+        });
+        Self {
+            key: self.key.clone(),
+            counters: self.counters.since(&older.counters),
+            gauges: self.gauges,
+            histograms: histograms.collect(),
+        }
+    }
+}
+
 /// All cells. A cell's index stays its own for as long as the table lives.
 #[derive(Debug)]
 pub struct Cells {
@@ -195,37 +227,46 @@ pub struct Cells {
     all: Vec<(CellKey, Cell)>,
     max: usize,
     overflowed: u64,
-    other_used: bool,
+    other_used: [bool; OTHERS],
 }
 
-impl Cells {
-    /// The cell `other`, which is always there.
-    const OTHER: u32 = 0;
+/// One cell `other` for each way of measuring.
+const OTHERS: usize = BackendKind::ALL.len();
 
-    /// Room for `max` cells, the one called `other` included.
+impl Cells {
+    /// Room for `max` cells, one called `other` included; two more are set aside, because there is
+    /// one for each way of measuring, and a host has one way at a time.
     pub fn new(max: usize) -> Self {
-        let other = CellKey::other();
+        let others = BackendKind::ALL.map(CellKey::other);
         Self {
-            index: HashMap::from_iter([(other.clone(), Self::OTHER)]),
-            all: vec![(other, Cell::default())],
-            max: max.max(1),
+            index: others.iter().cloned().zip(0..).collect(),
+            all: others.map(|key| (key, Cell::default())).into(),
+            max: max.max(1) + OTHERS - 1,
             overflowed: 0,
-            other_used: false,
+            other_used: [false; OTHERS],
         }
+    }
+
+    /// Takes note that a cell is in use.
+    fn used(&mut self, index: u32) -> u32 {
+        if let Some(used) = self.other_used.get_mut(index as usize) {
+            *used = true;
+        }
+        index
     }
 
     /// The cell of `key`: its own, or `other` if there is no room left.
     pub fn place(&mut self, key: CellKey) -> u32 {
         if let Some(index) = self.index.get(&key) {
-            self.other_used |= *index == Self::OTHER;
-            return *index;
+            let index = *index;
+            return self.used(index);
         }
+        let other = key.backend as u32;
         if self.all.len() >= self.max {
             self.overflowed += 1;
-            self.other_used = true;
-            return Self::OTHER;
+            return self.used(other);
         }
-        let index = u32::try_from(self.all.len()).unwrap_or(Self::OTHER);
+        let index = u32::try_from(self.all.len()).unwrap_or(other);
         self.index.insert(key.clone(), index);
         self.all.push((key, Cell::default()));
         index
@@ -241,7 +282,7 @@ impl Cells {
         &self.all[index as usize].0
     }
 
-    /// Every key by its index, `other` first.
+    /// Every key by its index, those called `other` first.
     pub fn keys(&self) -> impl Iterator<Item = &CellKey> {
         self.all.iter().map(|(key, _)| key)
     }
@@ -265,7 +306,11 @@ impl Cells {
     pub fn iter_indexed(&self) -> impl Iterator<Item = (u32, &CellKey, &Cell)> {
         let cells = (0..).zip(&self.all);
         cells
-            .filter(|(index, _)| *index != Self::OTHER || self.other_used)
+            .filter(|(index, _)| {
+                self.other_used
+                    .get(*index as usize)
+                    .is_none_or(|used| *used)
+            })
             .map(|(index, (key, cell))| (index, key, cell))
     }
 

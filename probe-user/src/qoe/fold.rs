@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use probe_ebpf::record::{
-    Delivery, Endpoints, SessionEnd, SessionStart, ended, flag, kind as record_kind,
+    Delivery, Endpoints, Header, SessionEnd, SessionStart, ended, flag, kind as record_kind,
 };
 
 use super::cell::{CellKey, Cells, Transport};
@@ -14,6 +14,7 @@ use super::count::{add_traffic, note_path, partial_of};
 use super::delivery::{self, Finished, Kind, Phase};
 use super::metric::Metric;
 use super::session::{List, OpenDelivery, Session, Sessions};
+use crate::kernel::BackendKind;
 use crate::labels::Label;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -152,7 +153,13 @@ impl Fold {
                 self.sessions.remove(place);
             }
         }
-        let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
+        let place = self.session(
+            record.cookie,
+            &record.endpoints,
+            record.flags,
+            &record.header,
+            label,
+        );
         let session = self.sessions.at(place);
         if session.start_counted || session.is_ended() {
             return;
@@ -183,7 +190,13 @@ impl Fold {
     ) -> Folded {
         let t_ns = record.header.t_ns;
         let unheard_of = self.sessions.find(record.cookie).is_none();
-        let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
+        let place = self.session(
+            record.cookie,
+            &record.endpoints,
+            record.flags,
+            &record.header,
+            label,
+        );
         if unheard_of && record.t_request_ns <= self.forgotten_ns {
             self.recall(place, record);
         }
@@ -237,7 +250,13 @@ impl Fold {
     /// A session is over.
     pub fn session_end(&mut self, record: &SessionEnd, label: impl FnOnce(&Endpoints) -> Label) {
         let t_ns = record.header.t_ns;
-        let place = self.session(record.cookie, &record.endpoints, record.flags, t_ns, label);
+        let place = self.session(
+            record.cookie,
+            &record.endpoints,
+            record.flags,
+            &record.header,
+            label,
+        );
         if self.sessions.at(place).is_ended() {
             return;
         }
@@ -301,9 +320,10 @@ impl Fold {
         &mut self,
         label: Label,
         transport: Transport,
+        backend: BackendKind,
         synack_retransmits: u32,
     ) {
-        let cell = self.cells.place(CellKey::new(label, transport));
+        let cell = self.cells.place(CellKey::new(label, transport, backend));
         let counters = &mut self.cells.get_mut(cell).counters;
         counters.half_open_give_ups += 1;
         counters.synack_retransmits += u64::from(synack_retransmits);
@@ -350,25 +370,33 @@ impl Fold {
         cookie: u64,
         endpoints: &Endpoints,
         flags: u32,
-        t_ns: u64,
+        header: &Header,
         label: impl FnOnce(&Endpoints) -> Label,
     ) -> u32 {
+        // What is decoded names one that is known.
+        let backend = BackendKind::of(header).unwrap_or(BackendKind::Exact);
         if let Some(place) = self.sessions.find(cookie) {
-            return place;
+            if self.sessions.at(place).backend == backend {
+                return place;
+            }
+            // Measured in another way from now on, which has cells of its own.
+            self.forget(place, header.t_ns);
         }
         while self.sessions.is_full()
             && let Some(place) = self.sessions.most_forgettable()
         {
-            self.forget(place, t_ns);
+            self.forget(place, header.t_ns);
         }
         let transport = if flags & flag::IPV6 == 0 {
             Transport::Tcp4
         } else {
             Transport::Tcp6
         };
-        let cell = self.cells.place(CellKey::new(label(endpoints), transport));
+        let key = CellKey::new(label(endpoints), transport, backend);
+        let cell = self.cells.place(key);
         self.cells.get_mut(cell).gauges.sessions_open += 1;
-        let mut session = Session::new(cookie, *endpoints, cell, t_ns);
+        let mut session = Session::new(cookie, *endpoints, cell, header.t_ns);
+        session.backend = backend;
         session.flags = flags & Session::LASTING_FLAGS & !flag::BUSY_PERIOD;
         session.forgotten_before_ns = self.forgotten_ns;
         self.sessions.insert(session)

@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use probe_ebpf::record::{Endpoints, flag};
 
 use super::delivery::retransmit_ratio_ppm;
+use crate::kernel::BackendKind;
 
 /// What a session is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,8 @@ pub struct Session {
     pub endpoints: Endpoints,
     /// Where it is counted.
     pub cell: u32,
+    /// Who measures it.
+    pub backend: BackendKind,
     /// When it reached ESTABLISHED, or was adopted.
     pub t_established_ns: u64,
     /// When it was last heard of.
@@ -165,6 +168,7 @@ impl Session {
             cookie,
             endpoints,
             cell,
+            backend: BackendKind::Exact,
             t_established_ns: 0,
             t_updated_ns: t_ns,
             t_ended_ns: 0,

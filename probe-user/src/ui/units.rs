@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use weir_proto::v1::{CellKey, Endpoints};
+use weir_proto::v1::{Backend, CellKey, Endpoints};
 
 /// "Did not happen" or "unknown".
 pub const ABSENT: &str = "-";
@@ -140,13 +140,19 @@ fn address(ip: &str, port: u32) -> String {
     }
 }
 
-/// `service/content_class/network/transport`: the text that a cell filter searches.
+/// `service/content_class/network/transport`, and how it was measured if not exactly: the text that
+/// a cell filter searches.
 pub fn cell_path(key: Option<&CellKey>) -> String {
     key.map_or_else(
         || ABSENT.to_owned(),
         |key| {
+            let backend = match key.backend() {
+                // One that does not say is older than the other ways of measuring.
+                Backend::Unspecified | Backend::Exact => String::new(),
+                other => format!("/{}", other.word()),
+            };
             format!(
-                "{}/{}/{}/{}",
+                "{}/{}/{}/{}{backend}",
                 key.service, key.content_class, key.network, key.transport
             )
         },

@@ -20,6 +20,7 @@ fn key(network: &str) -> CellKey {
         network: network.into(),
         transport: "tcp4".into(),
         tier: 1,
+        backend: weir_proto::v1::Backend::Exact.into(),
     }
 }
 

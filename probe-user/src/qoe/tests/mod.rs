@@ -4,9 +4,10 @@ mod properties;
 mod story;
 
 use super::*;
+use crate::kernel::BackendKind;
 use crate::labels::{Label, Service};
 use probe_ebpf::record::{
-    Delivery, Endpoints, Header, SessionEnd, SessionStart, ended, flag, kind,
+    Delivery, Endpoints, Header, SessionEnd, SessionStart, backend, ended, flag, kind,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -90,6 +91,29 @@ fn exchange(flags: u32) -> Delivery {
     }
 }
 
+/// A cell says how exactly it is measured, so that one of looks may hold what they bound.
+#[test]
+fn latencies_that_are_bounds_are_distributed_where_all_are() {
+    let bounds = flag::REQUEST_BOUNDED | flag::FIRST_WRITE_BOUNDED | flag::END_BOUNDED;
+    let latencies = |backend, flags| {
+        let mut fold = fold_with(10, 10);
+        let mut record = exchange(flags);
+        record.header.backend = backend;
+        fold.delivery(&record, label);
+        [
+            Metric::DeliveryLatencyUs,
+            Metric::ThinkTimeUs,
+            Metric::FirstByteUs,
+            Metric::DeliveryTailUs,
+        ]
+        .map(|metric| samples(&fold, metric))
+    };
+    assert_eq!(latencies(backend::POLLED, bounds), [1, 0, 0, 0]);
+    assert_eq!(latencies(backend::POLLED, bounds | flag::ADOPTED), [0; 4]);
+    assert_eq!(latencies(backend::PORTABLE, 0), [1, 1, 1, 1]);
+    assert_eq!(latencies(backend::EXACT, bounds), [0, 0, 0, 1]);
+}
+
 /// Which distributions each sort of delivery is part of.
 #[test]
 fn a_distribution_holds_only_what_it_is_about() {
@@ -152,8 +176,57 @@ fn beyond_the_limit_of_cells_all_goes_into_other_and_is_counted() {
     assert_eq!(fold.cells().len(), 3);
     assert_eq!(fold.losses().cells_overflowed, 8);
     let (key, other) = fold.cells().iter().next().unwrap();
-    assert_eq!(key, &CellKey::other());
+    assert_eq!(key, &CellKey::other(BackendKind::Exact));
     assert_eq!(other.counters.sessions_started, 8);
+}
+
+#[test]
+fn what_is_measured_in_different_ways_is_never_counted_in_one_cell() {
+    let mut fold = fold_with(100, 1);
+    for (cookie, backend) in (1..).zip([backend::EXACT, backend::POLLED, backend::POLLED]) {
+        let record = SessionStart {
+            header: Header {
+                backend,
+                ..Header::default()
+            },
+            cookie,
+            ..SessionStart::default()
+        };
+        fold.session_start(&record, label);
+    }
+    let mut cells = fold.cells().iter();
+    let (exact, cell) = cells.next().unwrap();
+    assert_eq!(exact, &CellKey::other(BackendKind::Exact));
+    assert_eq!(cell.counters.sessions_started, 1);
+    let (polled, cell) = cells.next().unwrap();
+    assert_eq!(polled, &CellKey::other(BackendKind::Polled));
+    assert_eq!(cell.counters.sessions_started, 2);
+    assert!(cells.next().is_none());
+}
+
+#[test]
+fn a_session_that_goes_on_in_another_way_moves_to_another_cell() {
+    let mut fold = fold_with(100, 10);
+    let start = |backend| SessionStart {
+        header: Header {
+            t_ns: 10,
+            backend,
+            ..Header::default()
+        },
+        cookie: 1,
+        t_established_ns: 10,
+        flags: flag::ADOPTED,
+        ..SessionStart::default()
+    };
+    fold.session_start(&start(backend::EXACT), label);
+    fold.session_start(&start(backend::PORTABLE), label);
+    let cells: Vec<_> = fold
+        .cells()
+        .iter()
+        .map(|(key, cell)| (key.backend, cell.gauges.sessions_open))
+        .collect();
+    assert_eq!(cells, [(BackendKind::Exact, 0), (BackendKind::Portable, 1)]);
+    assert_eq!(fold.sessions().open(), 1);
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn header(
     lines.push(Line::from(first));
     lines.push(totals(model, view, theme));
 
-    let (uplink, mark) = uplink_sentence(status.uplink.as_ref());
+    let (uplink, mark) = uplink_sentence(&status);
     let lost = status.losses.unwrap_or_default();
     let missing = status
         .probes
@@ -170,6 +170,12 @@ fn header(
         third.splice(0..0, [span(text, Mark::Bad), gap()]);
     }
     lines.push(Line::from(third));
+    if !status.off.is_empty() {
+        lines.push(Line::styled(
+            format!(" OFF: {} ", status.off),
+            theme.alarm(),
+        ));
+    }
     if losses::total(&lost) > 0 {
         let text = format!(" {} (since the daemon's start) ", losses::sentence(&lost));
         lines.push(Line::styled(text, theme.alarm()));

@@ -16,6 +16,7 @@ fn key() -> CellKey {
         network: "cable".into(),
         transport: "tcp4".into(),
         tier: 1,
+        backend: Backend::Exact.into(),
     }
 }
 
