@@ -124,8 +124,7 @@ where
     let access = Access::new(&config.query)?;
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
-    let backend = Arc::new(backend);
-    let made = attach(&config, backend.clone()).await?;
+    let (made, backend) = attach(&config, backend).await?;
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
@@ -157,11 +156,7 @@ where
         reloads,
         stop: stop.clone(),
     };
-    let again: Make = {
-        let config = config.clone();
-        Box::new(move |settings| measuring::made(backend(&config), settings))
-    };
-    let measuring = Measuring::new(made, config.kernel_settings(), again, switch);
+    let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
@@ -234,6 +229,15 @@ fn unexpected(
     }
 }
 
+/// How the backend is made when it was taken away.
+fn again<B>(config: &Config, backend: B) -> Make
+where
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
+{
+    let config = config.clone();
+    Box::new(move |settings| measuring::made(backend(&config), settings))
+}
+
 /// Waits while the kill switch is on; says whether there is still something to be run.
 async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
     if switch.is_on() {
@@ -250,13 +254,14 @@ async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
 }
 
 /// Makes the backend and puts the settings in force.
-async fn attach<B>(config: &Config, backend: Arc<B>) -> anyhow::Result<Box<dyn Backend>>
+async fn attach<B>(config: &Config, backend: B) -> anyhow::Result<(Box<dyn Backend>, B)>
 where
     B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
 {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        measuring::made(backend(&config), &config.kernel_settings())
+        let made = measuring::made(backend(&config), &config.kernel_settings())?;
+        Ok((made, backend))
     })
     .await
     .context("loading the programs failed")?
