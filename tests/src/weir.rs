@@ -56,6 +56,8 @@ pub fn doctor(binary: &Path) -> Result<Diagnosis> {
 /// What a daemon is started with; written out as its configuration file.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The way of measuring; none: weir chooses.
+    pub backend: Option<&'static str>,
     /// Deadline of a delivery.
     pub deadline_ms: u32,
     /// Silence after which a delivery is over.
@@ -77,6 +79,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            backend: None,
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
             ports: Vec::new(),
@@ -101,6 +104,9 @@ impl Settings {
             self.prefixes,
             self.bulk_ring_bytes
         );
+        if let Some(backend) = self.backend {
+            text = format!("backend = {backend:?}\n{text}");
+        }
         if let Some(url) = &self.collector {
             let _ = write!(text, "\n[collector]\nurl = {url:?}\ninterval_ms = 250\n");
         }
@@ -494,7 +500,7 @@ impl SessionLog {
         Ok(latest
             .values()
             .filter(|session| {
-                session.endpoints.netns == netns && session.established_unix_ns >= since_unix_ns
+                session.endpoints.is_in(netns) && session.established_unix_ns >= since_unix_ns
             })
             .cloned()
             .collect())

@@ -1,6 +1,6 @@
 //! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
 //! (a program run once for each when a descriptor is read, Linux 5.9), how often the kernel
-//! skipped a program (Linux 5.12), and reading a map in batches (Linux 5.6).
+//! skipped a program (Linux 5.12), reading a map in batches (Linux 5.6), and who holds a cgroup.
 
 use std::{
     fs::File,
@@ -8,13 +8,15 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
-use aya_obj::generated::bpf_prog_info;
+use aya_obj::generated::{bpf_attach_type, bpf_prog_info};
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 
 const PROG_INFO_LEN: u32 = 232;
 const _: () = assert!(size_of::<bpf_prog_info>() == PROG_INFO_LEN as usize);
@@ -136,6 +138,51 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(info.recursion_misses)
 }
 
+/// `union bpf_attr`, the part for `BPF_PROG_QUERY`, as long as the longest that a kernel writes to
+/// (Linux 6.16).
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    reserved: u32,
+    later: [u64; 4],
+}
+
+/// The program that holds a hook of a cgroup in a way that admits no other beside it.
+pub(super) fn sole_program(
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<Option<u32>> {
+    let mut ids = [0u32; 1];
+    let mut attr = ProgQuery {
+        target_fd: raw(cgroup.as_raw_fd()),
+        attach_type: hook as u32,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: 1,
+        ..ProgQuery::default()
+    };
+    // SAFETY: `attr` and the array it points to live through the call; the kernel writes as many
+    // ids as `prog_cnt` says there is room for, and within the size of `attr`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            std::ptr::from_mut(&mut attr),
+            size_of::<ProgQuery>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let alone = attr.prog_cnt == 1 && attr.attach_flags & BPF_F_ALLOW_MULTI == 0;
+    Ok(alone.then_some(ids[0]))
+}
+
 /// `union bpf_attr`, the part for `BPF_MAP_LOOKUP_BATCH`.
 #[repr(C)]
 struct LookupBatch {
@@ -149,13 +196,13 @@ struct LookupBatch {
     flags: u64,
 }
 
-/// Reads the next elements of a hash map with keys of eight bytes, as many as there is room for in
-/// both slices. `position` is where to go on, none for the start, and is moved on. Returns how
+/// Reads the next elements of a hash map, as many as there is room for in both slices, whose types
+/// must be as long as the map's. `position` is where to go on, none for the start, and is moved on. Returns how
 /// many were read, and whether there are more.
-pub(super) fn lookup_batch<V: bytemuck::Pod>(
+pub(super) fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
     map: BorrowedFd<'_>,
     position: &mut Option<u32>,
-    keys: &mut [u64],
+    keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<(usize, bool)> {
     let from = *position;
