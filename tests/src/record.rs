@@ -89,7 +89,6 @@ pub struct Session {
     pub retrans_rto: u64,
     pub retrans_tlp: u64,
     pub adopted: bool,
-    pub backend: String,
 }
 
 impl Session {

@@ -23,18 +23,13 @@ pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
-use crate::config::Config;
+use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
 };
 use crate::ui::table::Format;
-
-/// Where a daemon listens unless its configuration says otherwise.
-fn default_socket() -> PathBuf {
-    Config::default().query.socket
-}
 
 /// A path that stays the same wherever the process is.
 fn absolute() -> impl TypedValueParser<Value = PathBuf> {
@@ -147,7 +142,7 @@ pub struct Run {
 #[derive(Args, Clone, Debug)]
 pub struct Socket {
     /// The daemon's Unix socket.
-    #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
+    #[arg(long, value_name = "PATH", default_value_os_t = socket::to_ask())]
     pub socket: PathBuf,
 }
 

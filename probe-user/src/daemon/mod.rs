@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::intake::{self, Intake, Listener};
 use crate::kernel::{Backend, SWEEP_INTERVAL};
 use crate::qoe::Limits;
+use crate::query::Query;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
@@ -151,13 +152,7 @@ where
     let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
-    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
-    let (reloads_to, reloads) = mpsc::channel(1);
-    let inputs = Inputs {
-        queries,
-        reloads,
-        stop: stop.clone(),
-    };
+    let (queries_to, reloads_to, inputs) = inputs(&stop);
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
 
@@ -201,11 +196,8 @@ where
     stop.cancel();
     let mut result = failed.map_or(Ok(()), Err);
     if !core.is_finished() {
-        let ended = core
-            .await
-            .context("the core failed")
-            .and_then(|ended| ended);
-        result = result.and(ended);
+        let ended = core.await.context("the core failed");
+        result = result.and(ended.and_then(|ended| ended));
     }
     if let Some(recorder) = recorder {
         recorder.finish().await;
@@ -378,6 +370,19 @@ fn start_uplink(
         interval: Duration::from_millis(config.collector.interval_ms.into()),
     };
     Ok((Some(ticks), Some(events_to), Some(task)))
+}
+
+/// What reaches the core from outside, and the ways to it.
+fn inputs(stop: &CancellationToken) -> (mpsc::Sender<Query>, mpsc::Sender<Reload>, Inputs) {
+    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
+    let (reloads_to, reloads) = mpsc::channel(1);
+    let stop = stop.clone();
+    let inputs = Inputs {
+        queries,
+        reloads,
+        stop,
+    };
+    (queries_to, reloads_to, inputs)
 }
 
 /// Gives the core a thread of its own: a sweep of many sessions takes a while, and must not hold up
