@@ -188,6 +188,8 @@ fn records<'a>(
         .collect()
 }
 
+mod hostile;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
