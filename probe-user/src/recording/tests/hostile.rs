@@ -70,10 +70,10 @@ fn harm() -> impl Strategy<Value = Harm> {
     let (at, len) = (any::<usize>(), 0_usize..300);
     let bytes = proptest::collection::vec(any::<u8>(), 1..40);
     prop_oneof![
-        (at.clone(), 1_u8..).prop_map(|(at, with)| Harm::Flip { at, with }),
-        at.clone().prop_map(|at| Harm::Cut { at }),
-        (at.clone(), len.clone()).prop_map(|(at, len)| Harm::Remove { at, len }),
-        (at.clone(), len).prop_map(|(at, len)| Harm::Repeat { at, len }),
+        (at, 1_u8..).prop_map(|(at, with)| Harm::Flip { at, with }),
+        at.prop_map(|at| Harm::Cut { at }),
+        (at, len.clone()).prop_map(|(at, len)| Harm::Remove { at, len }),
+        (at, len).prop_map(|(at, len)| Harm::Repeat { at, len }),
         (at, bytes).prop_map(|(at, bytes)| Harm::Insert { at, bytes }),
     ]
 }
