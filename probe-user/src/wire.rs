@@ -278,6 +278,9 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         sessions_storage_refused: kernel.sessions_storage_refused,
         half_open_refused: kernel.half_open_refused,
         programs_skipped: kernel.programs_skipped,
+        ends_unseen: kernel.ends_unseen,
+        end_overflows: kernel.end_overflows,
+        looks_left_out: kernel.looks_left_out,
         sessions_evicted: fold.sessions_evicted,
         records_malformed: daemon.records_malformed,
         cells_overflowed: fold.cells_overflowed,
@@ -308,6 +311,9 @@ pub fn kernel_counts(losses: &v1::Losses) -> KernelCounts {
         sessions_storage_refused: losses.sessions_storage_refused,
         half_open_refused: losses.half_open_refused,
         programs_skipped: losses.programs_skipped,
+        ends_unseen: losses.ends_unseen,
+        end_overflows: losses.end_overflows,
+        looks_left_out: losses.looks_left_out,
     }
 }
 

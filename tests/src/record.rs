@@ -21,6 +21,12 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Whether the session is in a network namespace; one measured by socket callbacks alone does
+    /// not tell, and may be in any.
+    pub fn is_in(&self, netns: u32) -> bool {
+        self.netns == netns || self.netns == 0
+    }
+
     /// The server's end.
     pub fn local(&self) -> SocketAddr {
         SocketAddr::new(self.local_address, self.local_port)
@@ -81,6 +87,7 @@ pub struct Session {
     pub retrans_rto: u64,
     pub retrans_tlp: u64,
     pub adopted: bool,
+    pub backend: String,
 }
 
 impl Session {
@@ -190,6 +197,16 @@ pub struct Status {
 pub struct Diagnosis {
     pub kernel_release: String,
     pub backend: Option<String>,
+    pub rungs: Vec<Rung>,
+}
+
+/// One of the ways of measuring that it tried.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "weir documents its fields")]
+pub struct Rung {
+    pub backend: String,
+    pub works: bool,
+    pub reason: String,
     pub probes: Vec<Probe>,
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::lab::link::{Lab, SERVER_V4, SERVER_V6};
@@ -76,7 +76,15 @@ impl Watched {
     /// # Errors
     /// It does not start.
     pub fn new(lab: Lab, settings: &Settings) -> Result<Self> {
-        let daemon = Daemon::start(&binary(), &lab.dir().join("weir"), settings)?;
+        Self::with_binary(lab, &binary(), settings)
+    }
+
+    /// The same with another program in weir's place.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn with_binary(lab: Lab, binary: &Path, settings: &Settings) -> Result<Self> {
+        let daemon = Daemon::start(binary, &lab.dir().join("weir"), settings)?;
         let follower = daemon.follow()?;
         Ok(Self {
             netns: lab.server.inode()?,
@@ -107,7 +115,7 @@ impl Watched {
             || {
                 let sessions = self.daemon.sessions()?;
                 found = sessions.into_iter().find(|session| {
-                    session.endpoints.netns == self.netns
+                    session.endpoints.is_in(self.netns)
                         && session.endpoints.remote_port == port
                         && session.state == "ended"
                 });

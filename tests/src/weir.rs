@@ -55,6 +55,8 @@ pub fn doctor(binary: &Path) -> Result<Diagnosis> {
 /// What a daemon is started with; written out as its configuration file.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The way of measuring; none: weir chooses.
+    pub backend: Option<&'static str>,
     /// Deadline of a delivery.
     pub deadline_ms: u32,
     /// Silence after which a delivery is over.
@@ -74,6 +76,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            backend: None,
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
             ports: Vec::new(),
@@ -92,6 +95,9 @@ impl Settings {
              [limits]\nbulk_ring_bytes = {}\nfollower_lag = 1048576\n",
             self.deadline_ms, self.quiet_gap_ms, self.ports, self.prefixes, self.bulk_ring_bytes
         );
+        if let Some(backend) = self.backend {
+            text = format!("backend = {backend:?}\n{text}");
+        }
         if let Some(url) = &self.collector {
             let _ = write!(text, "\n[collector]\nurl = {url:?}\ninterval_ms = 250\n");
         }
@@ -437,7 +443,7 @@ impl SessionLog {
         Ok(latest
             .values()
             .filter(|session| {
-                session.endpoints.netns == netns && session.established_unix_ns >= since_unix_ns
+                session.endpoints.is_in(netns) && session.established_unix_ns >= since_unix_ns
             })
             .cloned()
             .collect())

@@ -9,19 +9,24 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
+    arch::Arch,
+    cross,
     privilege::raised,
     process::{built_in, cargo, replace, run as run_to_end, workspace},
     setup::{self, Need},
 };
 
-/// Builds weir.
-pub(crate) fn build(debug: bool) -> Result<()> {
+/// Builds weir, for this host or for another architecture.
+pub(crate) fn build(debug: bool, target: Option<Arch>) -> Result<()> {
     setup::ensure(&[Need::Build])?;
-    let weir = if debug {
-        run_to_end(cargo().args(["build", "--package", "weir"]))?;
-        built_in("debug")?.join("weir")
-    } else {
-        release_weir()?
+    let profile = if debug { "debug" } else { "release" };
+    let weir = match target {
+        Some(arch) => cross::build(arch, profile, &["--package", "weir"])?.join("weir"),
+        None if debug => {
+            run_to_end(cargo().args(["build", "--package", "weir"]))?;
+            built_in(profile)?.join("weir")
+        }
+        None => release_weir()?,
     };
     eprintln!("built {}", weir.display());
     Ok(())

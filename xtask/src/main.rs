@@ -1,7 +1,10 @@
 //! `cargo xtask`: every chore of the repository. This file is its command line; each chore has a
 //! file of its own.
 
+mod arch;
 mod chores;
+mod cross;
+mod debian;
 mod kernels;
 mod lint;
 mod picture;
@@ -14,6 +17,7 @@ mod toolchain;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
+use arch::Arch;
 use clap::{Parser, Subcommand};
 
 /// Every chore of the weir repository.
@@ -36,6 +40,9 @@ enum Chore {
         /// Unoptimised, in target/debug (the kernel programs are always optimised)
         #[arg(long)]
         debug: bool,
+        /// For this architecture; elsewhere than on such a host, aarch64 can be built
+        #[arg(long, value_name = "ARCH")]
+        target: Option<Arch>,
     },
     /// Build weir and run it; without arguments, the daemon on every accepted TCP session
     ///
@@ -93,7 +100,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.chore {
         Chore::Setup(args) => setup::run(&args),
-        Chore::Build { debug } => chores::build(debug),
+        Chore::Build { debug, target } => chores::build(debug, target),
         Chore::Run { args } => chores::run(args),
         Chore::Test { only } => test::run(only),
         Chore::Demo { args } => chores::lab_program("demo", setup::Need::Demo, args),

@@ -24,6 +24,7 @@ pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
 use crate::config::Config;
+use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
@@ -94,7 +95,8 @@ pub enum Command {
 
 /// Measure: load the programs, fold what they say, answer queries.
 ///
-/// Without options it watches every accepted TCP session on this host and works alone. On a
+/// Without options it watches every accepted TCP session on this host, as exactly as the host lets
+/// it (an ordinary user may only look at the sockets), and works alone. On a
 /// terminal it shows the live view (as `weir top` does) while the daemon runs in the same process;
 /// q ends both, and what was logged meanwhile is printed then. SIGTERM and SIGINT end it, SIGHUP
 /// reads the configuration again.
@@ -104,6 +106,7 @@ Examples:
   weir run                                     everything, live view on a terminal
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
+  weir run --backend polled                    load nothing into the kernel
   weir run --collector http://collector:7447   and report to a collector
   weir run --record /var/tmp/edge.weir         and keep what the kernel says")]
 pub struct Run {
@@ -122,6 +125,10 @@ pub struct Run {
     /// Measure only sessions to these ports of the server (instead of the configuration's).
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = filter::port())]
     pub ports: Vec<u16>,
+    /// Measure in this way (instead of the configuration's): the best that works here, or this one
+    /// alone (auto, exact, portable, polled); `weir doctor` says what each is worth.
+    #[arg(long, value_name = "HOW", value_parser = str::parse::<Choice>)]
+    pub backend: Option<Choice>,
     /// Record all that the kernel says, from the first record on, to be replayed.
     ///
     /// FILE is the latest part; when it is full (`recording.max_bytes` of the configuration) it
@@ -489,6 +496,7 @@ mod tests {
             "weir hosts",
             "weir run --top --no-top",
             "weir run --insecure",
+            "weir run --backend best",
             "weir record",
             "weir record f --max-bytes 0",
             "weir replay f --speed 0",

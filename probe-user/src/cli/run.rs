@@ -14,7 +14,7 @@ use super::{Collect, Run};
 use crate::collect;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
-use crate::kernel::{self, Backend, Exact};
+use crate::kernel::{self, Backend, Choice};
 use crate::ui::out::colour_wanted;
 use crate::ui::top::{self, LogLines};
 
@@ -75,6 +75,7 @@ struct Overrides {
     insecure: bool,
     socket: Option<std::path::PathBuf>,
     ports: Vec<u16>,
+    backend: Option<Choice>,
     record: Option<std::path::PathBuf>,
 }
 
@@ -85,6 +86,7 @@ impl Overrides {
             insecure: args.insecure,
             socket: args.socket.clone(),
             ports: args.ports.clone(),
+            backend: args.backend,
             record: args.record.clone(),
         }
     }
@@ -101,6 +103,9 @@ impl Overrides {
         }
         if !self.ports.is_empty() {
             config.filter.ports.clone_from(&self.ports);
+        }
+        if let Some(backend) = self.backend {
+            config.backend = backend;
         }
         if let Some(file) = &self.record {
             config.recording.file = Some(file.clone());
@@ -125,9 +130,8 @@ fn load(config: &Config) -> Result<Box<dyn Backend>> {
         max_sessions: config.limits.max_sessions,
         program_log_level: config.log.programs as u8,
     };
-    let backend = Exact::load(&options, &config.kernel_settings())
-        .context("cannot start measuring (`weir doctor` examines the host)")?;
-    Ok(Box::new(backend))
+    kernel::rungs::load(config.backend, &options, &config.kernel_settings())
+        .context("cannot start measuring (`weir doctor` examines the host)")
 }
 
 /// Logs to standard error, or into `lines` while the terminal belongs to the view.
@@ -219,12 +223,14 @@ mod tests {
         Overrides::of(&args("weir run")).apply(&mut config);
         assert_eq!(config, file);
 
-        let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443 --record /r.weir";
+        let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443 \
+                    --backend polled --record /r.weir";
         Overrides::of(&args(line)).apply(&mut config);
         assert_eq!(config.collector.url.as_deref(), Some("http://c:4740"));
         assert!(config.collector.insecure);
         assert_eq!(config.query.socket, Path::new("/s"));
         assert_eq!(config.filter.ports, [443, 8443]);
+        assert_eq!(config.backend, Choice::Only(kernel::BackendKind::Polled));
         assert_eq!(config.recording.file.as_deref(), Some(Path::new("/r.weir")));
         assert_eq!(config.deadline_ms, file.deadline_ms);
     }

@@ -74,6 +74,7 @@ impl Config {
         self.services(&mut problems);
         self.networks(&mut problems);
         self.filters(&mut problems);
+        problems.absolute("kill_switch", &self.kill_switch, "/run/weir/off");
         problems.absolute("query.socket", &self.query.socket, "/run/weir/weir.sock");
         self.limits.problems(&mut problems);
         self.collector.problems(&mut problems);

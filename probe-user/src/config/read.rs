@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Config, Error, LogLevel, Network, Principal, Service};
+use crate::kernel::Choice;
 
 /// Suggestions must be at least so alike (Jaro-Winkler).
 const ALIKE: f64 = 0.8;
@@ -63,6 +64,8 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
     let mut config = Config::default();
     let mut root = Table::new(source, String::new(), String::new(), document.get_ref());
 
+    root.set("backend", &mut config.backend, &mut problems);
+    root.set("kill_switch", &mut config.kill_switch, &mut problems);
     root.set("deadline_ms", &mut config.deadline_ms, &mut problems);
     root.set("quiet_gap_ms", &mut config.quiet_gap_ms, &mut problems);
     root.set("progress_ms", &mut config.progress_ms, &mut problems);
@@ -415,6 +418,13 @@ impl Value for LogLevel {
             .iter()
             .find(|(known, _)| *known == name)
             .map(|(_, level)| *level)
+    }
+}
+
+impl Value for Choice {
+    const EXPECTED: &'static str = "\"auto\", \"exact\", \"portable\" or \"polled\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        value.as_str()?.parse().ok()
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use super::{BackendKind, Probe, Verdict};
+use super::{BackendKind, Verdict, rungs::Rung};
+use crate::config;
 
 /// What `weir doctor` found.
 #[derive(Clone, Debug)]
@@ -12,10 +13,8 @@ pub struct Diagnosis {
     pub kernel_release: String,
     /// Privileges and settings.
     pub facts: Vec<Fact>,
-    /// Every probe, working or not.
-    pub probes: Vec<Probe>,
-    /// The backend that would run here; none: weir cannot measure here.
-    pub backend: Option<BackendKind>,
+    /// Every way of measuring, best first.
+    pub rungs: Vec<Rung>,
 }
 
 /// How well weir can measure here.
@@ -23,35 +22,41 @@ pub struct Diagnosis {
 pub enum Health {
     /// The exact backend with everything it can give.
     Exact,
-    /// It measures, and something is lost.
+    /// It measures, in some way, and something is lost.
     Degraded,
     /// It cannot measure at all.
     Unable,
 }
 
 impl Diagnosis {
-    /// This host's facts, with the probes that the loader tried and the backend it could run.
-    pub fn of_this_host(probes: Vec<Probe>, backend: Option<BackendKind>) -> Self {
+    /// This host's facts, with the ways of measuring that were tried on it, best first.
+    pub fn of_this_host(rungs: Vec<Rung>) -> Self {
         let root = Path::new("/");
         Self {
             kernel_release: kernel_release(root),
             facts: facts(root),
-            probes,
-            backend,
+            rungs,
         }
+    }
+
+    /// The way of measuring that `weir run` would take; none: weir cannot measure here.
+    pub fn taken(&self) -> Option<&Rung> {
+        self.rungs.iter().find(|rung| rung.works)
     }
 
     /// The sum of the findings.
     pub fn health(&self) -> Health {
-        let lost = |probe: &Probe| !matches!(probe.verdict, Verdict::Ok | Verdict::NotApplicable);
-        match self.backend {
-            None => Health::Unable,
-            Some(BackendKind::Exact)
-                if self.facts.iter().all(|fact| fact.ok) && !self.probes.iter().any(lost) =>
-            {
-                Health::Exact
-            }
-            Some(_) => Health::Degraded,
+        let Some(rung) = self.taken() else {
+            return Health::Unable;
+        };
+        let is_whole = rung
+            .probes
+            .iter()
+            .all(|probe| matches!(probe.verdict, Verdict::Ok | Verdict::NotApplicable));
+        if rung.backend == BackendKind::Exact && is_whole && self.facts.iter().all(|fact| fact.ok) {
+            Health::Exact
+        } else {
+            Health::Degraded
         }
     }
 }
@@ -132,6 +137,7 @@ pub fn facts(root: &Path) -> Vec<Fact> {
         jit(root),
         lockdown(root),
     ]);
+    facts.extend(kill_switch(root));
     facts
 }
 
@@ -140,8 +146,8 @@ fn read(root: &Path, path: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// The first with `bpf_sk_storage_get` in tracing programs.
-const LEAST_KERNEL: (u32, u32) = (5, 11);
+/// The first with everything that measuring exactly cannot do without.
+const LEAST_KERNEL: (u32, u32) = (5, 10);
 
 fn release(root: &Path) -> Fact {
     let release = kernel_release(root);
@@ -153,7 +159,8 @@ fn release(root: &Path) -> Fact {
             "kernel",
             release,
             format!(
-                "older than {}.{}, the first with socket storage in tracing programs: run a newer kernel",
+                "older than {}.{}, the first on which the programs run: weir looks at the sockets \
+                 instead; run a newer kernel",
                 LEAST_KERNEL.0, LEAST_KERNEL.1
             ),
         ),
@@ -284,6 +291,19 @@ fn jit(root: &Path) -> Fact {
     }
 }
 
+/// Only where it is on.
+fn kill_switch(root: &Path) -> Option<Fact> {
+    let path = config::KILL_SWITCH;
+    let on = root.join(path.trim_start_matches('/'));
+    on.symlink_metadata().is_ok().then(|| {
+        Fact::bad(
+            "kill switch",
+            format!("{path} is there"),
+            format!("weir is off as long as it is: rm {path}"),
+        )
+    })
+}
+
 fn lockdown(root: &Path) -> Fact {
     const NAME: &str = "lockdown";
     let Some(modes) = read(root, "sys/kernel/security/lockdown") else {
@@ -307,6 +327,7 @@ fn lockdown(root: &Path) -> Fact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Probe;
 
     /// A host in a directory.
     struct Host(tempfile::TempDir);
@@ -431,6 +452,10 @@ mod tests {
             "none integrity [confidentiality]\n",
         );
         host.assert_only_bad("lockdown", "lockdown=integrity");
+
+        let host = Host::good();
+        host.set("run/weir.off", "");
+        host.assert_only_bad("kill switch", "rm /run/weir.off");
     }
 
     #[test]
@@ -444,13 +469,22 @@ mod tests {
         let mut diagnosis = Diagnosis {
             kernel_release: "6.1".into(),
             facts: facts(Host::good().0.path()),
-            probes: vec![probe(Verdict::Ok), probe(Verdict::NotApplicable)],
-            backend: Some(BackendKind::Exact),
+            rungs: vec![
+                Rung::tried(
+                    BackendKind::Exact,
+                    vec![probe(Verdict::Ok), probe(Verdict::NotApplicable)],
+                    true,
+                ),
+                Rung::tried(BackendKind::Polled, vec![probe(Verdict::Ok)], true),
+            ],
         };
         assert_eq!(diagnosis.health(), Health::Exact);
-        diagnosis.probes.push(probe(Verdict::Unsupported));
+        diagnosis.rungs[0].probes.push(probe(Verdict::Unsupported));
         assert_eq!(diagnosis.health(), Health::Degraded);
-        diagnosis.backend = None;
+        diagnosis.rungs[0].works = false;
+        assert_eq!(diagnosis.taken().unwrap().backend, BackendKind::Polled);
+        assert_eq!(diagnosis.health(), Health::Degraded);
+        diagnosis.rungs[1].works = false;
         assert_eq!(diagnosis.health(), Health::Unable);
     }
 }

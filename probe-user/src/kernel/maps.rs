@@ -139,7 +139,7 @@ impl Maps {
             sessions_filtered: get(Counter::SessionsFiltered)?,
             sessions_storage_refused: get(Counter::SessionsRefused)?,
             half_open_refused: get(Counter::HalfOpenRefused)?,
-            programs_skipped: 0,
+            ..KernelCounts::default()
         })
     }
 

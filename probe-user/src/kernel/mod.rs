@@ -13,8 +13,10 @@ mod maps;
 mod namespaces;
 pub mod offsets;
 mod pod;
-pub mod portable;
+mod polled;
+mod portable;
 mod probes;
+pub mod rungs;
 mod sys;
 mod table;
 
@@ -25,7 +27,10 @@ use ipnet::IpNet;
 use probe_ebpf::record;
 
 pub use exact::Exact;
+pub use polled::Polled;
 pub use portable::Portable;
+pub use rungs::Choice;
+use rungs::Rung;
 use sys::IterLink;
 
 /// How exactly a backend measures. Numbers of different kinds are never merged silently.
@@ -64,11 +69,15 @@ impl BackendKind {
     }
 }
 
-/// Tries everything that measuring here would need, takes it out of the kernel again, and says
-/// of each part how it went.
+/// Tries everything that measuring here would need, in every way there is, takes it out of the
+/// kernel again, and says of each part how it went.
 pub fn diagnose() -> diagnosis::Diagnosis {
-    let (probes, works) = exact::try_programs();
-    diagnosis::Diagnosis::of_this_host(probes, works.then_some(BackendKind::Exact))
+    let tried = |kind, (probes, works)| Rung::tried(kind, probes, works);
+    diagnosis::Diagnosis::of_this_host(vec![
+        tried(BackendKind::Exact, exact::try_programs()),
+        tried(BackendKind::Portable, portable::try_programs()),
+        polled::try_sockets(),
+    ])
 }
 
 /// The two ways out of the kernel.
@@ -172,9 +181,40 @@ pub struct KernelCounts {
     /// Times that the kernel skipped a program because it would have interrupted itself on the
     /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
     pub programs_skipped: u64,
+    /// Polled: sessions that ended without a last word, so that their totals are those of the last
+    /// look.
+    pub ends_unseen: u64,
+    /// Polled: times that the kernel dropped last words, because they were not read in time;
+    /// sessions shorter than the time between two looks may have been among them.
+    pub end_overflows: u64,
+    /// Polled: looks left out because looking takes long.
+    pub looks_left_out: u64,
 }
 
 impl KernelCounts {
+    /// The sum of two: of what a backend has counted, and one after it.
+    pub fn plus(&self, other: &Self) -> Self {
+        let ring = |a: &RingCounts, b: &RingCounts| RingCounts {
+            seen: a.seen + b.seen,
+            exported: a.exported + b.exported,
+            ring_full: a.ring_full + b.ring_full,
+        };
+        Self {
+            hot: ring(&self.hot, &other.hot),
+            bulk: ring(&self.bulk, &other.bulk),
+            sessions_seen: self.sessions_seen + other.sessions_seen,
+            sessions_tracked: self.sessions_tracked + other.sessions_tracked,
+            sessions_filtered: self.sessions_filtered + other.sessions_filtered,
+            sessions_storage_refused: self.sessions_storage_refused
+                + other.sessions_storage_refused,
+            half_open_refused: self.half_open_refused + other.half_open_refused,
+            programs_skipped: self.programs_skipped + other.programs_skipped,
+            ends_unseen: self.ends_unseen + other.ends_unseen,
+            end_overflows: self.end_overflows + other.end_overflows,
+            looks_left_out: self.looks_left_out + other.looks_left_out,
+        }
+    }
+
     /// Whether every record and session is accounted for.
     pub fn reconcile(&self) -> bool {
         self.hot.seen == self.hot.exported + self.hot.ring_full

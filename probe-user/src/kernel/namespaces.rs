@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
@@ -14,38 +15,32 @@ use nix::{
     sys::statfs::{NSFS_MAGIC, statfs},
 };
 
-/// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
-/// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
-/// worked in; an error only if the own one failed.
-pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
-    act().context("in the daemon's own network namespace")?;
-    let own = fs::metadata("/proc/self/ns/net").map_or(0, |meta| meta.ino());
-    let mut seen = HashSet::from([own]);
-    let mut failed = 0;
-    for path in candidates() {
-        let meta = match fs::metadata(&path) {
-            Ok(meta) => meta,
-            // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
-            // Or it may not be looked at (that needs `CAP_SYS_PTRACE`, and is doctor's to tell):
-            // whether its namespace is one of those known cannot be known.
-            Err(error) => {
-                tracing::debug!("{}: {error}", path.display());
-                continue;
-            }
-        };
-        if !seen.insert(meta.ino()) {
-            continue;
-        }
-        let namespace = match File::open(&path) {
-            Ok(namespace) => namespace,
-            Err(error) => {
-                tracing::warn!("network namespace {}: {error}", path.display());
-                failed += 1;
-                continue;
-            }
-        };
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// A network namespace that a process or a name under `/run/netns` holds open.
+#[derive(Debug)]
+pub(super) struct Other {
+    inode: u64,
+    path: PathBuf,
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "network namespace {}", self.path.display())
+    }
+}
+
+impl Other {
+    /// Its inode number, which names it.
+    pub(super) fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Runs `act` inside, which needs `CAP_SYS_ADMIN`.
+    pub(super) fn enter<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(&self.path)?;
         // A thread of its own: its namespace changes, and it ends.
-        let entered = thread::scope(|scope| {
+        thread::scope(|scope| {
             scope
                 .spawn(|| {
                     setns(&namespace, CloneFlags::CLONE_NEWNET)?;
@@ -53,9 +48,53 @@ pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
                 })
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the thread inside panicked")))
-        });
-        if let Err(error) = entered {
-            tracing::warn!("network namespace {}: {error:#}", path.display());
+        })
+    }
+}
+
+/// The inode number of the calling thread's network namespace.
+pub(super) fn own() -> Result<u64> {
+    let meta = fs::metadata(OWN).with_context(|| format!("looking at {OWN}"))?;
+    Ok(meta.ino())
+}
+
+/// The calling thread's network namespace itself.
+pub(super) fn own_file() -> Result<File> {
+    File::open(OWN).with_context(|| format!("opening {OWN}"))
+}
+
+/// Every other namespace than `own` that can be found, once.
+pub(super) fn others(own: u64) -> Vec<Other> {
+    let mut seen = HashSet::from([own]);
+    let mut others = Vec::new();
+    for path in candidates() {
+        match fs::metadata(&path) {
+            Ok(meta) => {
+                if seen.insert(meta.ino()) {
+                    others.push(Other {
+                        inode: meta.ino(),
+                        path,
+                    });
+                }
+            }
+            // A process may have gone meanwhile: then its namespace is nobody's, or another's too.
+            // Or it may not be looked at (that needs `CAP_SYS_PTRACE`, and is doctor's to tell):
+            // whether its namespace is one of those known cannot be known.
+            Err(error) => tracing::debug!("{}: {error}", path.display()),
+        }
+    }
+    others
+}
+
+/// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
+/// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
+/// worked in; an error only if the own one failed.
+pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
+    act().context("in the daemon's own network namespace")?;
+    let mut failed = 0;
+    for other in others(own().unwrap_or(0)) {
+        if let Err(error) = other.enter(&act) {
+            tracing::warn!("{other}: {error:#}");
             failed += 1;
         }
     }

@@ -1,13 +1,19 @@
-//! The portable backend: one socket callback program and no tracing. It needs neither the kernel's
-//! BTF nor `CAP_PERFMON`, and sees what the kernel shows such programs.
+//! The portable backend: a socket callback program, two that see packets, and no tracing. It needs
+//! neither the kernel's BTF nor `CAP_PERFMON`, and sees what the kernel shows such programs.
 
-use std::{fs::File, os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::HashMap,
-    programs::{CgroupAttachMode, SockOps, sock_ops::SockOpsLink},
+    programs::{
+        CgroupSkb, CgroupSkbAttachType, Program, ProgramError, SockOps, cgroup_skb::CgroupSkbLink,
+        sock_ops::SockOpsLink,
+    },
 };
 use probe_ebpf::record::backend;
 
@@ -22,25 +28,20 @@ use super::{
 /// The program, compiled for the kernel by this crate's build script.
 static PROGRAM: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf-portable"));
-const NAME: &str = "portable";
-const HOOK: &str = "cgroup/sock_ops";
+/// The program for socket callbacks, and those for packets.
+const CALLBACKS: &str = "portable";
+const ARRIVALS: &str = "arrivals";
+const DEPARTURES: &str = "departures";
+const HOOK: &str = "cgroup/sock_ops, cgroup_skb/ingress, cgroup_skb/egress";
 /// The first kernel with callbacks for the headers of segments.
 const SINCE: &str = "5.10";
 
 /// What the program does not tell, which the exact ones do.
-const NOT_TOLD: [(&str, &str); 4] = [
-    (
-        "requests on the fast path",
-        "a request's time is that of the next segment sent: a bound",
-    ),
+const NOT_TOLD: [(&str, &str); 2] = [
     (
         "what is written and not yet sent",
         "the last write: the last segment's sending stands for it; time limited by receiver \
          window and send buffer",
-    ),
-    (
-        "the bytes that are written",
-        "telling TLS handshakes from deliveries",
     ),
     (
         "why a session ended",
@@ -52,8 +53,8 @@ const NOT_TOLD: [(&str, &str); 4] = [
 /// of the process.
 pub struct Portable {
     ebpf: Ebpf,
-    /// One for the root of the hierarchy, or one for each cgroup of the filter.
-    links: Vec<SockOpsLink>,
+    /// One each for the root of the hierarchy, or for each cgroup of the filter.
+    links: Vec<Links>,
     attached_to: Vec<PathBuf>,
     probes: Vec<Probe>,
     maps: Maps,
@@ -91,14 +92,9 @@ impl Portable {
         if to == self.attached_to {
             return Ok(());
         }
-        let program: &mut SockOps = program(&mut self.ebpf)?;
         let mut links = Vec::with_capacity(to.len());
         for path in &to {
-            let link = File::open(path)
-                .map_err(anyhow::Error::from)
-                .and_then(|dir| Ok(program.attach(dir, CgroupAttachMode::Single)?))
-                .with_context(|| format!("attaching to the cgroup {}", path.display()))?;
-            links.push(program.take_link(link)?);
+            links.push(attach(&mut self.ebpf, path)?);
         }
         // The old ones end here: a session that both see for a moment is one to the program.
         self.links = links;
@@ -122,11 +118,36 @@ fn cgroups(filter: &Filter) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut SockOps> {
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let program = ebpf
-        .program_mut(NAME)
-        .ok_or_else(|| anyhow!("the object holds no program of this name"))?;
+        .program_mut(name)
+        .with_context(|| format!("the object holds no program {name}"))?;
     Ok(program.try_into()?)
+}
+
+/// The programs at one cgroup.
+type Links = (SockOpsLink, [CgroupSkbLink; 2]);
+
+fn attach(ebpf: &mut Ebpf, path: &Path) -> Result<Links> {
+    // What the packets tell is nothing without the sessions: those last.
+    let arrivals = attach_to_packets(ebpf, ARRIVALS, CgroupSkbAttachType::Ingress, path)?;
+    let departures = attach_to_packets(ebpf, DEPARTURES, CgroupSkbAttachType::Egress, path)?;
+    let callbacks = cgroup::attach(program(ebpf, CALLBACKS)?, path)?;
+    let callbacks = program::<SockOps>(ebpf, CALLBACKS)?.take_link(callbacks)?;
+    Ok((callbacks, [arrivals, departures]))
+}
+
+fn attach_to_packets(
+    ebpf: &mut Ebpf,
+    name: &str,
+    direction: CgroupSkbAttachType,
+    path: &Path,
+) -> Result<CgroupSkbLink> {
+    let link = cgroup::attach_to_packets(program(ebpf, name)?, direction, path)?;
+    Ok(program::<CgroupSkb>(ebpf, name)?.take_link(link)?)
 }
 
 fn load_program(options: &Options) -> Result<Ebpf> {
@@ -138,18 +159,17 @@ fn load_program(options: &Options) -> Result<Ebpf> {
         .map_max_entries("SESSIONS", options.max_sessions)
         .load(PROGRAM)
         .context("making the maps; needs CAP_BPF and CAP_NET_ADMIN, or root")?;
-    program(&mut ebpf)?.load()?;
+    program::<SockOps>(&mut ebpf, CALLBACKS)?.load()?;
+    for packets in [ARRIVALS, DEPARTURES] {
+        program::<CgroupSkb>(&mut ebpf, packets)?.load()?;
+    }
     Ok(ebpf)
 }
 
 /// Whether the program can be loaded and attached here: tries it, and takes it out again.
 pub(super) fn try_programs() -> (Vec<Probe>, bool) {
-    let tried = load_program(&Options::smallest()).and_then(|mut ebpf| {
-        let root = cgroup::mount_point()?;
-        let root = File::open(&root).with_context(|| format!("opening {}", root.display()))?;
-        program(&mut ebpf)?.attach(root, CgroupAttachMode::Single)?;
-        Ok(())
-    });
+    let tried = load_program(&Options::smallest())
+        .and_then(|mut ebpf| attach(&mut ebpf, &cgroup::mount_point()?).map(drop));
     (probes(&tried), tried.is_ok())
 }
 
@@ -171,7 +191,7 @@ fn probes(tried: &Result<()>) -> Vec<Probe> {
     let not_told = NOT_TOLD.iter().map(|(what, lost)| Probe {
         name: (*what).to_owned(),
         verdict: Verdict::Unsupported,
-        reason: "socket callbacks do not show it".to_owned(),
+        reason: "these programs are not shown it".to_owned(),
         lost: (*lost).to_owned(),
     });
     std::iter::once(program).chain(not_told).collect()

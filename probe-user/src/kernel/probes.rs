@@ -1,9 +1,11 @@
 //! The programs: what each hooks, since when the kernel has it, and what is lost without it.
 
-use anyhow::{Context as _, Result, anyhow};
+use std::io;
+
+use anyhow::{Result, anyhow};
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, CgroupAttachMode, FEntry, Iter, ProgramError, SockOps},
+    programs::{BtfTracePoint, FEntry, Iter, ProgramError, SockOps},
 };
 
 use super::{Probe, Verdict, cgroup, exact::Object};
@@ -81,7 +83,8 @@ const SPECS: &[Spec] = &[
         hook: Hook::TpBtf,
         since: "6.3",
         required: false,
-        lost: "first and last write: think time and delivery tail become bounds",
+        lost: "first and last write: think time and delivery tail become bounds; and what the server \
+               says unasked",
     },
     Spec {
         name: "tcp_retransmit_skb",
@@ -215,13 +218,9 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
             program.attach()?;
         }
         Hook::SockOps => {
-            let root = cgroup::mount_point()?;
-            let root = std::fs::File::open(&root)
-                .with_context(|| format!("opening {}", root.display()))?;
             let program: &mut SockOps = program.try_into()?;
             program.load()?;
-            // A link's flags are 0, and yet others may attach beside it (bpf_link_create).
-            program.attach(root, CgroupAttachMode::Single)?;
+            cgroup::attach(program, &cgroup::mount_point()?)?;
         }
         Hook::Iter(target) => {
             let program: &mut Iter = program.try_into()?;
@@ -234,6 +233,12 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
 fn judge(spec: &Spec, result: &Result<()>) -> Probe {
     let (verdict, reason) = match result {
         Ok(()) => (Verdict::Ok, "attached".to_owned()),
+        Err(error) if not_on_this_machine(error) => (
+            Verdict::Unsupported,
+            "this kernel attaches no programs to functions on this architecture (arm64: Linux 6.4 \
+             does)"
+                .to_owned(),
+        ),
         Err(error) if is_absent(error) => (
             Verdict::Unsupported,
             format!("this kernel does not have it (Linux {} does)", spec.since),
@@ -250,6 +255,16 @@ fn judge(spec: &Spec, result: &Result<()>) -> Probe {
         verdict,
         reason,
     }
+}
+
+/// Whether the kernel has the function and cannot call a program from it: it says `ENOTSUPP`.
+fn not_on_this_machine(error: &anyhow::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|cause| cause.raw_os_error() == Some(ENOTSUPP))
+    })
 }
 
 /// Whether the kernel's BTF does not name the hook.

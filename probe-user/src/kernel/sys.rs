@@ -1,6 +1,6 @@
 //! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
 //! (a program run once for each when a descriptor is read, Linux 5.9), how often the kernel
-//! skipped a program (Linux 5.12), and reading a map in batches (Linux 5.6).
+//! skipped a program (Linux 5.12), reading a map in batches (Linux 5.6), and who holds a cgroup.
 
 use std::{
     fs::File,
@@ -8,13 +8,15 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
-use aya_obj::generated::bpf_prog_info;
+use aya_obj::generated::{bpf_attach_type, bpf_prog_info};
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_TRACE_ITER: u32 = 28;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 
 const PROG_INFO_LEN: u32 = 232;
 const _: () = assert!(size_of::<bpf_prog_info>() == PROG_INFO_LEN as usize);
@@ -134,6 +136,51 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(info.recursion_misses)
+}
+
+/// `union bpf_attr`, the part for `BPF_PROG_QUERY`, as long as the longest that a kernel writes to
+/// (Linux 6.16).
+#[repr(C)]
+#[derive(Default)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    reserved: u32,
+    later: [u64; 4],
+}
+
+/// The program that holds a hook of a cgroup in a way that admits no other beside it.
+pub(super) fn sole_program(
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<Option<u32>> {
+    let mut ids = [0u32; 1];
+    let mut attr = ProgQuery {
+        target_fd: raw(cgroup.as_raw_fd()),
+        attach_type: hook as u32,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: 1,
+        ..ProgQuery::default()
+    };
+    // SAFETY: `attr` and the array it points to live through the call; the kernel writes as many
+    // ids as `prog_cnt` says there is room for, and within the size of `attr`.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            std::ptr::from_mut(&mut attr),
+            size_of::<ProgQuery>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let alone = attr.prog_cnt == 1 && attr.attach_flags & BPF_F_ALLOW_MULTI == 0;
+    Ok(alone.then_some(ids[0]))
 }
 
 /// `union bpf_attr`, the part for `BPF_MAP_LOOKUP_BATCH`.

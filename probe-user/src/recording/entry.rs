@@ -10,7 +10,7 @@ use prost::Message as _;
 use weir_proto::v1;
 
 use super::Said;
-use crate::kernel::{HalfOpenGiveUp, KernelCounts, Record, Ring, RingCounts};
+use crate::kernel::{BackendKind, HalfOpenGiveUp, KernelCounts, Record, Ring, RingCounts};
 
 #[cfg(target_endian = "big")]
 compile_error!("recordings hold records as the kernel wrote them, and those are little-endian");
@@ -50,7 +50,7 @@ pub fn append(to: &mut Vec<u8>, said: &Said<'_>) {
             Record::Malformed => put(to, tag::MALFORMED, *ring, &[]),
         },
         Said::Counts { now_ns, counts } => {
-            let mut words = [0; 13];
+            let mut words = [0; 1 + COUNTS];
             words[0] = *now_ns;
             words[1..].copy_from_slice(&count_words(counts));
             put_words(to, tag::COUNTS, &words);
@@ -103,18 +103,21 @@ fn read_one(tag: u8, ring: Ring, body: &[u8], each: &mut impl FnMut(Said<'_>)) -
         }
         tag::SESSION_START => {
             let record: SessionStart = pod(body)?;
+            BackendKind::of(&record.header)?;
             let record = Record::SessionStart(&record);
             each(Said::Record { ring, record });
             return Some(());
         }
         tag::SESSION_END => {
             let record: SessionEnd = pod(body)?;
+            BackendKind::of(&record.header)?;
             let record = Record::SessionEnd(&record);
             each(Said::Record { ring, record });
             return Some(());
         }
         tag::DELIVERY => {
             let record: Delivery = pod(body)?;
+            BackendKind::of(&record.header)?;
             let record = Record::Delivery(&record);
             each(Said::Record { ring, record });
             return Some(());
@@ -124,7 +127,7 @@ fn read_one(tag: u8, ring: Ring, body: &[u8], each: &mut impl FnMut(Said<'_>)) -
             record: Record::Malformed,
         },
         tag::COUNTS => {
-            let [now_ns, counts @ ..] = words::<13>(body)?;
+            let [now_ns, counts @ ..] = words_so_far::<{ 1 + COUNTS }>(body, 1 + LEAST_COUNTS)?;
             Said::Counts {
                 now_ns,
                 counts: counts_of(counts),
@@ -190,7 +193,25 @@ fn words<const N: usize>(body: &[u8]) -> Option<[u64; N]> {
     Some(words)
 }
 
-fn count_words(counts: &KernelCounts) -> [u64; 12] {
+/// The same where later versions append: at least `least` are there, the others 0 if they are not,
+/// and what only a newer weir knows is left.
+fn words_so_far<const N: usize>(body: &[u8], least: usize) -> Option<[u64; N]> {
+    let (chunks, rest) = body.as_chunks::<8>();
+    if chunks.len() < least || !rest.is_empty() {
+        return None;
+    }
+    let mut words = [0; N];
+    for (word, chunk) in words.iter_mut().zip(chunks) {
+        *word = u64::from_le_bytes(*chunk);
+    }
+    Some(words)
+}
+
+/// How many counts are written, and how many the first version wrote.
+const COUNTS: usize = 15;
+const LEAST_COUNTS: usize = 12;
+
+fn count_words(counts: &KernelCounts) -> [u64; COUNTS] {
     [
         counts.hot.seen,
         counts.hot.exported,
@@ -204,10 +225,13 @@ fn count_words(counts: &KernelCounts) -> [u64; 12] {
         counts.sessions_storage_refused,
         counts.half_open_refused,
         counts.programs_skipped,
+        counts.ends_unseen,
+        counts.end_overflows,
+        counts.looks_left_out,
     ]
 }
 
-fn counts_of(words: [u64; 12]) -> KernelCounts {
+fn counts_of(words: [u64; COUNTS]) -> KernelCounts {
     let ring = |at: usize| RingCounts {
         seen: words[at],
         exported: words[at + 1],
@@ -222,6 +246,9 @@ fn counts_of(words: [u64; 12]) -> KernelCounts {
         sessions_storage_refused: words[9],
         half_open_refused: words[10],
         programs_skipped: words[11],
+        ends_unseen: words[12],
+        end_overflows: words[13],
+        looks_left_out: words[14],
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use probe_ebpf::record::{ABI_VERSION, Delivery, SessionEnd, SessionStart};
+use probe_ebpf::record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart};
 use proptest::prelude::*;
 use weir_proto::v1;
 use weir_proto::v1::RecordingEndCause;
@@ -98,7 +98,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<String>, Ending), ReadError> {
 /// Everything that can be said but records, which borrow.
 fn other() -> impl Strategy<Value = Said<'static>> {
     let ring = prop_oneof![Just(Ring::Hot), Just(Ring::Bulk)];
-    let counts = any::<[u64; 12]>().prop_map(|n| KernelCounts {
+    let counts = any::<[u64; 15]>().prop_map(|n| KernelCounts {
         hot: RingCounts {
             seen: n[0],
             exported: n[1],
@@ -115,6 +115,9 @@ fn other() -> impl Strategy<Value = Said<'static>> {
         sessions_storage_refused: n[9],
         half_open_refused: n[10],
         programs_skipped: n[11],
+        ends_unseen: n[12],
+        end_overflows: n[13],
+        looks_left_out: n[14],
     });
     let give_up = any::<([u8; 16], bool, u16, u16, u32)>().prop_map(|(ip, v4, from, to, n)| {
         let remote = if v4 {
@@ -155,9 +158,12 @@ fn other() -> impl Strategy<Value = Said<'static>> {
 }
 
 /// Any bytes are a record as far as their layout goes.
+/// Anything at all but an unknown way of measuring, which no backend writes.
 fn pod<T: bytemuck::Pod + std::fmt::Debug>() -> impl Strategy<Value = T> {
-    proptest::collection::vec(any::<u8>(), size_of::<T>())
-        .prop_map(|bytes| bytemuck::pod_read_unaligned(&bytes))
+    proptest::collection::vec(any::<u8>(), size_of::<T>()).prop_map(|mut bytes| {
+        bytes[std::mem::offset_of!(Header, backend)] %= 3;
+        bytemuck::pod_read_unaligned(&bytes)
+    })
 }
 
 fn records<'a>(

@@ -7,16 +7,21 @@ use serde::Serialize;
 use super::out::{Mark, Style};
 use super::table::Format;
 use crate::kernel::diagnosis::{Diagnosis, Fact, Health};
-use crate::kernel::{BackendKind, Probe, Verdict};
+use crate::kernel::rungs::Rung;
+use crate::kernel::{Probe, Verdict};
 
 /// The findings as JSON: one object.
 #[derive(Serialize)]
 struct Report<'a> {
     kernel_release: &'a str,
+    /// The way of measuring that `weir run` would take.
     backend: Option<&'static str>,
     health: &'static str,
     facts: Vec<FactReport<'a>>,
+    /// Those of `backend`; without one, of the best way there is.
     probes: Vec<ProbeReport<'a>>,
+    /// Every way of measuring, best first.
+    rungs: Vec<RungReport<'a>>,
 }
 
 #[derive(Serialize)]
@@ -33,6 +38,45 @@ struct ProbeReport<'a> {
     verdict: &'static str,
     reason: &'a str,
     lost: &'a str,
+}
+
+#[derive(Serialize)]
+struct RungReport<'a> {
+    backend: &'static str,
+    works: bool,
+    reason: &'a str,
+    exact: &'static str,
+    bounded: &'static str,
+    lost: &'static str,
+    needs: &'static str,
+    probes: Vec<ProbeReport<'a>>,
+}
+
+impl<'a> From<&'a Probe> for ProbeReport<'a> {
+    fn from(probe: &'a Probe) -> Self {
+        Self {
+            name: &probe.name,
+            verdict: verdict_word(probe.verdict),
+            reason: &probe.reason,
+            lost: &probe.lost,
+        }
+    }
+}
+
+impl<'a> From<&'a Rung> for RungReport<'a> {
+    fn from(rung: &'a Rung) -> Self {
+        let worth = rung.backend.worth();
+        Self {
+            backend: rung.backend.as_str(),
+            works: rung.works,
+            reason: &rung.reason,
+            exact: worth.exact,
+            bounded: worth.bounded,
+            lost: worth.lost,
+            needs: worth.needs,
+            probes: rung.probes.iter().map(ProbeReport::from).collect(),
+        }
+    }
 }
 
 fn verdict_word(verdict: Verdict) -> &'static str {
@@ -66,6 +110,14 @@ pub fn write(
     to.flush()
 }
 
+/// Those of the way that would be taken; without one, of the best.
+fn foremost(diagnosis: &Diagnosis) -> &[Probe] {
+    diagnosis
+        .taken()
+        .or(diagnosis.rungs.first())
+        .map_or(&[], |rung| &rung.probes)
+}
+
 fn write_json(diagnosis: &Diagnosis, to: &mut dyn Write) -> io::Result<()> {
     let facts = diagnosis.facts.iter().map(|fact| FactReport {
         name: &fact.name,
@@ -73,18 +125,13 @@ fn write_json(diagnosis: &Diagnosis, to: &mut dyn Write) -> io::Result<()> {
         ok: fact.ok,
         remedy: &fact.remedy,
     });
-    let probes = diagnosis.probes.iter().map(|probe| ProbeReport {
-        name: &probe.name,
-        verdict: verdict_word(probe.verdict),
-        reason: &probe.reason,
-        lost: &probe.lost,
-    });
     let report = Report {
         kernel_release: &diagnosis.kernel_release,
-        backend: diagnosis.backend.map(BackendKind::as_str),
+        backend: diagnosis.taken().map(|rung| rung.backend.as_str()),
         health: health_word(diagnosis.health()),
         facts: facts.collect(),
-        probes: probes.collect(),
+        probes: foremost(diagnosis).iter().map(ProbeReport::from).collect(),
+        rungs: diagnosis.rungs.iter().map(RungReport::from).collect(),
     };
     serde_json::to_writer(&mut *to, &report)?;
     to.write_all(b"\n")
@@ -106,18 +153,75 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
     }
 
     to.write_all(b"\n")?;
-    heading("Probes", style, to)?;
-    if diagnosis.probes.is_empty() {
+    heading(
+        "Ways of measuring, best first; weir run takes the first that works",
+        style,
+        to,
+    )?;
+    let width = widest(diagnosis.rungs.iter().map(|rung| rung.backend.as_str()));
+    for rung in &diagnosis.rungs {
+        write_rung(rung, width, style, to)?;
+    }
+
+    for rung in &diagnosis.rungs {
+        to.write_all(b"\n")?;
+        let title = format!("Probes of the {} way", rung.backend.as_str());
+        heading(&title, style, to)?;
+        write_probes(&rung.probes, style, to)?;
+    }
+
+    to.write_all(b"\n")?;
+    heading("What to do", style, to)?;
+    for step in steps(diagnosis) {
+        Mark::Plain.write(to, style, &format!("  {step}"))?;
+        to.write_all(b"\n")?;
+    }
+
+    to.write_all(b"\n")?;
+    let (verdict, mark) = match (diagnosis.health(), diagnosis.taken()) {
+        (Health::Exact, _) => ("weir measures exactly on this host.".to_owned(), Mark::Good),
+        (_, Some(rung)) => {
+            let text = format!(
+                "weir measures on this host (backend: {}), with the losses above.",
+                rung.backend.as_str()
+            );
+            (text, Mark::Warn)
+        }
+        (_, None) => ("weir cannot measure on this host.".to_owned(), Mark::Bad),
+    };
+    mark.write(to, style, &verdict)?;
+    to.write_all(b"\n")
+}
+
+fn write_rung(rung: &Rung, width: usize, style: Style, to: &mut dyn Write) -> io::Result<()> {
+    let worth = rung.backend.worth();
+    let name = (rung.backend.as_str(), width);
+    if rung.works {
+        line(("ok", Mark::Good), name, worth.needs, style, to)?;
+    } else {
+        line(("NO", Mark::Bad), name, &rung.reason, style, to)?;
+    }
+    let mut more = |text: &str| line(("", Mark::Plain), ("", width), text, style, to);
+    if !rung.works {
+        more(&format!("needs: {}", worth.needs))?;
+    }
+    more(&format!("exact: {}", worth.exact))?;
+    more(&format!("bounded: {}", worth.bounded))?;
+    more(&format!("lost: {}", worth.lost))
+}
+
+fn write_probes(probes: &[Probe], style: Style, to: &mut dyn Write) -> io::Result<()> {
+    if probes.is_empty() {
         Mark::Warn.write(to, style, "  none could be tried")?;
         to.write_all(b"\n")?;
     }
-    let width = widest(diagnosis.probes.iter().map(|probe| probe.name.as_str()));
+    let width = widest(probes.iter().map(|probe| probe.name.as_str()));
     for Probe {
         name,
         verdict,
         reason,
         lost,
-    } in &diagnosis.probes
+    } in probes
     {
         let (word, mark) = match verdict {
             Verdict::Ok => ("ok", Mark::Good),
@@ -127,28 +231,39 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
         };
         line((word, mark), (name, width), reason, style, to)?;
         if !lost.is_empty() {
-            line(
-                ("", Mark::Plain),
-                ("", width),
-                &format!("lost: {lost}"),
-                style,
-                to,
-            )?;
+            let lost = format!("lost: {lost}");
+            line(("", Mark::Plain), ("", width), &lost, style, to)?;
         }
     }
+    Ok(())
+}
 
-    to.write_all(b"\n")?;
-    heading("What to do", style, to)?;
+/// What an operator can do, most useful first.
+fn steps(diagnosis: &Diagnosis) -> Vec<String> {
     let mut steps: Vec<String> = diagnosis
         .facts
         .iter()
         .filter(|fact| !fact.ok)
         .map(|fact| format!("{}: {}", fact.name, fact.remedy))
         .collect();
+    let next_up = diagnosis
+        .rungs
+        .iter()
+        .take_while(|rung| !rung.works)
+        .last()
+        .filter(|_| diagnosis.taken().is_some());
+    if let Some(rung) = next_up {
+        let worth = rung.backend.worth();
+        steps.push(format!(
+            "the next better way, {}, would give: {}; it needs {}",
+            rung.backend.as_str(),
+            worth.exact,
+            worth.needs
+        ));
+    }
     // Without a privilege nothing can be said of the probes themselves.
     let privileged = diagnosis.facts.iter().all(|fact| fact.ok);
-    let broken = diagnosis
-        .probes
+    let broken = foremost(diagnosis)
         .iter()
         .filter(|probe| privileged && probe.verdict == Verdict::Broken);
     steps.extend(broken.map(|probe| {
@@ -160,24 +275,7 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
     if steps.is_empty() {
         steps.push("nothing".to_owned());
     }
-    for step in &steps {
-        Mark::Plain.write(to, style, &format!("  {step}"))?;
-        to.write_all(b"\n")?;
-    }
-
-    to.write_all(b"\n")?;
-    let (verdict, mark) = match (diagnosis.health(), diagnosis.backend) {
-        (Health::Exact, _) => ("weir measures exactly on this host.".to_owned(), Mark::Good),
-        (Health::Degraded, backend) => {
-            let backend = backend.map_or("none", BackendKind::as_str);
-            let text =
-                format!("weir measures on this host (backend: {backend}), with the losses above.");
-            (text, Mark::Warn)
-        }
-        (Health::Unable, _) => ("weir cannot measure on this host.".to_owned(), Mark::Bad),
-    };
-    mark.write(to, style, &verdict)?;
-    to.write_all(b"\n")
+    steps
 }
 
 fn widest<'a>(names: impl Iterator<Item = &'a str>) -> usize {
@@ -205,8 +303,9 @@ fn line(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::BackendKind;
 
-    fn degraded() -> Diagnosis {
+    fn degraded(works: bool) -> Diagnosis {
         let fact = |name: &str, ok, remedy: &str| Fact {
             name: name.into(),
             value: "x".into(),
@@ -222,27 +321,40 @@ mod tests {
         Diagnosis {
             kernel_release: "6.1.0".into(),
             facts: vec![fact("BTF", true, ""), fact("CAP_BPF", false, "run as root")],
-            probes: vec![
-                probe("tp_btf/tcp_probe", Verdict::Ok, ""),
-                probe(
-                    "tp_btf/tcp_sendmsg_locked",
-                    Verdict::Unsupported,
-                    "first write exact",
+            rungs: vec![
+                Rung {
+                    works,
+                    ..Rung::tried(
+                        BackendKind::Exact,
+                        vec![
+                            probe("tp_btf/tcp_probe", Verdict::Ok, ""),
+                            probe(
+                                "tp_btf/tcp_sendmsg_locked",
+                                Verdict::Unsupported,
+                                "first write exact",
+                            ),
+                        ],
+                        false,
+                    )
+                },
+                Rung::tried(
+                    BackendKind::Polled,
+                    vec![probe("sock_diag/inet_diag", Verdict::Ok, "")],
+                    true,
                 ),
             ],
-            backend: Some(BackendKind::Exact),
         }
     }
 
-    fn written(format: Format) -> String {
+    fn written(works: bool, format: Format) -> String {
         let mut to = Vec::new();
-        write(&degraded(), format, Style::default(), &mut to).unwrap();
+        write(&degraded(works), format, Style::default(), &mut to).unwrap();
         String::from_utf8(to).unwrap()
     }
 
     #[test]
     fn every_finding_is_printed_with_what_is_lost_and_what_to_do() {
-        let text = written(Format::Table);
+        let text = written(true, Format::Table);
         for want in [
             "MISSING      CAP_BPF",
             "UNSUPPORTED  tp_btf/tcp_sendmsg_locked",
@@ -257,10 +369,26 @@ mod tests {
 
     #[test]
     fn json_is_one_object_with_words_for_verdicts() {
-        let json: serde_json::Value = serde_json::from_str(&written(Format::Json)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&written(true, Format::Json)).unwrap();
         assert_eq!(json["health"], "degraded");
         assert_eq!(json["backend"], "exact");
         assert_eq!(json["facts"][1]["ok"], false);
         assert_eq!(json["probes"][1]["verdict"], "unsupported");
+    }
+    #[test]
+    fn what_the_next_better_way_would_give_is_told_with_what_it_needs() {
+        let text = written(false, Format::Table);
+        for want in [
+            "NO           exact   tp_btf/tcp_sendmsg_locked: why",
+            "ok           polled",
+            "the next better way, exact, would give: every time",
+            "backend: polled",
+        ] {
+            assert!(text.contains(want), "{want} not in:\n{text}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&written(false, Format::Json)).unwrap();
+        assert_eq!(json["backend"], "polled");
+        assert_eq!(json["rungs"][0]["works"], false);
+        assert_eq!(json["probes"][0]["name"], "sock_diag/inet_diag");
     }
 }

@@ -15,6 +15,8 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
             losses.sessions_storage_refused,
         ),
         ("half-open table full", losses.half_open_refused),
+        ("sessions without a last word", losses.ends_unseen),
+        ("overflows of last words", losses.end_overflows),
         ("sessions evicted", losses.sessions_evicted),
         ("records malformed", losses.records_malformed),
         ("cells folded into other", losses.cells_overflowed),

@@ -1,100 +1,21 @@
 //! The core of what must hold on every kernel, over real sockets: what was done against what the
 //! daemon says.
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::stage::{DEADLINE, DISTANT, LOSSY, ROUND_TRIP, Stage, settings};
+use super::expected::Promise;
+use super::stage::{DEADLINE, DISTANT, LOSSY, ONE_WAY, ROUND_TRIP, Stage};
 use crate::lab::client::{self, Abort, Connection};
 use crate::lab::counters::tcp_counts;
 use crate::lab::netns::join;
 use crate::lab::process::{ended_by, wait_for};
 use crate::lab::server::{BANNER, BlockingServer, Mode};
-use crate::record::{Counters, Delivery, Diagnosis};
-use crate::watched::{PATIENCE, binary, kernel_objects, still_there, v4, v6};
-use crate::weir::Daemon;
-
-/// One thing that must hold.
-pub(super) struct Check {
-    pub(super) name: &'static str,
-    /// The hooks that it cannot hold without, each by any of its names in `weir doctor`.
-    needs: &'static [&'static [&'static str]],
-    /// Tries it; says what was measured.
-    pub(super) run: fn(&mut Stage) -> Result<String>,
-}
-
-/// All of them, in order: the last ones look back at the others.
-pub(super) const CHECKS: &[Check] = &[
-    Check {
-        name: "deliveries",
-        needs: &[],
-        run: deliveries,
-    },
-    Check {
-        name: "closings",
-        needs: &[
-            &["tp_btf/tcp_receive_reset"],
-            &["tp_btf/tcp_send_reset"],
-            &["cgroup/sock_ops"],
-        ],
-        run: closings,
-    },
-    Check {
-        name: "greeting",
-        needs: &[&["iter/bpf_sk_storage_map"]],
-        run: greeting,
-    },
-    Check {
-        name: "first write",
-        needs: &[&["tp_btf/tcp_sendmsg_locked", "fentry/tcp_sendmsg_locked"]],
-        run: first_write,
-    },
-    Check {
-        name: "late",
-        needs: &[&["iter/bpf_sk_storage_map"]],
-        run: late,
-    },
-    Check {
-        name: "retransmits",
-        needs: &[&["tp_btf/tcp_retransmit_skb"]],
-        run: retransmits,
-    },
-    Check {
-        name: "reconciled",
-        needs: &[],
-        run: reconciled,
-    },
-    Check {
-        name: "sigkill",
-        needs: &[],
-        run: sigkill,
-    },
-    Check {
-        name: "adopted",
-        needs: &[&["iter/tcp"]],
-        run: adopted,
-    },
-];
-
-impl Check {
-    /// What is lost here, by the doctor's own words, that the check needs; none: it must hold.
-    pub(super) fn missing(&self, diagnosis: &Diagnosis) -> Option<String> {
-        self.needs.iter().find_map(|names| {
-            let probes: Vec<_> = diagnosis
-                .probes
-                .iter()
-                .filter(|probe| names.contains(&probe.name.as_str()))
-                .collect();
-            let works = probes.iter().any(|probe| probe.verdict == "ok");
-            (!works).then(|| {
-                let lost = probes.last().map_or("not probed", |probe| &probe.lost);
-                format!("{}: {lost}", names.join(" or "))
-            })
-        })
-    }
-}
+use crate::record::{Counters, Delivery};
+use crate::watched::{PATIENCE, kernel_objects, still_there, v4, v6};
 
 const COMPLETE: (&str, &str) = ("exchange", "complete");
 
@@ -104,70 +25,187 @@ fn answer_bytes(body: u64) -> u64 {
     header.len() as u64 + body
 }
 
-fn in_order(delivery: &Delivery) -> bool {
-    delivery.request_unix_ns <= delivery.first_write_unix_ns
-        && delivery.first_write_unix_ns < delivery.first_acked_unix_ns
-        && delivery.first_acked_unix_ns <= delivery.last_acked_unix_ns
+/// A server that weir knows of: who looks now and then has to have looked since it listens.
+fn serve(stage: &Stage, port: u16, mode: Mode) -> Result<BlockingServer> {
+    let server = BlockingServer::dual(&stage.watched.lab.server, port, mode)?;
+    std::thread::sleep(stage.promise().apart);
+    Ok(server)
+}
+
+/// What an emulated machine may take to come round to something.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// An exchange as the client saw it, on the clock that weir's times are on.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at_ns: u64,
+    answered_ns: u64,
+    body: u64,
+}
+
+fn now_ns() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Asks for `paths` one after the other, each `apart` from the answer before.
+fn ask(address: SocketAddr, paths: &[&str], apart: Duration) -> Result<(u16, Vec<Asked>)> {
+    let mut connection = Connection::open(address)?;
+    let mut asked = Vec::new();
+    for path in paths {
+        std::thread::sleep(apart);
+        let at_ns = now_ns();
+        connection.ask(&[path], "1.1")?;
+        let body = connection.answer()?;
+        asked.push(Asked {
+            at_ns,
+            answered_ns: now_ns(),
+            body,
+        });
+    }
+    std::thread::sleep(apart);
+    Ok((connection.port()?, asked))
+}
+
+/// Whether a delivery's times are where the client's put them, as far as the backend promises.
+fn check_times(told: &Delivery, asked: Asked, promise: Promise) -> Result<()> {
+    let late = |is_bound: bool| {
+        let bound = if is_bound {
+            promise.bound
+        } else {
+            Duration::ZERO
+        };
+        ns(bound + SLACK)
+    };
+    ensure!(
+        told.request_unix_ns <= told.first_write_unix_ns
+            && told.first_write_unix_ns <= told.first_acked_unix_ns
+            && told.first_acked_unix_ns <= told.last_acked_unix_ns,
+        "out of order: {told:?}"
+    );
+    ensure!(
+        (asked.at_ns..asked.answered_ns + late(told.request_bounded))
+            .contains(&told.request_unix_ns),
+        "{asked:?}, and the request is told otherwise: {told:?}"
+    );
+    let earliest = asked.at_ns + ns(ROUND_TRIP);
+    let latest = asked.answered_ns + ns(ONE_WAY) + late(told.end_bounded);
+    ensure!(
+        (earliest..latest).contains(&told.last_acked_unix_ns),
+        "{asked:?}, and the end is told otherwise: {told:?}"
+    );
+    if promise.times_all {
+        ensure!(
+            told.first_write_unix_ns < told.first_acked_unix_ns
+                && u128::from(told.latency_us) >= ROUND_TRIP.as_micros(),
+            "quicker than the link: {told:?}"
+        );
+        ensure!(
+            !told.end_bounded && !told.request_bounded,
+            "no more than a bound: {told:?}"
+        );
+    }
+    Ok(())
 }
 
 /// Each answer is one delivery, of as many bytes as were sent, over both families at once.
-fn deliveries(stage: &mut Stage) -> Result<String> {
+pub(super) fn deliveries(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9000;
     const PATHS: [&str; 5] = ["/f/30000", "/f/1", "/f/300000", "/f/2000", "/f/100000"];
+    let promise = stage.promise();
     let lab = &stage.watched.lab;
-    let _server = BlockingServer::dual(&lab.server, PORT, Mode::KeepAlive)?;
+    let _server = serve(stage, PORT, Mode::KeepAlive)?;
     let clients: Vec<_> = (0..8)
         .map(|n| {
             let address = if n % 2 == 0 { v4(PORT) } else { v6(PORT) };
-            lab.client.spawn("client", move || {
-                client::keep_alive(address, &PATHS, Duration::from_millis(20))
-            })
+            lab.client
+                .spawn("client", move || ask(address, &PATHS, promise.apart))
         })
         .collect::<Result<_>>()?;
+    stage.sessions += clients.len() as u64;
     let mut bytes = 0;
     for client in clients {
-        let seen = join(client)?;
-        let (session, told) = stage.told(seen.port, &[COMPLETE; PATHS.len()])?;
-        for (delivery, &body) in told.iter().zip(&seen.bodies) {
+        let (port, asked) = join(client)?;
+        let (session, told) = stage.told(port, &[COMPLETE; PATHS.len()])?;
+        for (delivery, &asked) in told.iter().zip(&asked) {
             ensure!(
-                delivery.acked_bytes == answer_bytes(body)
+                delivery.acked_bytes == answer_bytes(asked.body)
                     && delivery.written_bytes == delivery.acked_bytes,
                 "{} bytes were sent, and told {delivery:?}",
-                answer_bytes(body)
+                answer_bytes(asked.body)
             );
-            ensure!(in_order(delivery), "out of order: {delivery:?}");
-            ensure!(
-                u128::from(delivery.latency_us) >= ROUND_TRIP.as_micros(),
-                "quicker than the link: {delivery:?}"
-            );
+            check_times(delivery, asked, promise)?;
             bytes += delivery.acked_bytes;
         }
         ensure!(
-            (session.ended.as_str(), session.adopted) == ("client_fin", false),
+            promise.allows("client_fin", &session.ended) && !session.adopted,
             "ended by the client, and told {session:?}"
         );
     }
     Ok(format!("{} deliveries, {bytes} bytes", 8 * PATHS.len()))
 }
 
+/// However little time is between exchanges, every byte of theirs is in the session's total.
+pub(super) fn totals(stage: &mut Stage) -> Result<String> {
+    const PORT: u16 = 9008;
+    const PATHS: [&str; 4] = ["/f/1", "/f/70000", "/f/2000", "/f/150000"];
+    let lab = &stage.watched.lab;
+    let _server = serve(stage, PORT, Mode::KeepAlive)?;
+    let clients: Vec<_> = (1..=PATHS.len())
+        .map(|count| {
+            lab.client.spawn("client", move || {
+                ask(v4(PORT), &PATHS[..count], Duration::ZERO)
+            })
+        })
+        .collect::<Result<_>>()?;
+    stage.sessions += clients.len() as u64;
+    let mut bytes = 0;
+    for client in clients {
+        let (port, asked) = join(client)?;
+        let sent: u64 = asked.iter().map(|asked| answer_bytes(asked.body)).sum();
+        let (session, told) = stage.all_told(port)?;
+        let by_delivery: u64 = told.iter().map(|delivery| delivery.acked_bytes).sum();
+        ensure!(
+            (session.acked_bytes, by_delivery) == (sent, sent),
+            "{sent} bytes were sent, and told {session:?} with {told:?}"
+        );
+        bytes += sent;
+    }
+    Ok(format!("{} sessions, {bytes} bytes", PATHS.len()))
+}
+
 /// Exchanges that end with their session, each in another way.
-fn closings(stage: &mut Stage) -> Result<String> {
+pub(super) fn closings(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9001;
     const CLOSING: u16 = 9002;
-    let (server, inside) = (&stage.watched.lab.server, &stage.watched.lab.client);
-    let _server = BlockingServer::v4(server, PORT, Mode::KeepAlive)?;
-    let _closing = BlockingServer::v4(server, CLOSING, Mode::CloseDelimited)?;
+    let promise = stage.promise();
+    let inside = &stage.watched.lab.client;
+    let _server = serve(stage, PORT, Mode::KeepAlive)?;
+    let _closing = serve(stage, CLOSING, Mode::CloseDelimited)?;
     let half = inside.run(|| client::half_closed(v4(PORT), "/f/300000?think=100"))?;
     let whole = inside.run(|| client::until_close(v4(CLOSING), "/f/300000"))?;
-    let cut = inside.run(|| client::aborted(v4(PORT), "/f/4000000", 50_000, Abort::Reset))?;
+    let cut = inside.run(move || {
+        let mut connection = Connection::open(v4(PORT))?;
+        connection.ask(&["/f/4000000"], "1.1")?;
+        connection.read_exactly(50_000)?;
+        std::thread::sleep(promise.apart);
+        let port = connection.port()?;
+        connection.abort(Abort::Reset)?;
+        Ok(port)
+    })?;
+    stage.sessions += 3;
     for (port, phase, ended) in [
         (half.port, "complete", "client_fin"),
         (whole.port, "complete", "server_fin"),
-        (cut.port, "aborted", "client_rst"),
+        (cut, "aborted", "client_rst"),
     ] {
         let (session, told) = stage.told(port, &[("exchange", phase)])?;
         ensure!(
-            session.ended == ended,
+            promise.allows(ended, &session.ended),
             "{ended} was made, and told {session:?}"
         );
         let (acked, written) = (told[0].acked_bytes, told[0].written_bytes);
@@ -181,41 +219,45 @@ fn closings(stage: &mut Stage) -> Result<String> {
 }
 
 /// What the server says unasked is no answer.
-fn greeting(stage: &mut Stage) -> Result<String> {
+pub(super) fn greeting(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9003;
+    let pause = stage.promise().apart.max(Duration::from_millis(100));
     let lab = &stage.watched.lab;
-    let _server = BlockingServer::v4(&lab.server, PORT, Mode::SpeaksFirst)?;
-    let port = lab.client.run(|| {
+    let _server = serve(stage, PORT, Mode::SpeaksFirst)?;
+    let port = lab.client.run(move || {
         let mut connection = Connection::open(v4(PORT))?;
         connection.read_exactly(BANNER.len())?;
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(pause);
         connection.ask(&["/f/10000"], "1.1")?;
         connection.answer()?;
         connection.port()
     })?;
+    stage.sessions += 1;
     let (_, told) = stage.told(port, &[("unsolicited", "complete"), COMPLETE])?;
     ensure!(told[0].acked_bytes == BANNER.len() as u64, "{told:?}");
     Ok(String::new())
 }
 
 /// The server's thinking ends with its first write, however long that write blocks.
-fn first_write(stage: &mut Stage) -> Result<String> {
+pub(super) fn first_write(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9004;
     const THINKS_NS: u64 = 300_000_000;
     let lab = &stage.watched.lab;
-    let _server = BlockingServer::v4(&lab.server, PORT, Mode::KeepAlive)?;
+    let _server = serve(stage, PORT, Mode::KeepAlive)?;
     let paths = ["/f/500?think=300", "/f/2000000?think=300"];
-    let seen = lab
+    let promise = stage.promise();
+    let (port, asked) = lab
         .client
-        .run(move || client::keep_alive(v4(PORT), &paths, Duration::ZERO))?;
-    let (_, told) = stage.told(seen.port, &[COMPLETE; 2])?;
+        .run(move || ask(v4(PORT), &paths, promise.apart))?;
+    stage.sessions += 1;
+    let (_, told) = stage.told(port, &[COMPLETE; 2])?;
     let mut thinking = Vec::new();
-    for delivery in &told {
+    for (delivery, asked) in told.iter().zip(asked) {
+        check_times(delivery, asked, promise)?;
         ensure!(
             !delivery.first_write_bounded,
             "the first write is only a bound: {delivery:?}"
         );
-        ensure!(in_order(delivery), "out of order: {delivery:?}");
         let think_ns = delivery.first_write_unix_ns - delivery.request_unix_ns;
         ensure!(
             think_ns >= THINKS_NS,
@@ -227,10 +269,10 @@ fn first_write(stage: &mut Stage) -> Result<String> {
 }
 
 /// What is late is told while nothing happens, before it ends.
-fn late(stage: &mut Stage) -> Result<String> {
+pub(super) fn late(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9005;
     let lab = &stage.watched.lab;
-    let _server = BlockingServer::v4(&lab.server, PORT, Mode::KeepAlive)?;
+    let _server = serve(stage, PORT, Mode::KeepAlive)?;
     let path = format!("/f/500?think={}", 4 * DEADLINE.as_millis());
     let client = lab.client.spawn("client", move || {
         client::keep_alive(v4(PORT), &[&path], Duration::ZERO)
@@ -242,6 +284,7 @@ fn late(stage: &mut Stage) -> Result<String> {
         std::thread::sleep(Duration::from_millis(50));
     }
     let seen = join(client)?;
+    stage.sessions += 1;
     let (_, told) = stage.told(seen.port, &[COMPLETE])?;
     ensure!(open_late == 1, "told late only when it had ended: {told:?}");
     ensure!(told[0].late, "not told late at its end: {told:?}");
@@ -249,20 +292,22 @@ fn late(stage: &mut Stage) -> Result<String> {
 }
 
 /// Segments sent again are those that the kernel counts.
-fn retransmits(stage: &mut Stage) -> Result<String> {
+pub(super) fn retransmits(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9006;
+    let pause = stage.promise().apart.max(Duration::from_millis(300));
     let lab = &stage.watched.lab;
-    let server = BlockingServer::v4(&lab.server, PORT, Mode::KeepAlive)?;
+    let server = serve(stage, PORT, Mode::KeepAlive)?;
     let before = tcp_counts(&lab.server)?;
     lab.server.netem(LOSSY)?;
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            lab.client.spawn("client", || {
+            lab.client.spawn("client", move || {
                 let paths = ["/f/600000", "/f/200000"];
-                client::keep_alive(v4(PORT), &paths, Duration::from_millis(300))
+                client::keep_alive(v4(PORT), &paths, pause)
             })
         })
         .collect::<Result<_>>()?;
+    stage.sessions += clients.len() as u64;
     let ports: Vec<_> = clients
         .into_iter()
         .map(|client| Ok(join(client)?.port))
@@ -297,7 +342,7 @@ fn retransmits(stage: &mut Stage) -> Result<String> {
 }
 
 /// Nothing of the checks before is missing, and every loss is accounted for.
-fn reconciled(stage: &mut Stage) -> Result<String> {
+pub(super) fn reconciled(stage: &mut Stage) -> Result<String> {
     let daemon = &stage.watched.daemon;
     let made = stage.sessions;
     let mut counted = Counters::default();
@@ -326,13 +371,16 @@ fn reconciled(stage: &mut Stage) -> Result<String> {
     Ok(format!("{made} sessions"))
 }
 
-/// A daemon that is killed leaves nothing in the kernel.
-fn sigkill(stage: &mut Stage) -> Result<String> {
+/// A daemon that is killed leaves nothing in the kernel; one that loads nothing has nothing there.
+pub(super) fn sigkill(stage: &mut Stage) -> Result<String> {
+    let promise = stage.promise();
     let process = stage.watched.daemon.process();
     let objects = kernel_objects(process.id())?;
+    let loads = objects.iter().any(|(kind, _)| kind == "prog");
     ensure!(
-        objects.iter().any(|(kind, _)| kind == "prog"),
-        "no programs loaded: {objects:?}"
+        loads == promise.loads && (loads || objects.is_empty()),
+        "it should hold {} programs: {objects:?}",
+        if promise.loads { "some" } else { "no" }
     );
     process.signal(Signal::SIGKILL)?;
     let status = process.wait(PATIENCE)?;
@@ -347,10 +395,10 @@ fn sigkill(stage: &mut Stage) -> Result<String> {
 }
 
 /// A daemon that comes later takes up the sessions that are there; the one before is gone by now.
-fn adopted(stage: &mut Stage) -> Result<String> {
+pub(super) fn adopted(stage: &mut Stage) -> Result<String> {
     const PORT: u16 = 9007;
     let lab = &stage.watched.lab;
-    let _server = BlockingServer::v4(&lab.server, PORT, Mode::KeepAlive)?;
+    let _server = serve(stage, PORT, Mode::KeepAlive)?;
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
     let (tell, told) = std::sync::mpsc::channel();
     let client = lab.client.spawn("client", move || {
@@ -363,9 +411,7 @@ fn adopted(stage: &mut Stage) -> Result<String> {
         connection.answer()
     })?;
     let port = told.recv().context("the client did not connect")?;
-    let daemon = Daemon::start(&binary(), &lab.dir().join("again"), &settings())?;
-    stage.watched.follower = daemon.follow()?;
-    stage.watched.daemon = daemon;
+    stage.restart()?;
     go_on.send(())?;
     let body = join(client)?;
     let (session, told) = stage.told(port, &[COMPLETE])?;
@@ -376,43 +422,4 @@ fn adopted(stage: &mut Stage) -> Result<String> {
         answer_bytes(body)
     );
     Ok(String::new())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::Probe;
-
-    const CHECK: Check = Check {
-        name: "first write",
-        needs: &[&["tp_btf/a", "fentry/a"]],
-        run: |_| Ok(String::new()),
-    };
-
-    fn diagnosis(probes: &[(&str, &str)]) -> Diagnosis {
-        let probe = |&(name, verdict): &(&str, &str)| Probe {
-            name: name.into(),
-            verdict: verdict.into(),
-            reason: String::new(),
-            lost: "the first write".into(),
-        };
-        Diagnosis {
-            kernel_release: String::new(),
-            backend: Some("exact".into()),
-            probes: probes.iter().map(probe).collect(),
-        }
-    }
-
-    #[test]
-    fn one_hook_of_several_is_enough_to_hold_a_check_to_its_word() {
-        let stands_in = diagnosis(&[("tp_btf/a", "unsupported"), ("fentry/a", "ok")]);
-        assert_eq!(CHECK.missing(&stands_in), None);
-    }
-
-    #[test]
-    fn without_any_of_its_hooks_a_check_is_lost_in_the_doctors_words() {
-        let none = diagnosis(&[("tp_btf/a", "unsupported"), ("fentry/a", "broken")]);
-        let lost = CHECK.missing(&none).expect("it is missing");
-        assert_eq!(lost, "tp_btf/a or fentry/a: the first write");
-    }
 }

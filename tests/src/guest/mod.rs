@@ -3,6 +3,7 @@
 //! started by `cargo xtask kernels`.
 
 mod checks;
+mod expected;
 mod init;
 mod stage;
 
@@ -12,18 +13,19 @@ use std::io::Write;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::record::Diagnosis;
+use crate::record::Rung;
 use crate::watched::binary;
 use crate::weir::doctor;
-use checks::CHECKS;
+use expected::{Backend, CHECKS};
 use stage::Stage;
 
-/// Where findings go: the second serial line, a JSON object each.
-const REPORT_TO: &str = "/dev/ttyS1";
+/// Names where findings go: the second serial line, a JSON object each.
+const REPORT_ENV: &str = "WEIR_REPORT";
 
 /// What the guest says of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Finding {
+    backend: Backend,
     check: &'static str,
     verdict: Verdict,
     /// Why it is not ok, or what was measured.
@@ -52,42 +54,54 @@ struct Done {
 /// This is no guest, or the machine cannot be made fit.
 pub fn run() -> Result<()> {
     init::prepare()?;
+    let line = std::env::var(REPORT_ENV).context(REPORT_ENV)?;
     let mut report = File::options()
         .write(true)
-        .open(REPORT_TO)
-        .with_context(|| format!("cannot open {REPORT_TO}"))?;
+        .open(&line)
+        .with_context(|| format!("cannot open {line}"))?;
     check(&mut report)?;
     say(&mut report, &Done { done: true })?;
     drop(report);
     init::power_off()
 }
 
+/// Every backend, one after the other: each has the machine for itself.
 fn check(report: &mut File) -> Result<()> {
-    let diagnosis = doctor(&binary())?;
-    say(report, &judge_doctor(&diagnosis))?;
-    if diagnosis.backend.is_none() {
-        return Ok(());
+    let rungs = doctor(&binary())?.rungs;
+    for backend in Backend::ALL {
+        let rung = rungs.iter().find(|rung| rung.backend == backend.name());
+        let finding = match rung {
+            Some(rung) => judge_doctor(backend, rung),
+            None => Finding {
+                backend,
+                check: "doctor",
+                verdict: Verdict::Fail,
+                said: "says nothing of this backend".to_owned(),
+            },
+        };
+        say(report, &finding)?;
+        if let Some(rung) = rung.filter(|rung| rung.works) {
+            check_one(report, backend, rung)?;
+        }
     }
-    let mut stage = Stage::new()?;
+    Ok(())
+}
+
+fn check_one(report: &mut File, backend: Backend, rung: &Rung) -> Result<()> {
+    let mut stage = Stage::new(backend)?;
     for check in CHECKS {
-        let finding = match (check.run)(&mut stage) {
-            Ok(said) => Finding {
-                check: check.name,
-                verdict: Verdict::Ok,
-                said,
+        let (verdict, said) = match (check.run)(&mut stage) {
+            Ok(said) => (Verdict::Ok, said),
+            Err(error) => match check.missing(backend, rung) {
+                Some(lost) => (Verdict::Lost, format!("{lost} ({error:#})")),
+                None => (Verdict::Fail, format!("{error:#}")),
             },
-            Err(error) => match check.missing(&diagnosis) {
-                Some(lost) => Finding {
-                    check: check.name,
-                    verdict: Verdict::Lost,
-                    said: format!("{lost} ({error:#})"),
-                },
-                None => Finding {
-                    check: check.name,
-                    verdict: Verdict::Fail,
-                    said: format!("{error:#}"),
-                },
-            },
+        };
+        let finding = Finding {
+            backend,
+            check: check.name,
+            verdict,
+            said,
         };
         say(report, &finding)?;
     }
@@ -96,33 +110,26 @@ fn check(report: &mut File) -> Result<()> {
 
 /// A kernel without a hook loses something; a program that the kernel has the hook for and
 /// refuses is a fault of weir's.
-fn judge_doctor(diagnosis: &Diagnosis) -> Finding {
+fn judge_doctor(backend: Backend, rung: &Rung) -> Finding {
     let tell = |verdict: &str| {
-        diagnosis
-            .probes
+        rung.probes
             .iter()
             .filter(|probe| probe.verdict == verdict)
             .map(|probe| format!("{}: {}", probe.name, probe.reason))
             .collect::<Vec<_>>()
     };
     let (broken, unsupported) = (tell("broken"), tell("unsupported"));
-    let verdict = if !broken.is_empty() || diagnosis.backend.is_none() {
-        Verdict::Fail
+    let (verdict, said) = if !broken.is_empty() {
+        (Verdict::Fail, broken.join("; "))
+    } else if !rung.works {
+        (Verdict::Fail, rung.reason.clone())
     } else if unsupported.is_empty() {
-        Verdict::Ok
+        (Verdict::Ok, String::new())
     } else {
-        Verdict::Lost
+        (Verdict::Lost, unsupported.join("; "))
     };
-    let words = if broken.is_empty() {
-        unsupported
-    } else {
-        broken
-    };
-    let mut said = words.join("; ");
-    if said.is_empty() {
-        said = format!("backend {:?}", diagnosis.backend);
-    }
     Finding {
+        backend,
         check: "doctor",
         verdict,
         said,
@@ -134,5 +141,5 @@ fn say(report: &mut File, what: &impl Serialize) -> Result<()> {
     line.push(b'\n');
     report
         .write_all(&line)
-        .with_context(|| format!("cannot write to {REPORT_TO}"))
+        .context("cannot write to the second serial line")
 }

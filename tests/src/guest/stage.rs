@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
+use super::expected::{Backend, Promise};
 use crate::lab::link::Lab;
 use crate::record::{Delivery, Session};
-use crate::watched::Watched;
-use crate::weir::Settings;
+use crate::watched::{Watched, binary};
+use crate::weir::{Daemon, Settings};
 
 /// 20 ms each way.
 pub(super) const DISTANT: &str = "delay 20ms limit 10000";
 /// The same, and every thirtieth packet or so is lost.
 pub(super) const LOSSY: &str = "delay 20ms loss 3% limit 10000";
+/// One way.
+pub(super) const ONE_WAY: Duration = Duration::from_millis(20);
 /// The least that an answer takes to be acknowledged.
 pub(super) const ROUND_TRIP: Duration = Duration::from_millis(40);
 /// When a delivery is late.
@@ -22,13 +25,15 @@ pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) watched: Watched,
+    pub(super) backend: Backend,
     /// Sessions that clients have made so far.
     pub(super) sessions: u64,
 }
 
-/// What the daemon is told.
-pub(super) fn settings() -> Settings {
+/// What a daemon is told.
+fn settings(backend: Backend) -> Settings {
     Settings {
+        backend: Some(backend.name()),
         deadline_ms: u32::try_from(DEADLINE.as_millis()).unwrap_or(u32::MAX),
         quiet_gap_ms: 300,
         // Not what wakes a server on its loopback.
@@ -38,26 +43,49 @@ pub(super) fn settings() -> Settings {
 }
 
 impl Stage {
-    pub(super) fn new() -> Result<Self> {
+    /// A lab and a daemon that measures with `backend`.
+    pub(super) fn new(backend: Backend) -> Result<Self> {
         let lab = Lab::with_veth()?;
         for netns in [&lab.server, &lab.client] {
             netns.netem(DISTANT)?;
         }
         Ok(Self {
-            watched: Watched::new(lab, &settings())?,
+            watched: Watched::new(lab, &settings(backend))?,
+            backend,
             sessions: 0,
         })
     }
 
-    /// The session from the client's `port`, and its deliveries, which must be of these kinds and
-    /// phases.
+    pub(super) fn promise(&self) -> Promise {
+        self.backend.promise()
+    }
+
+    /// Another daemon in the place of the one that was.
+    pub(super) fn restart(&mut self) -> Result<()> {
+        let dir = self.watched.lab.dir().join("again");
+        let daemon = Daemon::start(&binary(), &dir, &settings(self.backend))?;
+        self.watched.follower = daemon.follow()?;
+        self.watched.daemon = daemon;
+        Ok(())
+    }
+
+    /// The session from the client's `port`, and its deliveries.
+    pub(super) fn all_told(&self, port: u16) -> Result<(Session, Vec<Delivery>)> {
+        let (session, deliveries) = self.watched.deliveries(port)?;
+        ensure!(
+            session.backend == self.backend.name(),
+            "measured otherwise: {session:?}"
+        );
+        Ok((session, deliveries))
+    }
+
+    /// The same; the deliveries must be of these kinds and phases.
     pub(super) fn told(
-        &mut self,
+        &self,
         port: u16,
         kinds: &[(&str, &str)],
     ) -> Result<(Session, Vec<Delivery>)> {
-        self.sessions += 1;
-        let (session, deliveries) = self.watched.deliveries(port)?;
+        let (session, deliveries) = self.all_told(port)?;
         let found: Vec<_> = deliveries
             .iter()
             .map(|delivery| (delivery.kind.as_str(), delivery.phase.as_str()))

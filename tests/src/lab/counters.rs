@@ -70,27 +70,36 @@ tracepoint:sock:inet_sock_set_state /args->newstate == 7 && args->protocol == 6 
 }
 "#;
 
+/// Starts bpftrace with a program that prints `watching` when it begins; its log is in `dir`.
+///
+/// # Errors
+/// bpftrace is missing or does not attach.
+pub fn bpftrace(program: &str, dir: &Path) -> Result<Process> {
+    // bpftrace finds tracepoints through tracefs, which a host need not have mounted; a mount
+    // namespace of its own leaves the host as it is.
+    let script = "test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; \
+                  exec bpftrace -B line -e \"$0\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, program])
+        .env("BPFTRACE_PERF_RB_PAGES", "1024");
+    let mut process = Process::spawn(command, None, &dir.join("bpftrace.log"))?;
+    wait_for("bpftrace to attach", Duration::from_secs(30), || {
+        if process.try_wait()?.is_some() {
+            bail!("bpftrace ended at once:\n{}", process.log_tail());
+        }
+        Ok(process.log().lines().any(|line| line == "watching"))
+    })?;
+    Ok(process)
+}
+
 impl SocketWitness {
     /// Starts watching the whole host.
     ///
     /// # Errors
     /// bpftrace is missing or does not attach.
     pub fn start(dir: &Path) -> Result<Self> {
-        // bpftrace finds tracepoints through tracefs, which a host need not have mounted; a
-        // mount namespace of its own leaves the host as it is.
-        let script = "test -d /sys/kernel/tracing/events || mount -t tracefs none /sys/kernel/tracing; \
-                      exec bpftrace -B line -e \"$0\"";
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "sh", "-c", script, PROGRAM])
-            .env("BPFTRACE_PERF_RB_PAGES", "1024");
-        let mut process = Process::spawn(command, None, &dir.join("bpftrace.log"))?;
-        wait_for("bpftrace to attach", Duration::from_secs(30), || {
-            if process.try_wait()?.is_some() {
-                bail!("bpftrace ended at once:\n{}", process.log_tail());
-            }
-            Ok(process.log().lines().any(|line| line == "watching"))
-        })?;
+        let process = bpftrace(PROGRAM, dir)?;
         Ok(Self { process })
     }
 

@@ -3,6 +3,7 @@
 //! Everything a lab makes is named by its process, goes away when its handle is dropped, on a
 //! panic and on SIGINT or SIGTERM, and is swept up by the next run after a SIGKILL.
 
+pub mod agent;
 pub mod capture;
 pub mod cleanup;
 pub mod client;

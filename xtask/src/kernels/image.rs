@@ -1,8 +1,7 @@
-//! The guest's file system in memory: the guest program, weir, a few of this host's tools, each
-//! with its libraries, and the modules that the lab's link needs.
+//! The guest's file system in memory: its programs, each with its libraries, and the modules that
+//! they need.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -11,43 +10,23 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::debian::Kernel;
-use crate::{
-    process::{output, run},
-    toolchain::find_program,
-};
+use super::{cloud::Kernel, userland::Userland};
+use crate::process::{output, run};
 
-/// What the lab runs in the guest.
-const TOOLS: [&str; 3] = ["ip", "tc", "bpftool"];
-/// What the lab's link is made of.
-const MODULES: [&str; 2] = ["veth", "sch_netem"];
-/// Where the guest finds weir.
-pub(super) const WEIR: &str = "/usr/bin/weir";
+/// What the lab's link is made of, and what weir's polled backend asks.
+const MODULES: [&str; 3] = ["veth", "sch_netem", "tcp_diag"];
 
 /// Packs it; returns the archive.
-pub(super) fn build(kernel: &Kernel, dir: &Path, guest: &Path, weir: &Path) -> Result<PathBuf> {
+pub(super) fn build(kernel: &Kernel, dir: &Path, userland: &Userland) -> Result<PathBuf> {
     let tree = dir.join("tree");
     let _ = fs::remove_dir_all(&tree);
-    let mut programs = vec![
-        (guest.to_owned(), PathBuf::from("/init")),
-        (weir.to_owned(), WEIR.into()),
-    ];
-    for tool in TOOLS {
-        let path = find_program(tool).ok_or_else(|| anyhow!("there is no {tool}"))?;
-        programs.push((path, Path::new("/usr/bin").join(tool)));
-    }
-    let mut libraries = BTreeSet::new();
-    for (from, to) in &programs {
-        libraries.extend(libraries_of(from)?);
+    for (from, to) in &userland.programs {
         // Debug information would only have to be loaded.
-        run(Command::new("strip")
-            .arg("-o")
-            .arg(place(&tree, to)?)
-            .arg(from))?;
+        run(userland.strip().arg("-o").arg(place(&tree, to)?).arg(from))?;
     }
-    for library in &libraries {
-        let to = place(&tree, library)?;
-        fs::copy(library, &to).with_context(|| format!("copying {}", library.display()))?;
+    for (from, to) in userland.libraries()? {
+        let to = place(&tree, &to)?;
+        fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
     }
     for (at, module) in modules(kernel)?.iter().enumerate() {
         copy_module(module, at, &tree)?;
@@ -62,28 +41,6 @@ fn place(tree: &Path, inside: &Path) -> Result<PathBuf> {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     }
     Ok(path)
-}
-
-/// The files that the loader would map for a program, itself included.
-fn libraries_of(program: &Path) -> Result<Vec<PathBuf>> {
-    let text = output(Command::new("ldd").arg(program))?;
-    parse_ldd(&String::from_utf8_lossy(&text)).with_context(|| program.display().to_string())
-}
-
-fn parse_ldd(text: &str) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for line in text.lines() {
-        if line.contains("not found") {
-            bail!("a library is missing: {}", line.trim());
-        }
-        // `name => path (address)`, `path (address)`; the kernel's own has no path.
-        paths.extend(
-            line.split_whitespace()
-                .find(|word| word.starts_with('/'))
-                .map(PathBuf::from),
-        );
-    }
-    Ok(paths)
 }
 
 /// The files of [`MODULES`] and of what they need, in the order in which they go in.
@@ -171,16 +128,6 @@ fn archive(tree: &Path, to: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn libraries_are_what_ldd_gives_a_path_for() {
-        let text = "\tlinux-vdso.so.1 (0x7ffc)\n\tlibm.so.6 => /lib/libm.so.6 (0x7f)\n\
-                    \t/lib64/ld-linux-x86-64.so.2 (0x7f)\n";
-        let paths = parse_ldd(text).expect("nothing is missing");
-        let want = ["/lib/libm.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
-        assert_eq!(paths, want);
-        assert!(parse_ldd("\tlibz.so.1 => not found\n").is_err());
-    }
 
     #[test]
     fn what_a_module_needs_goes_in_first() {

@@ -1,23 +1,24 @@
 //! `cargo xtask kernels`: weir on kernels other than this host's, each in a machine of its own.
-//! Debian's cloud kernels are fetched, booted by qemu with the lab and this host's tools in
-//! memory, and say check by check how weir did there; nothing of it needs root.
+//! Debian's cloud kernels are fetched, booted by qemu with the lab and its tools in memory, and say
+//! check by check how weir did there; nothing of it needs root.
 
-mod debian;
+mod cloud;
 mod image;
 mod machine;
 mod report;
+mod userland;
 
-use std::{env::consts::ARCH, fs, path::Path, time::Instant};
+use std::{env::consts, fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    chores::release_weir,
-    process::{built_in, cargo, run as run_to_end, workspace},
+    arch::Arch,
+    process::workspace,
     setup::{self, Need},
 };
-pub(crate) use debian::KEYRING;
 use report::{Outcome, Report};
+use userland::Userland;
 
 /// A kernel of the ladder, and the Debian suite that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,14 @@ pub(crate) struct Args {
     /// Only one kernel, 6.1
     #[arg(long, conflicts_with = "only")]
     quick: bool,
+    /// On machines of these architectures
+    #[arg(
+        long,
+        value_name = "ARCH",
+        value_delimiter = ',',
+        default_value = "x86_64"
+    )]
+    arch: Vec<Arch>,
     /// Look for newer releases of kernels that are here already
     #[arg(long)]
     update: bool,
@@ -79,20 +88,24 @@ pub(crate) struct Args {
 
 /// Tries the kernels, prints the table and writes the report; an error if a check fails.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if ARCH != "x86_64" {
-        bail!("kernels are tried on x86_64 hosts only; this is {ARCH}");
+    if !Arch::X86_64.is_host() {
+        bail!(
+            "kernels are tried on x86_64 hosts only; this is {}",
+            consts::ARCH
+        );
     }
     setup::ensure(&[Need::Build, Need::Kernels])?;
-    let weir = release_weir()?;
-    run_to_end(cargo().args(["build", "--package", "weir-tests", "--bin", "guest"]))?;
-    let guest = built_in("debug")?.join("guest");
     let dir = workspace().join("target/kernels");
     let mut report = Report::default();
-    for rung in LADDER.iter().filter(|rung| args.wants(rung)) {
-        eprintln!("==> Linux {}", rung.name);
-        let outcome = try_one(rung, args, &dir.join(rung.name), &guest, &weir)
-            .with_context(|| format!("Linux {}", rung.name))?;
-        report.kernels.push(outcome);
+    for &arch in &args.arch {
+        let userland = Userland::prepare(arch, args.update, &dir)?;
+        for rung in LADDER.iter().filter(|rung| args.wants(rung)) {
+            let name = name(rung, arch);
+            eprintln!("==> Linux {name}");
+            let outcome = try_one(rung, arch, args, &userland, &dir.join(&name), &name)
+                .with_context(|| format!("Linux {name}"))?;
+            report.kernels.push(outcome);
+        }
     }
     let path = dir.join("report.json");
     fs::write(&path, report.json()?).with_context(|| format!("writing {}", path.display()))?;
@@ -110,10 +123,25 @@ impl Args {
     }
 }
 
-fn try_one(rung: &Rung, args: &Args, dir: &Path, guest: &Path, weir: &Path) -> Result<Outcome> {
-    let kernel = debian::fetch(rung, &args.mirror, args.update, dir)?;
-    let image = image::build(&kernel, dir, guest, weir)?;
+/// What a kernel is called in the table, and its directory.
+fn name(rung: &Rung, arch: Arch) -> String {
+    if arch.is_host() {
+        return rung.name.to_owned();
+    }
+    format!("{}-{}", rung.name, arch.debian())
+}
+
+fn try_one(
+    rung: &Rung,
+    arch: Arch,
+    args: &Args,
+    userland: &Userland,
+    dir: &Path,
+    name: &str,
+) -> Result<Outcome> {
+    let kernel = cloud::fetch(rung, arch, &args.mirror, args.update, dir)?;
+    let image = image::build(&kernel, dir, userland)?;
     let started = Instant::now();
-    let said = machine::run(&kernel, &image, dir)?;
-    Outcome::read(rung.name, &kernel.release, started.elapsed(), &said)
+    let said = machine::run(arch, &kernel, &image, dir)?;
+    Outcome::read(name, &kernel.release, started.elapsed(), &said)
 }

@@ -1,9 +1,12 @@
-//! What the guests said: a table of kernels and checks, and the same as JSON.
+//! What the guests said: for each backend a table of kernels and checks, and the same as JSON.
 
-use std::{fmt, time::Duration};
+use std::{cmp::Reverse, fmt, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+
+/// In a backend's place, where it is the machine itself that failed.
+const GUEST: &str = "guest";
 
 /// What all guests said.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,8 @@ pub(super) struct Outcome {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
+    /// The way of measuring.
+    backend: String,
     check: String,
     verdict: Verdict,
     said: String,
@@ -56,6 +61,7 @@ impl Outcome {
             done |= value["done"] == true;
             if let Some(check) = value["check"].as_str() {
                 findings.push(Finding {
+                    backend: value["backend"].as_str().unwrap_or_default().to_owned(),
                     check: check.to_owned(),
                     verdict: match value["verdict"].as_str() {
                         Some("ok") => Verdict::Ok,
@@ -68,7 +74,8 @@ impl Outcome {
         }
         if !done {
             findings.push(Finding {
-                check: "guest".to_owned(),
+                backend: GUEST.to_owned(),
+                check: "power off".to_owned(),
                 verdict: Verdict::Fail,
                 said: format!("ended early: see target/kernels/{name}/console.log"),
             });
@@ -81,8 +88,10 @@ impl Outcome {
         })
     }
 
-    fn find(&self, check: &str) -> Option<&Finding> {
-        self.findings.iter().find(|finding| finding.check == check)
+    fn find(&self, backend: &str, check: &str) -> Option<&Finding> {
+        self.findings
+            .iter()
+            .find(|finding| finding.backend == backend && finding.check == check)
     }
 }
 
@@ -98,6 +107,7 @@ impl Report {
                     .iter()
                     .map(|finding| {
                         json!({
+                            "backend": finding.backend,
                             "check": finding.check,
                             "verdict": finding.verdict.word(),
                             "said": finding.said,
@@ -129,49 +139,88 @@ impl Report {
         bail!("weir failed on {}", failed.join(", "))
     }
 
-    /// Every check that any guest named, in the order of the one that named the most.
-    fn checks(&self) -> Vec<&str> {
-        let fullest = self.kernels.iter().max_by_key(|k| k.findings.len());
-        let mut checks: Vec<_> = fullest
-            .into_iter()
-            .flat_map(|kernel| &kernel.findings)
-            .map(|finding| finding.check.as_str())
-            .collect();
-        for finding in self.kernels.iter().flat_map(|kernel| &kernel.findings) {
-            if !checks.contains(&finding.check.as_str()) {
-                checks.push(&finding.check);
+    /// Every backend and check that any guest named, in the order of the one that named the most.
+    fn rows(&self) -> Vec<(&str, &str)> {
+        let mut kernels: Vec<_> = self.kernels.iter().collect();
+        kernels.sort_by_key(|kernel| Reverse(kernel.findings.len()));
+        let mut rows = Vec::new();
+        for finding in kernels.iter().flat_map(|kernel| &kernel.findings) {
+            let row = (finding.backend.as_str(), finding.check.as_str());
+            if !rows.contains(&row) {
+                rows.push(row);
             }
         }
-        checks
+        // Those of one backend together, in the order in which the backends came.
+        let order: Vec<_> = rows.iter().map(|(backend, _)| *backend).collect();
+        rows.sort_by_key(|(backend, _)| order.iter().position(|of| of == backend));
+        rows
+    }
+
+    fn line(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        label: &str,
+        cell: impl Fn(&Outcome) -> String,
+    ) -> fmt::Result {
+        write!(f, "{label:<14}")?;
+        for kernel in &self.kernels {
+            write!(f, " {:<12}", cell(kernel))?;
+        }
+        writeln!(f)
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<12}", "")?;
-        for kernel in &self.kernels {
-            write!(f, " {:<10}", kernel.name)?;
-        }
-        for check in self.checks() {
-            write!(f, "\n{check:<12}")?;
-            for kernel in &self.kernels {
-                let word = kernel.find(check).map_or("-", |found| found.verdict.word());
-                write!(f, " {word:<10}")?;
+        let mut block = None;
+        for (backend, check) in self.rows() {
+            if block != Some(backend) {
+                if block.is_some() {
+                    writeln!(f)?;
+                }
+                self.line(f, backend, |kernel| kernel.name.clone())?;
+                block = Some(backend);
             }
+            self.line(f, &format!("  {check}"), |kernel| {
+                let found = kernel.find(backend, check);
+                found.map_or("-", |found| found.verdict.word()).to_owned()
+            })?;
         }
-        write!(f, "\n{:<12}", "seconds")?;
-        for kernel in &self.kernels {
-            write!(f, " {:<10.1}", kernel.took.as_secs_f64())?;
-        }
-        writeln!(f, "\n")?;
+        writeln!(f)?;
+        self.line(f, "seconds", |kernel| {
+            format!("{:.1}", kernel.took.as_secs_f64())
+        })?;
+        writeln!(f)?;
         for kernel in &self.kernels {
             writeln!(f, "{}", kernel.release)?;
             for finding in kernel.findings.iter().filter(|f| !f.said.is_empty()) {
-                let word = finding.verdict.word();
-                writeln!(f, "  {word:<5} {}: {}", finding.check, finding.said)?;
+                writeln!(
+                    f,
+                    "  {:<5} {}, {}: {}",
+                    finding.verdict.word(),
+                    finding.backend,
+                    finding.check,
+                    gist(&finding.said)
+                )?;
             }
         }
         Ok(())
+    }
+}
+
+/// The beginning of what was said, and its last line: between them may be a verifier's whole log,
+/// which the report keeps.
+fn gist(said: &str) -> String {
+    const CHARS: usize = 240;
+    let cut = |line: &str| match line.char_indices().nth(CHARS) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line.to_owned(),
+    };
+    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
+    let first = cut(lines.next().unwrap_or_default());
+    match lines.next_back() {
+        Some(last) => format!("{first} ... {}", cut(last)),
+        None => first,
     }
 }
 
@@ -179,8 +228,8 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    const SAID: &str = "{\"check\":\"doctor\",\"verdict\":\"ok\",\"said\":\"\"}\r\n\
-                        {\"check\":\"late\",\"verdict\":\"lost\",\"said\":\"no iterator\"}\r\n";
+    const SAID: &str = "{\"backend\":\"exact\",\"check\":\"doctor\",\"verdict\":\"ok\",\"said\":\"\"}\r\n\
+                        {\"backend\":\"exact\",\"check\":\"late\",\"verdict\":\"lost\",\"said\":\"no iterator\"}\r\n";
 
     fn report(said: &str) -> Report {
         let outcome = Outcome::read("6.1", "6.1.0-1", Duration::from_secs(9), said);
@@ -193,7 +242,30 @@ mod tests {
     fn what_is_lost_is_shown_and_no_failure() {
         let report = report(&format!("{SAID}{{\"done\":true}}\n"));
         assert!(report.verdict().is_ok());
-        assert!(report.to_string().contains("lost  late: no iterator"));
+        assert!(
+            report
+                .to_string()
+                .contains("lost  exact, late: no iterator")
+        );
+    }
+
+    #[test]
+    fn of_a_verifiers_log_the_first_and_the_last_line_are_shown() {
+        assert_eq!(
+            gist("refused: 0: r1\n1: r2\n\n: no"),
+            "refused: 0: r1 ... : no"
+        );
+        assert_eq!(gist("54 segments"), "54 segments");
+    }
+
+    #[test]
+    fn backends_have_a_table_each() {
+        let polled = "{\"backend\":\"polled\",\"check\":\"doctor\",\"verdict\":\"ok\"}\n";
+        let report = report(&format!("{SAID}{polled}{{\"done\":true}}\n"));
+        let rows = [("exact", "doctor"), ("exact", "late"), ("polled", "doctor")];
+        assert_eq!(report.rows(), rows);
+        let text = report.to_string();
+        assert!(text.contains("polled         6.1"), "{text}");
     }
 
     #[test]

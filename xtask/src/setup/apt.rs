@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{Item, Need};
 use crate::{
-    kernels::KEYRING,
+    debian::KEYRING,
     privilege::raised,
     process::{run, succeeds, typed},
     toolchain::find_program,
@@ -31,7 +31,9 @@ const LAB: &[Need] = &[Need::Test, Need::Demo];
 const TEST: &[Need] = &[Need::Test];
 const KERNELS: &[Need] = &[Need::Kernels];
 
-const PACKAGES: [Package; 17] = [
+const ARM64: &[Need] = &[Need::Arm64];
+
+const PACKAGES: [Package; 20] = [
     package("gcc", "cc", &[Need::Build]),
     package("iproute2", "ip", &[Need::Test, Need::Demo, Need::Kernels]),
     package("nginx", "nginx", LAB),
@@ -49,6 +51,13 @@ const PACKAGES: [Package; 17] = [
     package("kmod", "depmod", KERNELS),
     package("qemu-system-x86", "qemu-system-x86_64", KERNELS),
     package("xz-utils", "xz", KERNELS),
+    package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", ARM64),
+    package(
+        "libc6-dev-arm64-cross",
+        "/usr/aarch64-linux-gnu/lib/crt1.o",
+        ARM64,
+    ),
+    package("qemu-system-arm", "qemu-system-aarch64", ARM64),
 ];
 
 fn wanted(needs: &[Need]) -> impl Iterator<Item = &'static Package> {

@@ -8,6 +8,8 @@ mod tools;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::{arch::Arch, cross};
+
 /// What is wanted of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Need {
@@ -19,6 +21,8 @@ pub(crate) enum Need {
     Demo,
     /// Other kernels: an emulator, and what fetches and packs them
     Kernels,
+    /// Building for arm64 on another architecture, and trying that in an emulator
+    Arm64,
     /// Formatting, clippy and cargo-deny
     Lint,
 }
@@ -50,12 +54,13 @@ pub(crate) struct Item {
 
 /// `cargo xtask setup`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let needs = if args.needs.is_empty() {
-        Need::value_variants()
-    } else {
-        &args.needs
-    };
-    let items = survey(needs);
+    let mut needs = args.needs.clone();
+    if needs.is_empty() {
+        needs.extend(Need::value_variants());
+        // Nothing to be crossed where it is at home.
+        needs.retain(|need| *need != Need::Arm64 || !Arch::Aarch64.is_host());
+    }
+    let items = survey(&needs);
     for item in &items {
         match &item.found {
             Some(found) => eprintln!("found    {:<14} {found}", item.name),
@@ -68,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.check {
         return refuse_missing(&items, "missing");
     }
-    install(needs, &items, args.reinstall_linker)?;
+    install(&needs, &items, args.reinstall_linker)?;
     eprintln!("setup: all there");
     Ok(())
 }
@@ -88,6 +93,15 @@ fn survey(needs: &[Need]) -> Vec<Item> {
         items.extend(bpf::survey());
     }
     items.extend(apt::survey(needs));
+    if needs.contains(&Need::Arm64) {
+        items.push(Item {
+            name: "arm64 std".to_owned(),
+            found: cross::found(Arch::Aarch64),
+            remedy: "Debian's libstd-rust-web-dev:arm64, unpacked under target/, else rustup's \
+                     target"
+                .to_owned(),
+        });
+    }
     if needs.contains(&Need::Lint) {
         items.extend(tools::survey());
     }
@@ -102,6 +116,13 @@ fn install(needs: &[Need], items: &[Item], reinstall_linker: bool) -> Result<()>
     apt::install(needs, &mut failures)?;
     if needs.contains(&Need::Build)
         && let Err(error) = bpf::install(reinstall_linker)
+    {
+        failures.push(format!("{error:#}"));
+    }
+    // After the compiler that it is for.
+    if needs.contains(&Need::Arm64)
+        && cross::found(Arch::Aarch64).is_none()
+        && let Err(error) = cross::install(Arch::Aarch64)
     {
         failures.push(format!("{error:#}"));
     }

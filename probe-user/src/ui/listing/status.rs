@@ -39,6 +39,9 @@ pub fn write(
     line("host", &status.host, Mark::Heading)?;
     line("kernel", &status.kernel_release, Mark::Plain)?;
     line("backend", &status.backend().word(), Mark::Plain)?;
+    if !status.off.is_empty() {
+        line("off", &status.off, Mark::Bad)?;
+    }
     let started = units::timestamp(status.started_unix_ns);
     let since = format!("{started} (for {})", units::short_us(uptime_us));
     line("started", &since, Mark::Plain)?;
@@ -83,6 +86,11 @@ pub fn write(
             "{} program runs, by the kernel; made good by what followed",
             losses.programs_skipped
         ),
+        Mark::Plain,
+    )?;
+    line(
+        "looks_left_out",
+        &format!("{}, because looking takes long", losses.looks_left_out),
         Mark::Plain,
     )?;
     let working = status
