@@ -386,6 +386,15 @@ fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
 /// The session is over, and [`Session::ended`] says how: reports its last delivery, and itself.
 #[inline(always)]
 pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
+    if !s.is_open()
+        && s.flags & flag::LEFT_OUT != 0
+        && after(s.end_seq(host.write_seq()), host.snd_una())
+    {
+        // Nothing was known of it but that it is cut off.
+        let mut gauges = Gauges::default();
+        host.gauges(&mut gauges);
+        s.open_adopted(now_ns, host.snd_una(), &gauges);
+    }
     if s.is_open() {
         close(host, s, host.write_seq(), now_ns);
     }
@@ -400,6 +409,41 @@ pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
 pub fn untracked<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     s.phase = phase::IGNORED;
     host.session_end(s, now_ns, ended::UNTRACKED, false);
+}
+
+/// The sweep looks at a session that is left out, beside whatever else happens to it. Returns
+/// whether it was followed until now, ever since it began.
+#[inline(always)]
+pub fn watched<H: Host>(
+    host: &mut H,
+    s: &mut Session,
+    settings: &Settings,
+    now_ns: u64,
+    epoch: u64,
+) -> bool {
+    if Session::is_changing(epoch) {
+        return false;
+    }
+    if s.is_open() {
+        // Ended without a record, unless something has happened to it just now.
+        let new = s.settled_epoch(epoch);
+        if !s.is_claimed(epoch) && !host.swap_epoch(s, epoch, new) {
+            return false;
+        }
+        s.close();
+        s.t_request_ns = 0;
+    }
+    let first = s.leave_out();
+    if s.watch(
+        now_ns,
+        host.snd_una(),
+        host.write_seq(),
+        host.rcv_nxt(),
+        settings.deadline_ns,
+    ) {
+        host.delivery_late(s, now_ns);
+    }
+    first
 }
 
 /// The sweep looks at a session, beside whatever else happens to it.

@@ -101,6 +101,10 @@ pub struct Session {
     /// A retransmission timeout is being made good; for those who are not told the kernel's
     /// congestion state.
     pub in_loss: u8,
+    /// Callbacks that were asked for to follow this session and that nobody else had asked for.
+    pub callbacks: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A session's state in a table of its own, beside what was seen on the wire.
