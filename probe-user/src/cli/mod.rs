@@ -326,9 +326,11 @@ pub struct Status {
     pub output: Output,
 }
 
-/// Examine this host: privileges, kernel settings, and every probe with what is lost without it.
+/// Examine this host: privileges, kernel settings, and every way of measuring with its probes.
 ///
-/// It tries to load each program and measures nothing; a running daemon is not disturbed.
+/// Of each way it says whether it works here and why not, what it measures exactly, what it bounds
+/// and what is lost, and what the next better one would give. It tries to load each program and
+/// measures nothing; a running daemon is not disturbed.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit status:
@@ -339,6 +341,7 @@ Exit status:
 
 Examples:
   sudo weir doctor
+  sudo weir doctor -o json | jq -r '.rungs[] | select(.works) | .backend'
   sudo weir doctor -o json | jq '.probes[] | select(.verdict != \"ok\")'")]
 pub struct Doctor {
     #[command(flatten)]
