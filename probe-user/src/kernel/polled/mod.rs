@@ -12,7 +12,7 @@ mod namespace;
 mod probes;
 mod queue;
 mod session;
-mod sockdiag;
+pub(super) mod sockdiag;
 
 use std::{
     collections::HashSet,

@@ -207,6 +207,17 @@ impl Asker {
     }
 }
 
+/// Makes the cookie of every session in the calling thread's network namespace: the kernel gives
+/// each socket that it lists one (`sock_diag_save_cookie`).
+pub(in crate::kernel) fn make_cookies() -> Result<()> {
+    let mut asker = Asker::open()?;
+    let mut buffer = Buffer::new();
+    for family in FAMILIES {
+        asker.each(family, states::OPEN, &mut buffer, |_| {})?;
+    }
+    Ok(())
+}
+
 /// Hears of every socket that is destroyed in one network namespace, with its last word.
 #[derive(Debug)]
 pub(super) struct Farewells {
