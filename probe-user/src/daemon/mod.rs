@@ -3,6 +3,7 @@
 mod core;
 mod desk;
 mod measuring;
+pub mod playback;
 mod recorder;
 
 use std::path::{Path, PathBuf};
