@@ -2,13 +2,18 @@
 //! exactly.
 
 use std::collections::HashMap;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use weir_tests::lab::client::{self, Abort};
+use weir_tests::lab::counters::tcp_counts;
 use weir_tests::lab::link::Lab;
+use weir_tests::lab::netns::join;
 use weir_tests::lab::nginx::{CLEAR, CLOSE, MAPPED, Nginx};
 use weir_tests::lab::process::wait_for;
+use weir_tests::lab::relay::Direction;
+use weir_tests::lab::shaper::Shape;
 use weir_tests::record::{Delivery, Session};
 use weir_tests::watched::{DISTANT, PATIENCE, Watched, binary, kernel_objects, settings, v4, v6};
 use weir_tests::weir::Daemon;
@@ -183,11 +188,51 @@ fn sessions_from_before_are_adopted_and_filters_change_by_ports_and_prefixes() -
         Ok(of_client(&polled)?.is_some_and(|session| session.state != "ended"))
     })?;
     go.send(())?;
-    weir_tests::lab::netns::join(client)?;
+    join(client)?;
     wait_for("its delivery", PATIENCE, || {
         Ok(of_client(&polled)?.is_some_and(|session| session.deliveries == 1))
     })
     .with_context(|| polled.log())?;
     assert!(polled.status()?.losses.reconcile());
+    Ok(())
+}
+
+#[test]
+fn repeated_syn_acks_and_given_up_handshakes_are_seen_by_looking() -> Result<()> {
+    const ALL_LOST: Shape = Shape {
+        loss_ppm: 1_000_000,
+        ..DISTANT
+    };
+    let lab = Lab::with_relay(DISTANT, 1)?;
+    lab.server.sysctl("net/ipv4/tcp_synack_retries", "1")?;
+    let watched = Watched::new(lab, &settings())?;
+    let _nginx = Nginx::start(&watched.lab)?;
+    let polled = beside(&watched)?;
+    watched.lab.relay().set(Direction::Down, ALL_LOST);
+    let refused = watched
+        .lab
+        .client
+        .run(|| Ok(TcpStream::connect_timeout(&v4(CLEAR), Duration::from_millis(300)).is_err()))?;
+    assert!(refused, "connected over a dead link");
+    let client = watched.lab.client.spawn("client", || {
+        client::keep_alive(v6(CLEAR), &["/f/500"], Duration::ZERO)
+    })?;
+    wait_for("a SYN-ACK to each sent again", PATIENCE, || {
+        Ok(tcp_counts(&watched.lab.server)?.syn_retrans >= 2)
+    })?;
+    watched.lab.relay().set(Direction::Down, DISTANT);
+    let seen = join(client)?;
+    wait_for("the give-up", PATIENCE, || {
+        let cells = polled.cells()?;
+        let give_ups = cells.iter().map(|cell| cell.counters.half_open_give_ups);
+        Ok(give_ups.sum::<u64>() == 1)
+    })
+    .with_context(|| format!("{:?}\n{}", polled.cells(), polled.log()))?;
+    let ours = |session: &Session| session.endpoints.remote_port == seen.port;
+    let (exact, _) = watched.deliveries(seen.port)?;
+    let looked = polled.sessions()?.into_iter().find(ours);
+    let looked = looked.context("the session is missing")?;
+    assert_eq!(looked.synack_retransmits, exact.synack_retransmits);
+    assert_eq!(looked.retransmitted(), 0);
     Ok(())
 }
