@@ -141,8 +141,9 @@ pub fn segment<H: Host>(
         let expected = host.rcv_nxt();
         let end = segment.seq.wrapping_add(segment.payload);
         // Old bytes (a retransmission, a probe) ask nothing; bytes after a hole ask when it is
-        // filled.
-        if !after(segment.seq, expected) && after(end, expected) {
+        // filled. Bytes that were counted and are still expected come a second time: another agent
+        // has asked for header callbacks too, or the kernel could not keep the segment.
+        if !after(segment.seq, expected) && after(end, expected) && after(end, s.rcv_nxt) {
             let bytes = u64::from(end.wrapping_sub(expected));
             begin_change(host, s);
             s.note_filled(expected);
