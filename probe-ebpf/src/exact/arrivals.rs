@@ -8,7 +8,11 @@ use aya_ebpf::{
 };
 use probe_ebpf::drive::{self, Segment, state};
 
+#[cfg(not(feature = "keyed"))]
+use super::thin;
 use super::{measured, sock::segment_of};
+#[cfg(not(feature = "keyed"))]
+use crate::kernel::callbacks::{HDR_OPT_LEN_CB, RTT_CB};
 use crate::kernel::{callbacks::arm, emit, maps::settings};
 
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`: call back when the session changes its state.

@@ -1,7 +1,9 @@
 //! The daemon: wires the rooms together, runs them, and ends them in order.
 
+mod budget;
 mod core;
 mod desk;
+mod governor;
 mod measuring;
 pub mod playback;
 mod recorder;
@@ -18,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
+use self::budget::Budget;
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
 use crate::intake::{self, Intake, Listener};
@@ -155,7 +158,8 @@ where
     let stop = CancellationToken::new();
     let (queries_to, reloads_to, inputs) = inputs(&stop);
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
-    let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
+    let budget = Budget::new(config.budget_core_permille);
+    let mut core = spawn_core(Core::new(measuring, desk, ticks, budget), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
     let service = Service {
@@ -315,6 +319,7 @@ fn desk(
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
         off: String::new(),
+        budget: None,
         identity: identity.clone(),
         probes: backend.probes().to_vec(),
         query_counts,
@@ -466,6 +471,7 @@ impl Reloader<'_> {
         let (reply, applied) = oneshot::channel();
         let reload = Reload {
             settings: next.kernel_settings(),
+            budget_core_permille: next.budget_core_permille,
             recorded: Arc::new(intake::settings_of(&next, self.generation + 1)),
             reply,
         };

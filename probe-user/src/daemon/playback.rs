@@ -46,6 +46,7 @@ pub async fn play(
     let desk = Desk {
         intake: Intake::at_beginning_of(header)?,
         config_error,
+        budget: None,
         off: String::new(),
         identity: Arc::new(identity(header)),
         probes: header.probes.iter().map(wire::recorded_probe).collect(),
