@@ -198,13 +198,20 @@ pub fn wrote<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, write_seq: u32
 pub struct Look {
     /// Of the look.
     pub now_ns: u64,
-    /// Bytes of the client arrived.
+    /// The first new byte of the client arrived.
     pub t_received_ns: u64,
+    /// The last did.
+    pub t_received_last_ns: u64,
+    /// These two are no bounds.
+    pub sees_request: bool,
     /// The server wrote.
     pub t_written_ns: u64,
-    /// An acknowledgement arrived.
+    /// There is a look whenever a write begins: what is found written belongs to the answer that
+    /// is under way.
+    pub sees_writes: bool,
+    /// The acknowledgement of the last byte that is acknowledged arrived.
     pub t_acked_ns: u64,
-    /// The look is taken while an acknowledgement is processed: `t_acked_ns` is no bound.
+    /// That is no bound.
     pub sees_ack: bool,
 }
 
@@ -215,7 +222,10 @@ impl Look {
         Self {
             now_ns,
             t_received_ns: now_ns,
+            t_received_last_ns: now_ns,
+            sees_request: false,
             t_written_ns: now_ns,
+            sees_writes: false,
             t_acked_ns: now_ns,
             sees_ack: false,
         }
@@ -235,10 +245,28 @@ pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look:
     let write_seq = s.end_seq(host.write_seq());
     let una = host.snd_una();
     let rcv_nxt = host.rcv_nxt();
-    let before = s.written_seq;
+    let mut before = s.written_seq;
     let has_asked = s.fin_received == 0 && after(rcv_nxt, s.rcv_nxt);
-    let has_written = after(write_seq, before);
+    let mut has_written = after(write_seq, before);
+    let mut t_written_ns = look.t_written_ns;
+    if has_written && after(una, before) {
+        // Some of it is acknowledged already, and was written a round trip before at the latest.
+        let bound = look
+            .t_acked_ns
+            .saturating_sub(u64::from(host.srtt_us()) * 1000);
+        if bound < t_written_ns {
+            t_written_ns = bound;
+        }
+    }
     begin_change(host, s);
+    if has_written && look.sees_writes && s.phase == phase::ANSWERING {
+        if s.t_last_write_ns < t_written_ns {
+            s.t_last_write_ns = t_written_ns;
+        }
+        s.written_seq = write_seq;
+        before = write_seq;
+        has_written = false;
+    }
     // Where the answer before ends among what was written since cannot be told.
     let is_mixed = has_asked && has_written && s.is_open() && s.acked_seq != before;
     // Of what had been written at the look before.
@@ -250,8 +278,8 @@ pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look:
         before,
     );
     let mut t_next_ns = look.now_ns;
-    if has_written && look.t_written_ns < t_next_ns {
-        t_next_ns = look.t_written_ns;
+    if has_written && t_written_ns < t_next_ns {
+        t_next_ns = t_written_ns;
     }
     if has_asked && look.t_received_ns < t_next_ns {
         t_next_ns = look.t_received_ns;
@@ -271,24 +299,16 @@ pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look:
         let mut gauges = Gauges::default();
         host.gauges(&mut gauges);
         s.requested(look.t_received_ns, bytes, before, &gauges);
-        if s.phase == phase::ASKED && !was_asked {
-            s.delivery_flags |= flag::REQUEST_BOUNDED;
+        if s.phase == phase::ASKED {
+            if !was_asked && !look.sees_request {
+                s.delivery_flags |= flag::REQUEST_BOUNDED;
+            }
+            s.t_request_last_ns = look.t_received_last_ns;
         }
         s.rcv_nxt = rcv_nxt;
     }
     if has_written {
         let was_answering = s.phase == phase::ANSWERING;
-        let mut t_written_ns = look.t_written_ns;
-        if after(una, before) {
-            // Some of it is acknowledged already, and was written a round trip before at the
-            // latest.
-            let bound = look
-                .t_acked_ns
-                .saturating_sub(u64::from(host.srtt_us()) * 1000);
-            if bound < t_written_ns {
-                t_written_ns = bound;
-            }
-        }
         if s.phase == phase::ASKED && t_written_ns < s.t_request_last_ns {
             t_written_ns = s.t_request_last_ns;
         }

@@ -3,7 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::record::{Delivery, Endpoints, flag};
+use crate::{
+    drive::{Look, Segment, after},
+    record::{Delivery, Endpoints, flag},
+};
 
 /// Values of [`Session::phase`].
 pub mod phase {
@@ -98,6 +101,75 @@ pub struct Session {
     /// A retransmission timeout is being made good; for those who are not told the kernel's
     /// congestion state.
     pub in_loss: u8,
+}
+
+/// A session's state in a table of its own, beside what was seen on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Kept {
+    /// Its state; whoever changes it holds the socket's lock.
+    pub session: Session,
+    /// What has arrived; changed by the program that sees packets arrive, without the lock.
+    pub seen: Seen,
+}
+
+/// The client's segments as they arrived: what a later look at the socket cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Seen {
+    /// An acknowledgement of new bytes arrived last.
+    pub t_acked_ns: u64,
+    /// The first byte that no look has taken notice of arrived; 0: there is none.
+    pub t_asked_ns: u64,
+    /// The last of them.
+    pub t_asked_last_ns: u64,
+    /// Acknowledged up to here.
+    pub ack_seq: u32,
+    /// Bytes arrived up to here.
+    pub end_seq: u32,
+}
+
+impl Seen {
+    /// A segment has arrived.
+    #[inline(always)]
+    pub fn arrived(&mut self, segment: &Segment, now_ns: u64) {
+        if segment.has_ack && after(segment.ack, self.ack_seq) {
+            self.ack_seq = segment.ack;
+            self.t_acked_ns = now_ns;
+        }
+        let end = segment.seq.wrapping_add(segment.payload);
+        if segment.payload != 0 && after(end, self.end_seq) {
+            self.end_seq = end;
+            self.t_asked_last_ns = now_ns;
+            if self.t_asked_ns == 0 {
+                self.t_asked_ns = now_ns;
+            }
+        }
+    }
+
+    /// What a look at the socket, acknowledged up to `snd_una`, can make of it.
+    #[inline(always)]
+    pub fn look(&self, now_ns: u64, snd_una: u32) -> Look {
+        let has_asked = self.t_asked_ns != 0;
+        Look {
+            now_ns,
+            t_received_ns: if has_asked { self.t_asked_ns } else { now_ns },
+            t_received_last_ns: if has_asked {
+                self.t_asked_last_ns
+            } else {
+                now_ns
+            },
+            sees_request: has_asked,
+            t_written_ns: now_ns,
+            sees_writes: true,
+            t_acked_ns: if self.t_acked_ns == 0 {
+                now_ns
+            } else {
+                self.t_acked_ns
+            },
+            sees_ack: self.ack_seq == snd_una,
+        }
+    }
 }
 
 /// Segments retransmitted, by what made the kernel send them again.

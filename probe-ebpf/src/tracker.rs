@@ -12,7 +12,7 @@
 use crate::{
     drive::after,
     record::{ended, flag},
-    session::{Gauges, Retrans, Session, phase},
+    session::{Gauges, Kept, Retrans, Session, phase},
     tls,
 };
 
@@ -119,18 +119,6 @@ impl Session {
             && now_ns > self.t_request_last_ns.wrapping_add(deadline_ns)
             && self.late_mark != self.index + 1
             && !self.is_complete(write_seq)
-            && !self.is_tentative()
-    }
-
-    /// The same for who sees the state alone: what was written is known as of the last look, and
-    /// the time of a write says that there is more.
-    pub fn is_late_as_kept(&self, now_ns: u64, deadline_ns: u64) -> bool {
-        let is_acked = self.t_last_acked_ns >= self.t_last_write_ns;
-        let is_complete = self.is_complete(self.written_seq) && is_acked;
-        deadline_ns != 0
-            && self.is_open()
-            && now_ns > self.t_request_last_ns.wrapping_add(deadline_ns)
-            && !is_complete
             && !self.is_tentative()
     }
 
@@ -434,5 +422,27 @@ impl Session {
     fn close_settled(&mut self) {
         self.close();
         self.settled = 1;
+    }
+}
+
+impl Kept {
+    /// Whether the open delivery is past its deadline, for who sees the state and not the socket:
+    /// what was written is known as of the last look, and that there is more is told by the time
+    /// of a write. `deadline_ns` 0 means no deadline.
+    pub fn is_late(&self, now_ns: u64, deadline_ns: u64) -> bool {
+        let s = &self.session;
+        let (t_acked_ns, acked_seq) = if self.seen.t_acked_ns > s.t_last_acked_ns {
+            (self.seen.t_acked_ns, self.seen.ack_seq)
+        } else {
+            (s.t_last_acked_ns, s.acked_seq)
+        };
+        let is_complete = s.phase == phase::ANSWERING
+            && !after(s.end_seq(s.written_seq), acked_seq)
+            && t_acked_ns >= s.t_last_write_ns;
+        deadline_ns != 0
+            && s.is_open()
+            && now_ns > s.t_request_last_ns.wrapping_add(deadline_ns)
+            && !is_complete
+            && !s.is_tentative()
     }
 }

@@ -116,6 +116,69 @@ async fn shutdown_leaves_no_socket_and_no_backend_and_ends_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_kill_switch_takes_the_backend_away_and_gives_it_back_and_counts_go_on() {
+    let daemon = Daemon::start(|config| config.filter.ports = vec![443]).await;
+    let switch = daemon.directory().join("off");
+    daemon.script.start(session_start(1, 443, at(1000)));
+    until("the session", || async {
+        (daemon.status().await.sessions_open == 1).then_some(())
+    })
+    .await;
+
+    // What the programs say when the filter leaves the session out comes after this.
+    daemon.script.end(session_end(1, 443, at(2000)));
+    std::fs::write(&switch, "").unwrap();
+    let off = until("weir to be off", || async {
+        let status = daemon.status().await;
+        (!status.off.is_empty()).then_some(status)
+    })
+    .await;
+    assert!(off.off.contains(&switch.display().to_string()), "{off:?}");
+    assert!(daemon.script.dropped());
+    assert_eq!(off.sessions_open, 0);
+    let said = off.losses.unwrap().bulk.unwrap();
+    assert_eq!((said.seen, said.exported, said.drained), (2, 2, 2));
+    // Before the end, every session was dismissed.
+    let applied = daemon.script.applied();
+    assert_eq!(applied.last().unwrap().filter.ports, [0]);
+
+    std::fs::remove_file(&switch).unwrap();
+    until("weir to measure again", || async {
+        daemon.status().await.off.is_empty().then_some(())
+    })
+    .await;
+    let applied = daemon.script.applied();
+    assert_eq!(applied.last().unwrap().filter.ports, [443]);
+    assert!(daemon.script.adopted());
+    daemon.script.start(session_start(2, 443, at(3000)));
+    let on = until("another session", || async {
+        let status = daemon.status().await;
+        (status.sessions_open == 1).then_some(status)
+    })
+    .await;
+    assert!(on.losses.unwrap().bulk.unwrap().seen >= 3);
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_started_while_it_is_off_waits_and_can_be_told_to_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config_in(directory.path());
+    std::fs::write(&config.kill_switch, "").unwrap();
+    let options = weir::daemon::Options {
+        config,
+        config_path: None,
+        overrides: Box::new(|_| {}),
+    };
+    let backend = |_: &weir::config::Config| panic!("nothing may be loaded");
+    let control = weir::daemon::Control::default();
+    let running = weir::daemon::run(options, backend, control.clone(), |_| panic!("not up"));
+    let told = async { control.shutdown.cancel() };
+    let (ended, ()) = tokio::join!(running, told);
+    ended.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_on_the_socket_is_refused() {
     let first = Daemon::start(|_| {}).await;
     let config = config_in(first.directory());

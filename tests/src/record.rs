@@ -21,6 +21,12 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Whether the session is in a network namespace; one measured by socket callbacks alone does
+    /// not tell, and may be in any.
+    pub fn is_in(&self, netns: u32) -> bool {
+        self.netns == netns || self.netns == 0
+    }
+
     /// The server's end.
     pub fn local(&self) -> SocketAddr {
         SocketAddr::new(self.local_address, self.local_port)

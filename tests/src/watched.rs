@@ -115,7 +115,7 @@ impl Watched {
             || {
                 let sessions = self.daemon.sessions()?;
                 found = sessions.into_iter().find(|session| {
-                    session.endpoints.netns == self.netns
+                    session.endpoints.is_in(self.netns)
                         && session.endpoints.remote_port == port
                         && session.state == "ended"
                 });

@@ -443,7 +443,7 @@ impl SessionLog {
         Ok(latest
             .values()
             .filter(|session| {
-                session.endpoints.netns == netns && session.established_unix_ns >= since_unix_ns
+                session.endpoints.is_in(netns) && session.established_unix_ns >= since_unix_ns
             })
             .cloned()
             .collect())

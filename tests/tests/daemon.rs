@@ -61,8 +61,7 @@ fn after_sigkill_under_load_the_kernel_is_clean_and_a_restart_adopts_the_session
     let of_ours = |daemon: &Daemon| -> Result<Vec<_>> {
         let mut sessions = daemon.sessions()?;
         sessions.retain(|session| {
-            session.endpoints.netns == watched.netns
-                && ports.contains(&session.endpoints.remote_port)
+            session.endpoints.is_in(watched.netns) && ports.contains(&session.endpoints.remote_port)
         });
         Ok(sessions)
     };
@@ -117,7 +116,7 @@ fn filters_change_on_sighup_without_reloading_the_programs() -> Result<()> {
     let measured = |watched: &Watched| -> Vec<u16> {
         watched
             .follower
-            .seen(|delivery| delivery.endpoints.netns == watched.netns)
+            .seen(|delivery| delivery.endpoints.is_in(watched.netns))
             .iter()
             .map(|delivery| delivery.endpoints.local_port)
             .collect()

@@ -9,11 +9,7 @@ use aya_ebpf::{
 use probe_ebpf::drive::{self, Segment, state};
 
 use super::{measured, sock::segment_of};
-use crate::kernel::{
-    callbacks::{arm, header},
-    emit,
-    maps::settings,
-};
+use crate::kernel::{callbacks::arm, emit, maps::settings};
 
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`: call back when the session changes its state.
 pub const STATE_FLAG: u32 = 1 << 2;
@@ -74,4 +70,22 @@ fn arrived(sk: *const u8, segment: impl FnOnce() -> Option<Segment>) {
 fn make_cookie(ctx: &SockOpsContext) {
     // SAFETY: the program's context.
     unsafe { aya_ebpf::helpers::generated::bpf_get_socket_cookie(ctx.ops.cast()) };
+}
+
+/// The header of the segment that a callback is made for.
+#[inline(always)]
+fn header(ctx: &SockOpsContext) -> Option<Segment> {
+    // SAFETY: fields of the context, each loaded as wide as it is declared; the packet is read
+    // only after its end has been checked, as the verifier demands.
+    unsafe {
+        let ops = ctx.ops;
+        let data =
+            read_volatile((&raw const (*ops).__bindgen_anon_3).cast::<u64>()) as *const [u8; 20];
+        let end = read_volatile((&raw const (*ops).__bindgen_anon_4).cast::<u64>()) as *const u8;
+        if data.add(1).cast::<u8>() > end {
+            return None;
+        }
+        let len = read_volatile(&raw const (*ops).skb_len);
+        Some(Segment::parse(&*data, len))
+    }
 }

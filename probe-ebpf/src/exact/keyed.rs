@@ -9,13 +9,13 @@ use crate::kernel::table;
 /// A session's state, if it has any.
 #[inline(always)]
 pub fn session(sk: Sock) -> Option<&'static mut Session> {
-    table::find(sk.as_ptr() as u64)
+    Some(&mut table::find(sk.as_ptr() as u64)?.session)
 }
 
 /// A session's state, zeroed but for its phase; `None` if there is no room for it.
 #[inline(always)]
 pub fn session_or_new(sk: Sock) -> Option<&'static mut Session> {
-    table::make(sk.as_ptr() as u64)
+    Some(&mut table::make(sk.as_ptr() as u64)?.session)
 }
 
 /// The socket is closed.

@@ -4,13 +4,11 @@
 //! the congestion state (told from what is lost); why a session ended; the clocks; the client's
 //! window; whether the delivery rate was limited by the application (taken to be).
 
-use core::ptr::read_volatile;
-
 use aya_ebpf::{
     bindings::bpf_sock_ops, helpers::generated::bpf_get_socket_cookie, programs::SockOpsContext,
 };
 use probe_ebpf::{
-    drive::{Host, state},
+    drive::{Host, after, state},
     session::{Gauges, Session},
 };
 
@@ -29,12 +27,24 @@ pub struct Socket {
     in_loss: bool,
 }
 
-/// A field of the context, loaded as wide as it is declared.
+/// A field of the context, 4 or 8 bytes (`u32`, `u64`), loaded as wide as it is declared and from the
+/// context's own pointer: the verifier takes neither merged loads nor a pointer that was moved.
 macro_rules! field {
-    ($ops:expr, $name:ident) => {
+    ($ops:expr, $name:ident $([$index:literal])?: $kind:ident) => {{
+        let value: u64;
         // SAFETY: the program's context, which the kernel lets its programs read.
-        unsafe { read_volatile(&raw const (*$ops).$name) }
-    };
+        unsafe {
+            core::arch::asm!(
+                concat!("{value} = *(", stringify!($kind), " *)({ops} + {offset})"),
+                value = lateout(reg) value,
+                ops = in(reg) $ops,
+                offset = const core::mem::offset_of!(aya_ebpf::bindings::bpf_sock_ops, $name)
+                    $(+ 4 * $index)?,
+                options(nostack, readonly),
+            );
+        }
+        value as $kind
+    }};
 }
 pub(super) use field;
 
@@ -45,24 +55,32 @@ pub fn cookie(ctx: &SockOpsContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.ops.cast()) }
 }
 
+/// Whether a FIN is queued or sent in this state.
+#[inline(always)]
+fn closes(state: u8) -> bool {
+    matches!(
+        state,
+        state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::LAST_ACK
+    )
+}
+
 impl Socket {
     /// As the callback shows it.
     #[inline(always)]
     pub fn new(ctx: &SockOpsContext, s: &Session) -> Self {
         let ops = ctx.ops;
-        let state = field!(ops, state) as u8;
-        let mut snd_nxt = field!(ops, snd_nxt);
-        let mut snd_una = field!(ops, snd_una);
-        let mut rcv_nxt = field!(ops, rcv_nxt);
-        // A FIN is the last that is sent, and counts as a byte: all is acknowledged only with it.
-        let fin_acked = snd_una == snd_nxt
-            && matches!(
-                state,
-                state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSING | state::LAST_ACK
-            );
-        if fin_acked {
+        let state = field!(ops, state: u32) as u8;
+        let mut snd_nxt = field!(ops, snd_nxt: u32);
+        let mut snd_una = field!(ops, snd_una: u32);
+        let mut rcv_nxt = field!(ops, rcv_nxt: u32);
+        // A FIN is the last that is sent, and counts as a byte. Whether it is sent already cannot
+        // be told: what was sent since the look before is taken to end with it.
+        let fin_acked = snd_una == snd_nxt && closes(state);
+        if closes(state) && (fin_acked || after(snd_nxt, s.written_seq)) {
             snd_nxt = snd_nxt.wrapping_sub(1);
-            snd_una = snd_nxt;
+            if after(snd_una, snd_nxt) {
+                snd_una = snd_nxt;
+            }
         }
         if s.fin_received != 0 {
             rcv_nxt = rcv_nxt.wrapping_sub(1);
@@ -94,10 +112,16 @@ impl Socket {
         }
     }
 
+    /// Acknowledged up to here, a FIN included.
+    #[inline(always)]
+    pub fn raw_snd_una(&self) -> u32 {
+        self.snd_una.wrapping_add(u32::from(self.fin_acked))
+    }
+
     /// Whether nothing is lost and not made good.
     #[inline(always)]
     pub fn is_recovered(&self) -> bool {
-        field!(self.ops, lost_out) == 0 && field!(self.ops, retrans_out) == 0
+        field!(self.ops, lost_out: u32) == 0 && field!(self.ops, retrans_out: u32) == 0
     }
 }
 
@@ -124,12 +148,12 @@ impl Host for Socket {
 
     #[inline(always)]
     fn srtt_us(&self) -> u32 {
-        field!(self.ops, srtt_us) >> 3
+        field!(self.ops, srtt_us: u32) >> 3
     }
 
     #[inline(always)]
     fn total_retrans(&self) -> u32 {
-        field!(self.ops, total_retrans)
+        field!(self.ops, total_retrans: u32)
     }
 
     #[inline(always)]
@@ -139,7 +163,7 @@ impl Host for Socket {
         const CA_LOSS: u8 = 4;
         if self.in_loss {
             CA_LOSS
-        } else if field!(self.ops, lost_out) != 0 || field!(self.ops, sacked_out) != 0 {
+        } else if field!(self.ops, lost_out: u32) != 0 || field!(self.ops, sacked_out: u32) != 0 {
             CA_RECOVERY
         } else {
             CA_OPEN
@@ -158,13 +182,13 @@ impl Host for Socket {
 
     #[inline(always)]
     fn gauges(&self, out: &mut Gauges) {
-        out.segments = field!(self.ops, data_segs_out);
+        out.segments = field!(self.ops, data_segs_out: u32);
         out.srtt_us = self.srtt_us();
         out.min_rtt_us = min_rtt_us(self.ops);
-        out.cwnd = field!(self.ops, snd_cwnd);
-        out.mss = field!(self.ops, mss_cache);
-        let segments = field!(self.ops, rate_delivered);
-        let interval_us = field!(self.ops, rate_interval_us);
+        out.cwnd = field!(self.ops, snd_cwnd: u32);
+        out.mss = field!(self.ops, mss_cache: u32);
+        let segments = field!(self.ops, rate_delivered: u32);
+        let interval_us = field!(self.ops, rate_interval_us: u32);
         out.delivery_rate_bytes_per_s = if interval_us == 0 {
             0
         } else {
@@ -211,12 +235,12 @@ impl Host for Socket {
     /// A FIN counts as a byte in the kernel's own counts.
     #[inline(always)]
     fn session_end(&mut self, s: &Session, now_ns: u64, ended: u8, _fin_acked: bool) {
-        let received_bytes = field!(self.ops, bytes_received);
-        let acked_bytes = field!(self.ops, bytes_acked);
+        let received_bytes = field!(self.ops, bytes_received: u64);
+        let acked_bytes = field!(self.ops, bytes_acked: u64);
         let totals = emit::Totals {
             received_bytes: received_bytes.saturating_sub(u64::from(s.fin_received)),
             acked_bytes: acked_bytes.saturating_sub(u64::from(self.fin_acked)),
-            segments: field!(self.ops, data_segs_out),
+            segments: field!(self.ops, data_segs_out: u32),
             retrans: self.total_retrans(),
             srtt_us: self.srtt_us(),
             min_rtt_us: min_rtt_us(self.ops),
@@ -228,6 +252,6 @@ impl Host for Socket {
 /// Least round-trip time; 0 if there was no sample.
 #[inline(always)]
 fn min_rtt_us(ops: *mut bpf_sock_ops) -> u32 {
-    let us = field!(ops, rtt_min);
+    let us = field!(ops, rtt_min: u32);
     if us == u32::MAX { 0 } else { us }
 }

@@ -151,11 +151,11 @@ fn times_that_the_kernel_remembers_are_taken_for_those_of_the_look() {
     w.answers(5000);
     w.acknowledges_all();
     w.look_knowing(&Look {
-        now_ns: 250 * MS,
         t_received_ns: 100 * MS,
+        t_received_last_ns: 100 * MS,
         t_written_ns: 150 * MS,
         t_acked_ns: 130 * MS,
-        sees_ack: false,
+        ..Look::at(250 * MS)
     });
     let s = &w.session;
     assert_eq!(s.t_request_ns, 100 * MS);
@@ -206,7 +206,8 @@ proptest! {
     fn no_byte_is_lost_or_counted_twice_between_looks(
         steps in prop::collection::vec(
             prop_oneof![
-                (20u32..2000).prop_map(Step::Asks),
+                // Larger than what may be a control frame, which the next request replaces.
+                (65u32..2000).prop_map(Step::Asks),
                 (1u32..100_000).prop_map(Step::Answers),
                 (1u32..100_000).prop_map(Step::Acknowledges),
                 Just(Step::Looks),

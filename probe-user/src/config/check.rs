@@ -46,6 +46,12 @@ impl Config {
                 ));
             }
         }
+        if !self.kill_switch.is_absolute() {
+            problems.push(format!(
+                "kill_switch: {} is not an absolute path",
+                self.kill_switch.display()
+            ));
+        }
         if !self.query.socket.is_absolute() {
             problems.push(format!(
                 "query.socket: {} is not an absolute path",

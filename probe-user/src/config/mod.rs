@@ -16,6 +16,9 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
 
+/// Where the file that turns weir off is looked for, unless the configuration says otherwise.
+pub const KILL_SWITCH: &str = "/run/weir.off";
+
 /// A configuration that cannot be used; each problem is a line that says where and what.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -37,6 +40,8 @@ pub enum Error {
 pub struct Config {
     /// How sessions are measured.
     pub backend: kernel::Choice,
+    /// A file that turns weir off by being there.
+    pub kill_switch: PathBuf,
     /// A delivery still open so long after its request is late. 0: none is.
     pub deadline_ms: u32,
     /// An answer acknowledged whole, and silent for so long, is over.
@@ -205,6 +210,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             backend: kernel::Choice::Auto,
+            kill_switch: PathBuf::from(KILL_SWITCH),
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
             progress_ms: 1000,
@@ -296,6 +302,7 @@ impl Config {
         }
         fixed! {
             "backend" => backend,
+            "kill_switch" => kill_switch,
             "limits.max_sessions" => limits.max_sessions,
             "limits.max_cells" => limits.max_cells,
             "limits.max_deliveries_kept" => limits.max_deliveries_kept,
@@ -313,6 +320,7 @@ impl Config {
         }
         *self = Self {
             backend: self.backend,
+            kill_switch: self.kill_switch.clone(),
             limits: self.limits.clone(),
             query: Query {
                 socket: self.query.socket.clone(),

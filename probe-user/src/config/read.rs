@@ -49,6 +49,7 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
     let mut root = Table::new(source, String::new(), document.get_ref());
 
     root.set("backend", &mut config.backend, &mut problems);
+    root.set("kill_switch", &mut config.kill_switch, &mut problems);
     root.set("deadline_ms", &mut config.deadline_ms, &mut problems);
     root.set("quiet_gap_ms", &mut config.quiet_gap_ms, &mut problems);
     root.set("progress_ms", &mut config.progress_ms, &mut problems);

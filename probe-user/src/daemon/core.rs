@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
 use super::desk::Desk;
+use super::measuring::{Measuring, Turn};
 use crate::intake::Intake;
-use crate::kernel::{Backend, Ring, SWEEP_INTERVAL, Settings};
+use crate::kernel::{Backend, KernelCounts, Ring, SWEEP_INTERVAL, Settings};
 use crate::query::Query;
 use crate::recording::Said;
 use crate::throttle::Throttle;
@@ -60,7 +61,7 @@ pub(super) struct Ticks {
 }
 
 pub(super) struct Core {
-    pub(super) backend: Box<dyn Backend>,
+    pub(super) measuring: Measuring,
     pub(super) desk: Desk,
     /// None without a collector.
     pub(super) ticks: Option<Ticks>,
@@ -92,9 +93,9 @@ fn clock_ns(clock: ClockId) -> anyhow::Result<u64> {
 }
 
 impl Core {
-    pub(super) fn new(backend: Box<dyn Backend>, desk: Desk, ticks: Option<Ticks>) -> Self {
+    pub(super) fn new(measuring: Measuring, desk: Desk, ticks: Option<Ticks>) -> Self {
         Self {
-            backend,
+            measuring,
             desk,
             ticks,
             warnings: Warnings::new(),
@@ -103,8 +104,7 @@ impl Core {
 
     /// Runs until it is told to stop; then reads what is left and sends a last tick.
     pub(super) async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
-        let hot = self.watch_ring(Ring::Hot)?;
-        let bulk = self.watch_ring(Ring::Bulk)?;
+        let mut rings = self.watch_rings()?;
         self.adopt();
         let mut sweep = interval(SWEEP_INTERVAL);
         let mut second = interval(Duration::from_secs(1));
@@ -117,7 +117,7 @@ impl Core {
         loop {
             tokio::select! {
                 biased;
-                ready = hot.readable() => {
+                ready = readable(rings.as_ref().map(|rings| &rings.hot)) => {
                     let mut ready = ready.context("cannot wait for the hot ring")?;
                     if self.drain(Ring::Hot, HOT_BATCH)? < HOT_BATCH {
                         ready.clear_ready();
@@ -126,14 +126,28 @@ impl Core {
                 () = inputs.stop.cancelled() => break,
                 Some(query) = inputs.queries.recv() => self.answer(query)?,
                 Some(reload) = inputs.reloads.recv() => self.reload(reload),
-                _ = sweep.tick() => self.sweep()?,
+                _ = sweep.tick() => {
+                    match self.measuring.turn() {
+                        Turn::Stay => {}
+                        Turn::Off => {
+                            // They hold the rings in the kernel.
+                            rings = None;
+                            self.turn_off()?;
+                        }
+                        Turn::On => {
+                            self.turn_on();
+                            rings = self.watch_rings()?;
+                        }
+                    }
+                    self.sweep()?;
+                }
                 _ = second.tick() => self.every_second()?,
                 _ = tick.tick(), if self.ticks.is_some() => {
                     let now = Instant::now();
                     self.tick(now - last_tick)?;
                     last_tick = now;
                 }
-                ready = bulk.readable() => {
+                ready = readable(rings.as_ref().map(|rings| &rings.bulk)) => {
                     let mut ready = ready.context("cannot wait for the bulk ring")?;
                     if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
                         ready.clear_ready();
@@ -146,8 +160,19 @@ impl Core {
         self.tick(last_tick.elapsed())
     }
 
-    fn watch_ring(&self, ring: Ring) -> anyhow::Result<AsyncFd<OwnedFd>> {
-        let fd = self.backend.ring_fd(ring);
+    /// None while weir is off.
+    fn watch_rings(&mut self) -> anyhow::Result<Option<Rings>> {
+        let Some(backend) = self.measuring.backend() else {
+            return Ok(None);
+        };
+        Ok(Some(Rings {
+            hot: Self::watch_ring(backend, Ring::Hot)?,
+            bulk: Self::watch_ring(backend, Ring::Bulk)?,
+        }))
+    }
+
+    fn watch_ring(backend: &dyn Backend, ring: Ring) -> anyhow::Result<AsyncFd<OwnedFd>> {
+        let fd = backend.ring_fd(ring);
         let fd = fd
             .try_clone_to_owned()
             .context("cannot keep a ring's descriptor")?;
@@ -156,8 +181,41 @@ impl Core {
         watched.with_context(|| format!("cannot wait for the {ring:?} ring"))
     }
 
+    /// The kill switch is on: nothing stays in the kernel. What is known stays, and what the
+    /// sessions had carried until now is told first.
+    fn turn_off(&mut self) -> anyhow::Result<()> {
+        tracing::warn!("off: {}", self.measuring.why_off());
+        if let Err(err) = self.measuring.dismiss_sessions() {
+            tracing::warn!("the sessions' last numbers are missing: {err:#}");
+        }
+        self.drain_rest()?;
+        self.read_counts()?;
+        let counted: KernelCounts = *self.desk.intake.kernel_counts();
+        self.measuring.take_down(counted);
+        self.desk.off = self.measuring.why_off();
+        Ok(())
+    }
+
+    /// The kill switch is off again.
+    fn turn_on(&mut self) {
+        match self.measuring.put_up() {
+            Ok(()) => {
+                tracing::info!("the kill switch is gone: measuring again");
+                self.desk.off.clear();
+                self.adopt();
+            }
+            Err(err) => {
+                tracing::error!("the kill switch is gone, but nothing is measured: {err:#}");
+                self.desk.off = format!("the kill switch is gone, but: {err:#}");
+            }
+        }
+    }
+
     fn adopt(&mut self) {
-        match self.backend.adopt() {
+        let Some(backend) = self.measuring.backend() else {
+            return;
+        };
+        match backend.adopt() {
             Ok(0) => {}
             Ok(left_out) => tracing::warn!(
                 left_out,
@@ -171,11 +229,14 @@ impl Core {
     /// Takes at most `max` records out of a ring.
     fn drain(&mut self, ring: Ring, max: usize) -> anyhow::Result<usize> {
         let desk = &mut self.desk;
+        let Some(backend) = self.measuring.backend() else {
+            return Ok(0);
+        };
         if desk.intake.is_recorded() {
             let now_ns = monotonic_ns()?;
             desk.take(&Said::Drain { ring, now_ns });
         }
-        let drained = self.backend.drain(ring, max, &mut |record| {
+        let drained = backend.drain(ring, max, &mut |record| {
             desk.take(&Said::Record { ring, record });
         });
         Ok(drained)
@@ -204,7 +265,7 @@ impl Core {
     }
 
     fn reload(&mut self, reload: Reload) {
-        let applied = self.backend.apply(&reload.settings);
+        let applied = self.measuring.apply(reload.settings);
         if applied.is_ok() {
             self.desk.take(&Said::Settings(reload.recorded));
             // A wider filter lets in sessions that are open already.
@@ -215,7 +276,8 @@ impl Core {
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {
-        if let Err(err) = self.backend.sweep() {
+        let swept = self.measuring.backend().map(Backend::sweep);
+        if let Some(Err(err)) = swept {
             self.warnings.failure("looking through the sessions", &err);
         }
         // The bulk ring wakes the daemon seldom: all that was written since is taken along.
@@ -235,7 +297,8 @@ impl Core {
             now_ns: monotonic_ns()?,
             unix_minus_monotonic_ns: unix_minus_monotonic_ns()?,
         });
-        match self.backend.half_open_give_ups() {
+        let give_ups = self.measuring.backend().map(Backend::half_open_give_ups);
+        match give_ups.unwrap_or_else(|| Ok(Vec::new())) {
             Ok(give_ups) => {
                 for give_up in give_ups {
                     self.desk.take(&Said::GiveUp(give_up));
@@ -250,8 +313,9 @@ impl Core {
     }
 
     fn read_counts(&mut self) -> anyhow::Result<()> {
-        match self.backend.counts() {
-            Ok(counts) => {
+        match self.measuring.counts() {
+            Ok(None) => {}
+            Ok(Some(counts)) => {
                 let now_ns = monotonic_ns()?;
                 self.desk.take(&Said::Counts { now_ns, counts });
             }
@@ -273,6 +337,23 @@ impl Core {
         };
         ticks.to.send_replace(Some(Arc::new(tick)));
         Ok(())
+    }
+}
+
+/// The ways out of the kernel, watched.
+#[derive(Debug)]
+struct Rings {
+    hot: AsyncFd<OwnedFd>,
+    bulk: AsyncFd<OwnedFd>,
+}
+
+/// Waits until a ring wants draining; without one, for ever.
+async fn readable(
+    ring: Option<&AsyncFd<OwnedFd>>,
+) -> std::io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match ring {
+        Some(ring) => ring.readable().await,
+        None => std::future::pending().await,
     }
 }
 

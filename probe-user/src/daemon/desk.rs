@@ -40,6 +40,8 @@ pub(super) struct Identity {
 pub(super) struct Desk {
     pub(super) intake: Intake,
     pub(super) config_error: watch::Receiver<String>,
+    /// Why nothing is measured; empty: it is.
+    pub(super) off: String,
     pub(super) identity: Arc<Identity>,
     pub(super) probes: Vec<Probe>,
     pub(super) query_counts: Arc<QueryCounts>,
@@ -170,6 +172,7 @@ impl Desk {
             uplink: Some(self.uplink_counts.status()),
             config_error: self.config_error.borrow().clone(),
             queries_refused: self.query_counts.refused.load(Ordering::Relaxed),
+            off: self.off.clone(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod core;
 mod desk;
+mod measuring;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use weir_proto::v1;
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
 use crate::intake::{self, Intake};
-use crate::kernel::Backend;
+use crate::kernel::{Backend, SWEEP_INTERVAL};
 use crate::qoe::Limits;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::uplink::{self, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
 use desk::{Desk, Identity};
+use measuring::{KillSwitch, Make, Measuring};
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -97,7 +99,8 @@ pub struct Ready {
 }
 
 /// Runs the daemon until it is told to end. `backend` makes the measuring part, on a thread where
-/// it may block, after the query socket is held; `ready` hears when all is up.
+/// it may block, after the query socket is held, and again when the kill switch was on; `ready`
+/// hears when all is up.
 pub async fn run<B, R>(
     options: Options,
     backend: B,
@@ -105,7 +108,7 @@ pub async fn run<B, R>(
     ready: R,
 ) -> anyhow::Result<()>
 where
-    B: FnOnce(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + 'static,
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
     R: FnOnce(Ready),
 {
     let Options {
@@ -114,10 +117,15 @@ where
         overrides,
     } = options;
     config.check()?;
+    let switch = KillSwitch::new(&config.kill_switch);
+    if !wait_for(&switch, &control).await {
+        return Ok(());
+    }
     let access = Access::new(&config.query)?;
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
-    let backend = attach(&config, backend).await?;
+    let backend = Arc::new(backend);
+    let made = attach(&config, backend.clone()).await?;
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
@@ -126,7 +134,7 @@ where
     let (ticks, events, uplink) = start_uplink(
         &config,
         &identity,
-        &*backend,
+        &*made,
         uplink_counts.clone(),
         &uplink_finish,
     )?;
@@ -134,7 +142,7 @@ where
     let desk = desk(
         &config,
         &identity,
-        &*backend,
+        &*made,
         query_counts.clone(),
         uplink_counts,
         events,
@@ -149,7 +157,12 @@ where
         reloads,
         stop: stop.clone(),
     };
-    let mut core = spawn_core(Core::new(backend, desk, ticks), inputs)?;
+    let again: Make = {
+        let config = config.clone();
+        Box::new(move |settings| measuring::made(backend(&config), settings))
+    };
+    let measuring = Measuring::new(made, config.kernel_settings(), again, switch);
+    let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
     let service = Service {
@@ -221,18 +234,29 @@ fn unexpected(
     }
 }
 
+/// Waits while the kill switch is on; says whether there is still something to be run.
+async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
+    if switch.is_on() {
+        tracing::warn!("off: {}", switch.sentence());
+        while switch.is_on() {
+            tokio::select! {
+                () = control.shutdown.cancelled() => return false,
+                () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+            }
+        }
+        tracing::info!("the kill switch is gone");
+    }
+    true
+}
+
 /// Makes the backend and puts the settings in force.
-async fn attach<B>(config: &Config, backend: B) -> anyhow::Result<Box<dyn Backend>>
+async fn attach<B>(config: &Config, backend: Arc<B>) -> anyhow::Result<Box<dyn Backend>>
 where
-    B: FnOnce(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + 'static,
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
 {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        let mut backend = backend(&config)?;
-        backend
-            .apply(&config.kernel_settings())
-            .context("cannot put the settings in force")?;
-        Ok(backend)
+        measuring::made(backend(&config), &config.kernel_settings())
     })
     .await
     .context("loading the programs failed")?
@@ -277,6 +301,7 @@ fn desk(
     Ok(Desk {
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
+        off: String::new(),
         identity: identity.clone(),
         probes: backend.probes().to_vec(),
         query_counts,

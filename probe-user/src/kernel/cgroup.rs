@@ -1,4 +1,4 @@
-//! Where cgroup v2 is mounted, the ids of its directories, and attaching to one.
+//! Where cgroup v2 is mounted, the ids of its directories, and who holds one.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::programs::{CgroupAttachMode, SockOps, sock_ops::SockOpsLinkId};
+use aya::programs::{CgroupAttachMode, ProgramError};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::sys;
@@ -27,22 +27,31 @@ pub fn mount_point() -> Result<PathBuf> {
         .context("no cgroup v2 hierarchy is mounted; `mount -t cgroup2 none DIR` makes one")
 }
 
-/// Attaches a loaded program beside those of others; an error that names who holds the cgroup
-/// alone, if that is why it cannot be.
-pub(super) fn attach(program: &mut SockOps, path: &Path) -> Result<SockOpsLinkId> {
-    let dir = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    // A link's flags are 0, and yet others may attach beside it (bpf_link_create).
-    program
-        .attach(&dir, CgroupAttachMode::Single)
-        .map_err(|error| match sys::sole_sock_ops(dir.as_fd()) {
-            Ok(Some(id)) => anyhow!(
-                "program {id} holds the cgroup {} for itself alone: it was attached without \
-                 BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is",
-                path.display()
-            ),
-            _ => anyhow::Error::from(error)
-                .context(format!("attaching to the cgroup {}", path.display())),
-        })
+/// How programs are attached: by links, whose flags are 0, and yet others may attach beside them
+/// (`bpf_link_create`).
+pub(super) const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+
+/// What of a cgroup programs are attached to: `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// Packets that arrive.
+    Ingress = 0,
+    /// Packets that leave.
+    Egress = 1,
+    /// Socket callbacks.
+    SockOps = 3,
+}
+
+/// Why a program could not be attached to a cgroup: the kernel says no more than "not permitted"
+/// where another holds it alone.
+pub(super) fn refused(dir: &fs::File, hook: Hook, error: ProgramError) -> anyhow::Error {
+    match sys::sole_program(dir.as_fd(), hook as u32) {
+        Ok(Some(id)) => anyhow!(
+            "program {id} holds this hook of the cgroup for itself alone: it was attached without \
+             BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is"
+        ),
+        _ => error.into(),
+    }
 }
 
 /// A directory's id, as the kernel's sockets carry it: its inode number.

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::{BackendKind, Verdict, rungs::Rung};
+use crate::config;
 
 /// What `weir doctor` found.
 #[derive(Clone, Debug)]
@@ -136,6 +137,7 @@ pub fn facts(root: &Path) -> Vec<Fact> {
         jit(root),
         lockdown(root),
     ]);
+    facts.extend(kill_switch(root));
     facts
 }
 
@@ -289,6 +291,19 @@ fn jit(root: &Path) -> Fact {
     }
 }
 
+/// Only where it is on.
+fn kill_switch(root: &Path) -> Option<Fact> {
+    let path = config::KILL_SWITCH;
+    let on = root.join(path.trim_start_matches('/'));
+    on.symlink_metadata().is_ok().then(|| {
+        Fact::bad(
+            "kill switch",
+            format!("{path} is there"),
+            format!("weir is off as long as it is: rm {path}"),
+        )
+    })
+}
+
 fn lockdown(root: &Path) -> Fact {
     const NAME: &str = "lockdown";
     let Some(modes) = read(root, "sys/kernel/security/lockdown") else {
@@ -437,6 +452,10 @@ mod tests {
             "none integrity [confidentiality]\n",
         );
         host.assert_only_bad("lockdown", "lockdown=integrity");
+
+        let host = Host::good();
+        host.set("run/weir.off", "");
+        host.assert_only_bad("kill switch", "rm /run/weir.off");
     }
 
     #[test]

@@ -192,6 +192,29 @@ pub struct KernelCounts {
 }
 
 impl KernelCounts {
+    /// The sum of two: of what a backend has counted, and one after it.
+    pub fn plus(&self, other: &Self) -> Self {
+        let ring = |a: &RingCounts, b: &RingCounts| RingCounts {
+            seen: a.seen + b.seen,
+            exported: a.exported + b.exported,
+            ring_full: a.ring_full + b.ring_full,
+        };
+        Self {
+            hot: ring(&self.hot, &other.hot),
+            bulk: ring(&self.bulk, &other.bulk),
+            sessions_seen: self.sessions_seen + other.sessions_seen,
+            sessions_tracked: self.sessions_tracked + other.sessions_tracked,
+            sessions_filtered: self.sessions_filtered + other.sessions_filtered,
+            sessions_storage_refused: self.sessions_storage_refused
+                + other.sessions_storage_refused,
+            half_open_refused: self.half_open_refused + other.half_open_refused,
+            programs_skipped: self.programs_skipped + other.programs_skipped,
+            ends_unseen: self.ends_unseen + other.ends_unseen,
+            end_overflows: self.end_overflows + other.end_overflows,
+            looks_left_out: self.looks_left_out + other.looks_left_out,
+        }
+    }
+
     /// Whether every record and session is accounted for.
     pub fn reconcile(&self) -> bool {
         self.hot.seen == self.hot.exported + self.hot.ring_full

@@ -1,19 +1,27 @@
-//! The portable backend: one socket callback program and no tracing. It needs neither the kernel's
-//! BTF nor `CAP_PERFMON`, and sees what the kernel shows such programs.
+//! The portable backend: a socket callback program, two that see packets, and no tracing. It needs
+//! neither the kernel's BTF nor `CAP_PERFMON`, and sees what the kernel shows such programs.
 
-use std::{os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    fs::File,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, EbpfLoader,
     maps::HashMap,
-    programs::{SockOps, sock_ops::SockOpsLink},
+    programs::{
+        CgroupSkb, CgroupSkbAttachType, Program, ProgramError, SockOps, cgroup_skb::CgroupSkbLink,
+        sock_ops::SockOpsLink,
+    },
 };
 use probe_ebpf::record::backend;
 
 use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Options, Probe, Record, Ring,
-    Settings, Verdict, cgroup,
+    Settings, Verdict,
+    cgroup::{self, MODE},
     maps::{Maps, take},
     sys,
     table::Table,
@@ -22,25 +30,20 @@ use super::{
 /// The program, compiled for the kernel by this crate's build script.
 static PROGRAM: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/weir-ebpf-portable"));
-const NAME: &str = "portable";
-const HOOK: &str = "cgroup/sock_ops";
+/// The program for socket callbacks, and those for packets.
+const CALLBACKS: &str = "portable";
+const ARRIVALS: &str = "arrivals";
+const DEPARTURES: &str = "departures";
+const HOOK: &str = "cgroup/sock_ops, cgroup_skb/ingress, cgroup_skb/egress";
 /// The first kernel with callbacks for the headers of segments.
 const SINCE: &str = "5.10";
 
 /// What the program does not tell, which the exact ones do.
-const NOT_TOLD: [(&str, &str); 4] = [
-    (
-        "requests on the fast path",
-        "a request's time is that of the next segment sent: a bound",
-    ),
+const NOT_TOLD: [(&str, &str); 2] = [
     (
         "what is written and not yet sent",
         "the last write: the last segment's sending stands for it; time limited by receiver \
          window and send buffer",
-    ),
-    (
-        "the bytes that are written",
-        "telling TLS handshakes from deliveries",
     ),
     (
         "why a session ended",
@@ -52,8 +55,8 @@ const NOT_TOLD: [(&str, &str); 4] = [
 /// of the process.
 pub struct Portable {
     ebpf: Ebpf,
-    /// One for the root of the hierarchy, or one for each cgroup of the filter.
-    links: Vec<SockOpsLink>,
+    /// One each for the root of the hierarchy, or for each cgroup of the filter.
+    links: Vec<Links>,
     attached_to: Vec<PathBuf>,
     probes: Vec<Probe>,
     maps: Maps,
@@ -91,11 +94,11 @@ impl Portable {
         if to == self.attached_to {
             return Ok(());
         }
-        let program: &mut SockOps = program(&mut self.ebpf)?;
         let mut links = Vec::with_capacity(to.len());
         for path in &to {
-            let link = cgroup::attach(program, path)?;
-            links.push(program.take_link(link)?);
+            let link = attach(&mut self.ebpf, path)
+                .with_context(|| format!("attaching to the cgroup {}", path.display()))?;
+            links.push(link);
         }
         // The old ones end here: a session that both see for a moment is one to the program.
         self.links = links;
@@ -119,11 +122,47 @@ fn cgroups(filter: &Filter) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut SockOps> {
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     let program = ebpf
-        .program_mut(NAME)
-        .ok_or_else(|| anyhow!("the object holds no program of this name"))?;
+        .program_mut(name)
+        .with_context(|| format!("the object holds no program {name}"))?;
     Ok(program.try_into()?)
+}
+
+/// The programs at one cgroup.
+type Links = (SockOpsLink, [CgroupSkbLink; 2]);
+
+fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<Links> {
+    let dir = File::open(cgroup)?;
+    // What the packets tell is nothing without the sessions.
+    let arrivals = attach_packets(ebpf, ARRIVALS, &dir, CgroupSkbAttachType::Ingress)?;
+    let departures = attach_packets(ebpf, DEPARTURES, &dir, CgroupSkbAttachType::Egress)?;
+    let callbacks: &mut SockOps = program(ebpf, CALLBACKS)?;
+    let callbacks = callbacks
+        .attach(&dir, MODE)
+        .map_err(|error| cgroup::refused(&dir, cgroup::Hook::SockOps, error))?;
+    let callbacks = program::<SockOps>(ebpf, CALLBACKS)?.take_link(callbacks)?;
+    Ok((callbacks, [arrivals, departures]))
+}
+
+fn attach_packets(
+    ebpf: &mut Ebpf,
+    name: &str,
+    dir: &File,
+    direction: CgroupSkbAttachType,
+) -> Result<CgroupSkbLink> {
+    let packets: &mut CgroupSkb = program(ebpf, name)?;
+    let hook = match direction {
+        CgroupSkbAttachType::Ingress => cgroup::Hook::Ingress,
+        CgroupSkbAttachType::Egress => cgroup::Hook::Egress,
+    };
+    let link = packets
+        .attach(dir, direction, MODE)
+        .map_err(|error| cgroup::refused(dir, hook, error))?;
+    Ok(program::<CgroupSkb>(ebpf, name)?.take_link(link)?)
 }
 
 fn load_program(options: &Options) -> Result<Ebpf> {
@@ -135,14 +174,20 @@ fn load_program(options: &Options) -> Result<Ebpf> {
         .map_max_entries("SESSIONS", options.max_sessions)
         .load(PROGRAM)
         .context("making the maps; needs CAP_BPF and CAP_NET_ADMIN, or root")?;
-    program(&mut ebpf)?.load()?;
+    program::<SockOps>(&mut ebpf, CALLBACKS)?.load()?;
+    for packets in [ARRIVALS, DEPARTURES] {
+        program::<CgroupSkb>(&mut ebpf, packets)?.load()?;
+    }
     Ok(ebpf)
 }
 
 /// Whether the program can be loaded and attached here: tries it, and takes it out again.
 pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     let tried = load_program(&Options::smallest()).and_then(|mut ebpf| {
-        cgroup::attach(program(&mut ebpf)?, &cgroup::mount_point()?).map(drop)
+        let root = cgroup::mount_point()?;
+        attach(&mut ebpf, &root)
+            .with_context(|| format!("attaching to the cgroup {}", root.display()))?;
+        Ok(())
     });
     (probes(&tried), tried.is_ok())
 }
@@ -165,7 +210,7 @@ fn probes(tried: &Result<()>) -> Vec<Probe> {
     let not_told = NOT_TOLD.iter().map(|(what, lost)| Probe {
         name: (*what).to_owned(),
         verdict: Verdict::Unsupported,
-        reason: "socket callbacks do not show it".to_owned(),
+        reason: "these programs are not shown it".to_owned(),
         lost: (*lost).to_owned(),
     });
     std::iter::once(program).chain(not_told).collect()

@@ -16,7 +16,6 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_TRACE_ITER: u32 = 28;
 const BPF_PROG_QUERY: libc::c_long = 16;
-const BPF_CGROUP_SOCK_OPS: u32 = 3;
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 
 const PROG_INFO_LEN: u32 = 232;
@@ -154,12 +153,12 @@ struct ProgQuery {
     later: [u64; 4],
 }
 
-/// The program that holds a cgroup's socket callbacks in a way that admits no other beside it.
-pub(super) fn sole_sock_ops(cgroup: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+/// The program that holds a hook of a cgroup in a way that admits no other beside it.
+pub(super) fn sole_program(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<Option<u32>> {
     let mut ids = [0u32; 1];
     let mut attr = ProgQuery {
         target_fd: raw(cgroup.as_raw_fd()),
-        attach_type: BPF_CGROUP_SOCK_OPS,
+        attach_type: hook,
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: 1,
         ..ProgQuery::default()

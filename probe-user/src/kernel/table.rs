@@ -13,7 +13,7 @@ use aya::maps::{HashMap as BpfHashMap, IterableMap as _, MapData};
 use nix::time::{ClockId, clock_gettime};
 use probe_ebpf::{
     record::{ABI_VERSION, Delivery, Header, SessionEnd, ended, flag, kind},
-    session::{Gauges, Session, phase},
+    session::{Gauges, Kept, Session, phase},
     settings,
 };
 
@@ -26,7 +26,7 @@ const MOST_WAITING: usize = 1 << 16;
 
 /// The programs' table of sessions.
 pub(super) struct Table {
-    sessions: BpfHashMap<MapData, u64, Pod<Session>>,
+    sessions: BpfHashMap<MapData, u64, Pod<Kept>>,
     backend: u8,
     settings: settings::Settings,
     filter: Filter,
@@ -36,7 +36,7 @@ pub(super) struct Table {
     hot: Queue<Delivery>,
     bulk: Queue<Bulk>,
     keys: Vec<u64>,
-    values: Vec<Session>,
+    values: Vec<Kept>,
 }
 
 #[derive(Clone, Copy)]
@@ -71,7 +71,7 @@ impl<T> Queue<T> {
 
 impl Table {
     /// Takes the map over; `backend` is what its programs write into their records.
-    pub(super) fn new(sessions: BpfHashMap<MapData, u64, Pod<Session>>, backend: u8) -> Self {
+    pub(super) fn new(sessions: BpfHashMap<MapData, u64, Pod<Kept>>, backend: u8) -> Self {
         Self {
             sessions,
             backend,
@@ -82,7 +82,7 @@ impl Table {
             hot: Queue::new(),
             bulk: Queue::new(),
             keys: vec![0; BATCH],
-            values: vec![Session::default(); BATCH],
+            values: vec![Kept::default(); BATCH],
         }
     }
 
@@ -108,8 +108,8 @@ impl Table {
             let map = self.sessions.map().fd().as_fd();
             match sys::lookup_batch(map, &mut position, &mut keys, &mut values) {
                 Ok((read, more)) => {
-                    for (key, s) in keys.iter().zip(&values).take(read) {
-                        self.look(*key, s, now_ns, wants_progress);
+                    for (key, kept) in keys.iter().zip(&values).take(read) {
+                        self.look(*key, kept, now_ns, wants_progress);
                     }
                     if !more {
                         break Ok(());
@@ -123,7 +123,8 @@ impl Table {
         swept
     }
 
-    fn look(&mut self, key: u64, s: &Session, now_ns: u64, wants_progress: bool) {
+    fn look(&mut self, key: u64, kept: &Kept, now_ns: u64, wants_progress: bool) {
+        let s = &kept.session;
         if s.phase == phase::IGNORED {
             return;
         }
@@ -133,9 +134,9 @@ impl Table {
         }
         let is_late = s.late_mark != s.index + 1
             && self.late.get(&s.cookie) != Some(&s.index)
-            && s.is_late_as_kept(now_ns, self.settings.deadline_ns);
+            && kept.is_late(now_ns, self.settings.deadline_ns);
         // Copied while a program may have been at it: it is what it seems if it stays so.
-        if is_late && self.is_still(key, s) {
+        if is_late && self.is_still(key, kept) {
             if self.late.len() >= MOST_WAITING {
                 // Their ends were lost. Those that go on are reported again, and counted once.
                 self.late.clear();
@@ -144,14 +145,16 @@ impl Table {
             let mut record = self.record(s, kind::DELIVERY_LATE, now_ns);
             record.flags |= flag::LATE;
             self.hot.push(record);
-        } else if wants_progress && s.is_open() && !s.is_tentative() && self.is_still(key, s) {
+        } else if wants_progress && s.is_open() && !s.is_tentative() && self.is_still(key, kept) {
             let record = self.record(s, kind::DELIVERY_PROGRESS, now_ns);
             self.bulk.push(Bulk::Progress(record));
         }
     }
 
-    fn is_still(&self, key: u64, s: &Session) -> bool {
-        self.sessions.get(&key, 0).is_ok_and(|Pod(now)| now == *s)
+    fn is_still(&self, key: u64, kept: &Kept) -> bool {
+        self.sessions
+            .get(&key, 0)
+            .is_ok_and(|Pod(now)| now == *kept)
     }
 
     /// By port and prefix; the cgroup of a socket that is there already cannot be asked for.

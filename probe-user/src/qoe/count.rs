@@ -8,6 +8,7 @@ use super::delivery::{self, Kind, Phase};
 use super::fold::{Event, Fold};
 use super::metric::Metric;
 use super::session::{Partial, Session, Traffic};
+use crate::kernel::BackendKind;
 
 impl Fold {
     /// Counts what a delivery has carried since its last record.
@@ -105,16 +106,24 @@ impl Fold {
                     cell.record(metric, value);
                 }
             };
+            // Among exact times a bound would be a lie. Where looks are all there is, latencies
+            // are known to the looks' distance, and a cell of such sessions says that it is one;
+            // the parts of a delivery would be mostly that distance.
+            let is_exact = session.backend == BackendKind::Exact;
+            let is_begun_unseen = bounded(flag::ADOPTED) && record.index == 0;
+            let is_unknown = bounded(flag::REQUEST_BOUNDED) && (is_exact || is_begun_unseen);
+            if phase == Phase::Complete && !is_unknown {
+                measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
+            }
             if !bounded(flag::REQUEST_BOUNDED) {
-                if phase == Phase::Complete {
-                    measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
-                }
                 if !bounded(flag::FIRST_WRITE_BOUNDED) {
                     measured(Metric::ThinkTimeUs, delivery::think_us(record));
                 }
                 measured(Metric::FirstByteUs, delivery::first_byte_us(record));
             }
-            if phase == Phase::Complete {
+            if phase == Phase::Complete
+                && (is_exact || !bounded(flag::END_BOUNDED | flag::FIRST_WRITE_BOUNDED))
+            {
                 measured(Metric::DeliveryTailUs, delivery::tail_us(record));
             }
         }

@@ -265,6 +265,7 @@ pub struct Daemon {
 pub fn config_in(directory: &Path) -> Config {
     let mut config = Config::default();
     config.query.socket = directory.join("weir.sock");
+    config.kill_switch = directory.join("off");
     config
 }
 

@@ -258,7 +258,7 @@ fn told(
         eprintln!("{error:#}: it shows {} of {connections}", sessions.len());
     }
     let mine = |d: &Delivery| {
-        d.endpoints.netns == netns
+        d.endpoints.is_in(netns)
             && d.request_unix_ns >= since
             && d.kind != "handshake"
             && d.phase != "late"

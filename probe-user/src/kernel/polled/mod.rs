@@ -15,6 +15,7 @@ mod session;
 mod sockdiag;
 
 use std::{
+    collections::HashSet,
     os::fd::{AsFd, BorrowedFd},
     time::{Duration, Instant},
 };
@@ -34,7 +35,7 @@ use self::{
 };
 use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Options, Probe, Record, Ring,
-    Settings, namespaces,
+    SWEEP_INTERVAL, Settings, namespaces,
 };
 
 pub(super) use probes::try_sockets;
@@ -57,9 +58,12 @@ pub struct Polled {
     buffer: Buffer,
     /// Readable while bulk records wait, or last words.
     bulk_wake: Epoll,
-    /// Not to be looked again before.
+    /// When the latest look was over, and before when there is to be none.
+    looked: Instant,
     next_look: Instant,
     next_search: Instant,
+    /// Namespaces that could not be entered, and of which that was said.
+    told: HashSet<u64>,
 }
 
 /// `CLOCK_MONOTONIC`, which the kernel programs read as well.
@@ -96,8 +100,10 @@ impl Polled {
             },
             buffer: Buffer::new(),
             bulk_wake,
+            looked: Instant::now(),
             next_look: Instant::now(),
             next_search: Instant::now(),
+            told: HashSet::new(),
         };
         polled
             .apply(settings)
@@ -142,6 +148,8 @@ impl Polled {
             let _ = self.bulk_wake.delete(&namespace.farewells);
             namespace.leave(&mut self.common);
         }
+        self.told
+            .retain(|told| others.iter().any(|other| other.inode() == *told));
         let mut failed = 0;
         for other in others {
             let known = |namespace: &Namespace| u64::from(namespace.netns()) == other.inode();
@@ -151,7 +159,9 @@ impl Polled {
             match other.enter(|| enter(other.inode())) {
                 Ok(namespace) => self.take_in(namespace)?,
                 Err(err) => {
-                    tracing::debug!("{other}: {err:#}");
+                    if self.told.insert(other.inode()) {
+                        tracing::warn!("{other}: {err:#}");
+                    }
                     failed += 1;
                 }
             }
@@ -167,8 +177,8 @@ impl Polled {
             let looked = namespace.round(&mut self.buffer, &mut self.common);
             result = result.and(looked);
         }
-        let ended = Instant::now();
-        self.next_look = ended + (ended - began) * LEAST_PAUSE;
+        self.looked = Instant::now();
+        self.next_look = self.looked + (self.looked - began) * LEAST_PAUSE;
         result
     }
 }
@@ -201,6 +211,8 @@ impl Backend for Polled {
             filter_generation: generation,
             ..settings::Settings::default()
         };
+        // They hold from the next sweep on, however long the look before it took.
+        self.next_look = Instant::now();
         Ok(())
     }
 
@@ -231,8 +243,10 @@ impl Backend for Polled {
             self.search()?;
             self.common.judge.forget_strangers();
         }
-        if Instant::now() < self.next_look {
-            self.common.counts.looks_left_out += 1;
+        let now = Instant::now();
+        if now < self.next_look {
+            // One has just been taken, or has its turn now and is left out.
+            self.common.counts.looks_left_out += u64::from(now - self.looked > SWEEP_INTERVAL / 2);
             return Ok(());
         }
         self.look()

@@ -91,6 +91,29 @@ fn exchange(flags: u32) -> Delivery {
     }
 }
 
+/// A cell says how exactly it is measured, so that one of looks may hold what they bound.
+#[test]
+fn latencies_that_are_bounds_are_distributed_where_all_are() {
+    let bounds = flag::REQUEST_BOUNDED | flag::FIRST_WRITE_BOUNDED | flag::END_BOUNDED;
+    let latencies = |backend, flags| {
+        let mut fold = fold_with(10, 10);
+        let mut record = exchange(flags);
+        record.header.backend = backend;
+        fold.delivery(&record, label);
+        [
+            Metric::DeliveryLatencyUs,
+            Metric::ThinkTimeUs,
+            Metric::FirstByteUs,
+            Metric::DeliveryTailUs,
+        ]
+        .map(|metric| samples(&fold, metric))
+    };
+    assert_eq!(latencies(backend::POLLED, bounds), [1, 0, 0, 0]);
+    assert_eq!(latencies(backend::POLLED, bounds | flag::ADOPTED), [0; 4]);
+    assert_eq!(latencies(backend::PORTABLE, 0), [1, 1, 1, 1]);
+    assert_eq!(latencies(backend::EXACT, bounds), [0, 0, 0, 1]);
+}
+
 /// Which distributions each sort of delivery is part of.
 #[test]
 fn a_distribution_holds_only_what_it_is_about() {

@@ -39,6 +39,9 @@ pub fn write(
     line("host", &status.host, Mark::Heading)?;
     line("kernel", &status.kernel_release, Mark::Plain)?;
     line("backend", &status.backend().word(), Mark::Plain)?;
+    if !status.off.is_empty() {
+        line("off", &status.off, Mark::Bad)?;
+    }
     let started = units::timestamp(status.started_unix_ns);
     let since = format!("{started} (for {})", units::short_us(uptime_us));
     line("started", &since, Mark::Plain)?;

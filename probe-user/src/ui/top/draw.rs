@@ -170,6 +170,12 @@ fn header(
         third.splice(0..0, [span(text, Mark::Bad), gap()]);
     }
     lines.push(Line::from(third));
+    if !status.off.is_empty() {
+        lines.push(Line::styled(
+            format!(" OFF: {} ", status.off),
+            theme.alarm(),
+        ));
+    }
     if losses::total(&lost) > 0 {
         let text = format!(" {} (since the daemon's start) ", losses::sentence(&lost));
         lines.push(Line::styled(text, theme.alarm()));
