@@ -16,7 +16,8 @@ use crate::config::{self, Config};
 use crate::kernel::{HalfOpenGiveUp, KernelCounts, Record, Ring};
 use crate::labels::Labels;
 use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Event, fold::Folded};
-use crate::recording::{Said, tap::Tap};
+use crate::recording::Said;
+use crate::recording::tap::{Block, State, Tap};
 use crate::wire::{self, Context, DaemonCounts};
 
 /// Everything that is known.
@@ -31,7 +32,20 @@ pub struct Intake {
     counts: DaemonCounts,
     /// Nothing was heard of any session yet.
     untouched: bool,
-    tap: Option<Tap>,
+    taps: [Option<Tap>; Listener::COUNT],
+}
+
+/// Who takes down what is said; each can do so once at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// The daemon itself.
+    Daemon,
+    /// A client.
+    Client,
+}
+
+impl Listener {
+    const COUNT: usize = 2;
 }
 
 /// What a record of a delivery led to.
@@ -61,7 +75,7 @@ pub struct Recording {
     /// What must be known to fold it; what names the host is still to be filled in.
     pub header: v1::RecordingHeader,
     /// What is said from now on.
-    pub blocks: mpsc::Receiver<v1::RecordBlock>,
+    pub blocks: mpsc::Receiver<Block>,
 }
 
 impl Intake {
@@ -82,7 +96,7 @@ impl Intake {
             kernel_counts: KernelCounts::default(),
             counts: DaemonCounts::default(),
             untouched: true,
-            tap: None,
+            taps: Default::default(),
         })
     }
 
@@ -124,9 +138,7 @@ impl Intake {
 
     /// Takes in one thing that was said, and passes it on to whoever records.
     pub fn take<'a>(&mut self, said: &Said<'a>) -> Option<Told<'a>> {
-        if let Some(tap) = &mut self.tap {
-            tap.hear(said);
-        }
+        self.take_down(said);
         match said {
             Said::Record { ring, record } => return self.record(*ring, *record),
             Said::Drain { .. } => {}
@@ -154,6 +166,28 @@ impl Intake {
             Said::Missing { now_ns, .. } => self.fold.records_lost(*now_ns),
         }
         None
+    }
+
+    fn take_down(&mut self, said: &Said<'_>) {
+        for n in 0..Listener::COUNT {
+            if self.taps[n].as_ref().is_some_and(Tap::is_between_blocks) {
+                let state = self.state();
+                if let Some(tap) = &mut self.taps[n] {
+                    tap.begin_block(state);
+                }
+            }
+            if let Some(tap) = &mut self.taps[n] {
+                tap.hear(said);
+            }
+        }
+    }
+
+    fn state(&self) -> State {
+        State {
+            losses: self.losses(&DaemonCounts::default()),
+            unix_minus_monotonic_ns: self.context.unix_minus_monotonic_ns,
+            settings: self.settings.clone(),
+        }
     }
 
     fn record<'a>(&mut self, ring: Ring, record: Record<'a>) -> Option<Told<'a>> {
@@ -197,10 +231,12 @@ impl Intake {
     /// Begins a recording. `dropped` counts the records for which a slow recorder has no room.
     pub fn record_from(
         &mut self,
+        listener: Listener,
         now_ns: u64,
         dropped: Arc<AtomicU64>,
     ) -> Result<Recording, AlreadyRecorded> {
-        if self.is_recorded() {
+        let place = &self.taps[listener as usize];
+        if place.as_ref().is_some_and(|tap| !tap.is_closed()) {
             return Err(AlreadyRecorded);
         }
         let bound = |bound: usize| u32::try_from(bound).unwrap_or(u32::MAX);
@@ -222,22 +258,24 @@ impl Intake {
             ..v1::RecordingHeader::default()
         };
         let (tap, blocks) = Tap::new(dropped, now_ns);
-        self.tap = Some(tap);
+        self.taps[listener as usize] = Some(tap);
         Ok(Recording { header, blocks })
     }
 
     /// Whether somebody records.
     pub fn is_recorded(&self) -> bool {
-        self.tap.as_ref().is_some_and(|tap| !tap.is_closed())
+        self.taps.iter().flatten().any(|tap| !tap.is_closed())
     }
 
     /// Hands whoever records what was said until now; to be called about once a second.
     pub fn pass_on(&mut self) {
-        if self.tap.as_ref().is_some_and(Tap::is_closed) {
-            self.tap = None;
-        }
-        if let Some(tap) = &mut self.tap {
-            tap.flush();
+        for place in &mut self.taps {
+            if place.as_ref().is_some_and(Tap::is_closed) {
+                *place = None;
+            }
+            if let Some(tap) = place {
+                tap.flush();
+            }
         }
     }
 

@@ -24,7 +24,7 @@ fn perform(command: &Command) -> Result<Outcome> {
         return Ok(Outcome::Examined(diagnosis.health()));
     }
     if let Command::Replay(args) = command {
-        cli::replay(args, style, to.lock(), io::stderr())?;
+        cli::replay_at_terminal(args, style, to.lock())?;
         return Ok(Outcome::Done);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,13 +1,17 @@
 //! Replay: puts a recording through the same intake as the daemon's, as fast as it can or paced.
 
-use std::io::Read;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use weir_proto::v1;
 
 use crate::intake::{Intake, Told};
+use crate::qoe::CellSnapshot;
 use crate::recording::Said;
-use crate::recording::read::{Ending, ReadError, Reader};
+use crate::recording::chain::{Chain, ChainError, Piece};
+use crate::recording::entry::{self, BadEntry};
+use crate::recording::read::Ending;
+use crate::wire;
 
 /// How fast.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -19,6 +23,66 @@ pub enum Speed {
     Times(f64),
 }
 
+/// A moment of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// So long after its beginning.
+    After(Duration),
+    /// By the host's clock, Unix time.
+    Unix {
+        /// In nanoseconds.
+        ns: u64,
+    },
+}
+
+impl Moment {
+    /// By the clock of the records.
+    fn monotonic_ns(self, header: &v1::RecordingHeader) -> u64 {
+        let since_begin = match self {
+            Self::After(since) => u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+            Self::Unix { ns } => ns.saturating_sub(header.begin_unix_ns),
+        };
+        header.begin_monotonic_ns.saturating_add(since_begin)
+    }
+}
+
+/// What of a recording, and how fast.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// How fast. What comes before `from` is not waited for.
+    pub speed: Speed,
+    /// What is before is folded and not told.
+    pub from: Option<Moment>,
+    /// What is after is left out.
+    pub until: Option<Moment>,
+}
+
+/// What is told while a recording is replayed.
+pub trait Listener {
+    /// A record of a delivery was folded.
+    fn delivery(&mut self, intake: &Intake, told: Told<'_>) -> std::io::Result<()>;
+
+    /// So much is done; called often.
+    fn progress(&mut self, _: Progress) {}
+}
+
+impl<F: FnMut(&Intake, Told<'_>) -> std::io::Result<()>> Listener for F {
+    fn delivery(&mut self, intake: &Intake, told: Told<'_>) -> std::io::Result<()> {
+        self(intake, told)
+    }
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Of these, read.
+    pub bytes_read: u64,
+    /// Records folded.
+    pub records: u64,
+}
+
 /// A recording, put through the intake.
 #[derive(Debug)]
 pub struct Replayed {
@@ -26,16 +90,24 @@ pub struct Replayed {
     pub intake: Intake,
     /// What the recording says of itself.
     pub header: v1::RecordingHeader,
-    /// How it ends.
-    pub ending: Ending,
+    /// How each of its files ends, as far as they were read.
+    pub endings: Vec<(PathBuf, Ending)>,
+    /// Files in it.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
     /// Records in it.
     pub records: u64,
-    /// Records that the recorder was too slow for.
+    /// Records that are missing in it.
     pub missing: u64,
     /// Gaps that they left.
     pub gaps: u64,
     /// Time of the last thing said.
     pub end_monotonic_ns: u64,
+    /// The cells at the moment that was asked for as the beginning; none if it was not.
+    pub cells_before: Option<Vec<CellSnapshot>>,
+    /// How long the replay took.
+    pub took: Duration,
 }
 
 impl Replayed {
@@ -44,6 +116,22 @@ impl Replayed {
         let begin_ns = self.header.begin_monotonic_ns;
         Duration::from_nanos(self.end_monotonic_ns.saturating_sub(begin_ns))
     }
+
+    /// Records read and folded in each second of the replay.
+    pub fn records_per_s(&self) -> f64 {
+        self.records as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+
+    /// The cells: of the whole recording, or since the moment that was asked for.
+    pub fn cells(&self) -> Vec<CellSnapshot> {
+        let mut cells = self.intake.cells();
+        for before in self.cells_before.iter().flatten() {
+            if let Some(cell) = cells.iter_mut().find(|cell| cell.key == before.key) {
+                *cell = cell.since(before);
+            }
+        }
+        cells
+    }
 }
 
 /// Why a recording cannot be replayed.
@@ -51,83 +139,213 @@ impl Replayed {
 pub enum Error {
     /// It cannot be read.
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Read(#[from] ChainError),
+    /// It is whole and not understood.
+    #[error("cannot read {}: {bad}", path.display())]
+    Entry {
+        /// Where.
+        path: PathBuf,
+        /// What.
+        bad: BadEntry,
+    },
     /// It can be read, and not folded.
-    #[error("{0:#}")]
-    Header(anyhow::Error),
+    #[error("cannot replay {}: {why:#}", path.display())]
+    Header {
+        /// Its first file.
+        path: PathBuf,
+        /// Why not.
+        why: anyhow::Error,
+    },
     /// What is told cannot be passed on.
     #[error(transparent)]
     Told(std::io::Error),
 }
 
-/// Replays all of it. `each` hears of every record of a delivery, as it is folded.
+/// Replays all of it, or what `options` asks for.
 pub fn replay(
-    mut reader: Reader<impl Read>,
-    speed: Speed,
-    mut each: impl FnMut(&Intake, Told<'_>) -> std::io::Result<()>,
+    mut chain: Chain,
+    options: Options,
+    listener: &mut impl Listener,
 ) -> Result<Replayed, Error> {
-    let header = reader.header().clone();
-    let mut intake = Intake::at_beginning_of(&header).map_err(Error::Header)?;
-    let pace = Pace {
-        speed,
-        begin: Instant::now(),
-        begin_ns: header.begin_monotonic_ns,
-    };
-    let (mut records, mut missing, mut gaps) = (0, 0, 0);
-    let mut end_monotonic_ns = header.begin_monotonic_ns;
-    let mut told = Ok(());
-    while told.is_ok()
-        && let Some(block) = reader.next_block()?
-    {
-        let take = |said: Said<'_>| {
-            if let Some(now_ns) = said.now_ns() {
-                end_monotonic_ns = end_monotonic_ns.max(now_ns);
-                pace.wait_until(now_ns);
+    let begin = Instant::now();
+    let mut player = Player::new(chain.header(), options).map_err(|why| Error::Header {
+        path: chain.path().to_owned(),
+        why,
+    })?;
+    while let Some(piece) = chain.next_piece()? {
+        match piece {
+            Piece::Block(block) => {
+                let read =
+                    player.block(&block, &mut |intake, told| listener.delivery(intake, told));
+                read.map_err(|bad| Error::Entry {
+                    path: chain.path().to_owned(),
+                    bad,
+                })?;
             }
-            match said {
-                Said::Record { .. } => records += 1,
-                Said::Missing { records, .. } => {
-                    missing += records;
-                    gaps += 1;
-                }
-                _ => {}
-            }
-            if let Some(delivery) = intake.take(&said)
-                && told.is_ok()
-            {
-                told = each(&intake, delivery);
-            }
-        };
-        crate::recording::entry::read(&block, take).map_err(ReadError::from)?;
+            Piece::Part(header) => player.part(&header),
+        }
+        std::mem::replace(&mut player.told, Ok(())).map_err(Error::Told)?;
+        if player.over {
+            break;
+        }
+        listener.progress(Progress {
+            bytes: chain.bytes(),
+            bytes_read: chain.bytes_read(),
+            records: player.records,
+        });
     }
-    told.map_err(Error::Told)?;
+    if player.from_ns.is_some() && player.cells_before.is_none() {
+        // It ends before that moment: nothing was counted since.
+        player.cells_before = Some(player.intake.cells());
+    }
     Ok(Replayed {
-        intake,
-        header,
-        ending: reader.ending(),
-        records,
-        missing,
-        gaps,
-        end_monotonic_ns,
+        endings: chain
+            .endings()
+            .map(|(path, ending)| (path.to_owned(), ending.clone()))
+            .collect(),
+        files: chain.files(),
+        bytes: chain.bytes(),
+        header: chain.header().clone(),
+        intake: player.intake,
+        records: player.records,
+        missing: player.missing,
+        gaps: player.gaps,
+        end_monotonic_ns: player.end_monotonic_ns,
+        cells_before: player.cells_before,
+        took: begin.elapsed(),
     })
+}
+
+/// Takes in what a recording says.
+#[derive(Debug)]
+struct Player {
+    intake: Intake,
+    pace: Pace,
+    /// Records said before the first file.
+    records_before: u64,
+    from_ns: Option<u64>,
+    until_ns: u64,
+    records: u64,
+    missing: u64,
+    gaps: u64,
+    end_monotonic_ns: u64,
+    cells_before: Option<Vec<CellSnapshot>>,
+    told: std::io::Result<()>,
+    over: bool,
+}
+
+impl Player {
+    fn new(header: &v1::RecordingHeader, options: Options) -> anyhow::Result<Self> {
+        let from_ns = options.from.map(|from| from.monotonic_ns(header));
+        let until_ns = options.until.map(|until| until.monotonic_ns(header));
+        Ok(Self {
+            intake: Intake::at_beginning_of(header)?,
+            pace: Pace {
+                speed: options.speed,
+                begin: None,
+                from_ns: from_ns.unwrap_or(header.begin_monotonic_ns),
+            },
+            records_before: header.records_before,
+            from_ns,
+            until_ns: until_ns.unwrap_or(u64::MAX),
+            records: 0,
+            missing: 0,
+            gaps: 0,
+            end_monotonic_ns: header.begin_monotonic_ns,
+            cells_before: None,
+            told: Ok(()),
+            over: false,
+        })
+    }
+
+    fn block(
+        &mut self,
+        block: &[u8],
+        each: &mut impl FnMut(&Intake, Told<'_>) -> std::io::Result<()>,
+    ) -> Result<(), BadEntry> {
+        entry::read(block, |said| self.take(&said, each))
+    }
+
+    fn take(
+        &mut self,
+        said: &Said<'_>,
+        each: &mut impl FnMut(&Intake, Told<'_>) -> std::io::Result<()>,
+    ) {
+        if let Some(now_ns) = said.now_ns() {
+            self.over |= now_ns > self.until_ns;
+            if !self.over {
+                self.end_monotonic_ns = self.end_monotonic_ns.max(now_ns);
+                self.reach(now_ns);
+            }
+        }
+        if self.over || self.told.is_err() {
+            return;
+        }
+        match said {
+            Said::Record { .. } => self.records += 1,
+            Said::Missing { records, .. } => {
+                self.missing = self.missing.saturating_add(*records);
+                self.gaps += 1;
+            }
+            _ => {}
+        }
+        if let Some(delivery) = self.intake.take(said)
+            && (self.from_ns.is_none() || self.cells_before.is_some())
+        {
+            self.told = each(&self.intake, delivery);
+        }
+    }
+
+    /// Time has come to this.
+    fn reach(&mut self, now_ns: u64) {
+        if self.cells_before.is_none() && self.from_ns.is_some_and(|from_ns| now_ns >= from_ns) {
+            self.cells_before = Some(self.intake.cells());
+        }
+        self.pace.wait_until(now_ns);
+    }
+
+    /// Another file begins; what was said between it and the one before is missing.
+    fn part(&mut self, header: &v1::RecordingHeader) {
+        let known = self.records.saturating_add(self.missing);
+        let said = header.records_before.saturating_sub(self.records_before);
+        let records = said.saturating_sub(known);
+        let settings = header.settings.clone().unwrap_or_default();
+        if records == 0 && settings == *self.intake.settings() {
+            return;
+        }
+        let now_ns = header.begin_monotonic_ns;
+        let counts = wire::kernel_counts(&header.losses.unwrap_or_default());
+        for said in [
+            Said::Missing { now_ns, records },
+            Said::Settings(settings.into()),
+            Said::Counts { now_ns, counts },
+        ] {
+            self.take(&said, &mut |_, _| Ok(()));
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Pace {
     speed: Speed,
-    begin: Instant,
-    begin_ns: u64,
+    /// When what is waited for began; none: it has not yet.
+    begin: Option<Instant>,
+    from_ns: u64,
 }
 
 impl Pace {
-    fn wait_until(&self, now_ns: u64) {
+    fn wait_until(&mut self, now_ns: u64) {
         let Speed::Times(times) = self.speed else {
             return;
         };
-        let since = Duration::from_nanos(now_ns.saturating_sub(self.begin_ns));
+        if now_ns < self.from_ns {
+            return;
+        }
+        let begin = *self.begin.get_or_insert_with(Instant::now);
+        let since = Duration::from_nanos(now_ns - self.from_ns);
         // Beyond what a Duration can hold there is no difference to waiting for ever.
         let since =
             Duration::try_from_secs_f64(since.as_secs_f64() / times).unwrap_or(Duration::MAX);
-        std::thread::sleep(since.saturating_sub(self.begin.elapsed()));
+        std::thread::sleep(since.saturating_sub(begin.elapsed()));
     }
 }

@@ -257,6 +257,8 @@ pub struct DaemonCounts {
     pub uplink_frames_dropped: u64,
     /// Records that a slow recorder missed.
     pub recorder_dropped: u64,
+    /// Records that the disk of the daemon's own recording did not take.
+    pub recorder_unwritten: u64,
 }
 
 /// All that was lost, by cause.
@@ -286,6 +288,7 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         uplink_events_dropped: daemon.uplink_events_dropped,
         uplink_frames_dropped: daemon.uplink_frames_dropped,
         recorder_dropped: daemon.recorder_dropped,
+        recorder_unwritten: daemon.recorder_unwritten,
     }
 }
 

@@ -3,11 +3,16 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+
+use clap::Parser as _;
 use common::{Daemon, at, config_in, delivery, session_end, session_start, until};
 use probe_ebpf::record::{flag, kind};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
+use weir::cli::{self, Cli, Command};
 use weir::kernel::HalfOpenGiveUp;
+use weir::ui::out::Style;
 use weir_proto::v1;
 
 async fn counters(daemon: &Daemon) -> v1::Counters {
@@ -495,4 +500,40 @@ async fn one_sweep_takes_all_that_the_bulk_ring_holds() {
     .await;
     // One may have been under way.
     assert!(after <= before + 2, "{} sweeps", after - before);
+}
+
+/// What a command prints, while it runs.
+#[derive(Clone, Debug, Default)]
+struct Screen(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_fails_when_the_daemon_ends() {
+    let daemon = Daemon::start(|_| {}).await;
+    daemon.script.delivery(delivery(1, 443, 0, at(0)));
+    let socket = daemon.ready.socket.display();
+    let line = format!("weir deliveries --follow -o json --socket {socket}");
+    let Command::Deliveries(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+        unreachable!("{line}");
+    };
+    let screen = Screen::default();
+    let to = screen.clone();
+    let following = tokio::spawn(async move { cli::deliveries(&args, Style::default(), to).await });
+    until("the delivery", || async {
+        (!screen.0.lock().unwrap().is_empty()).then_some(())
+    })
+    .await;
+    daemon.stop().await.unwrap();
+    let err = following.await.unwrap().unwrap_err();
+    assert!(err.to_string().contains("it has ended"), "{err}");
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use common::{Daemon, MS, at, config_in, delivery, session_end, session_start, until};
@@ -58,18 +58,28 @@ impl Recorder {
     }
 }
 
-/// What `weir replay` prints and notes.
+/// What `weir replay` prints and notes; how fast it was is another time another.
 fn replay(file: &Kept, more: &str) -> (String, String) {
-    let line = format!("weir replay {} -o json{more}", file.path.display());
+    let (printed, mut notes) = try_replay(&[&file.path], more).unwrap();
+    notes.truncate(notes.rfind("replayed in ").unwrap());
+    (printed, notes)
+}
+
+fn try_replay(files: &[&Path], more: &str) -> anyhow::Result<(String, String)> {
+    let files: Vec<_> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    let line = format!("weir replay {} -o json{more}", files.join(" "));
     let Command::Replay(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
         unreachable!("{line}");
     };
     let (mut printed, mut notes) = (Vec::new(), Vec::new());
-    cli::replay(&args, Style::default(), &mut printed, &mut notes).unwrap();
-    (
+    cli::replay(&args, Style::default(), &mut printed, &mut notes)?;
+    Ok((
         String::from_utf8(printed).unwrap(),
         String::from_utf8(notes).unwrap(),
-    )
+    ))
 }
 
 /// What a listing of the running daemon prints.
@@ -210,7 +220,11 @@ async fn a_replay_says_what_the_daemon_said_and_says_it_again_each_time() {
     }
     assert_eq!(kept, stable(&lines(&troubled)));
     for what in ["", " --sessions", " --deliveries", " --events"] {
-        assert_eq!(replay(&file, what), replay(&file, what));
+        let (printed, notes) = replay(&file, what);
+        for speed in ["max", "1000000x"] {
+            let again = replay(&file, &format!("{what} --speed {speed}"));
+            assert_eq!(again, (printed.clone(), notes.clone()));
+        }
     }
 }
 
@@ -330,4 +344,190 @@ async fn a_second_recording_at_a_time_is_refused() {
     assert!(refused.message().contains("once at a time"), "{refused}");
     recorder.end().await;
     daemon.stop().await.unwrap();
+}
+
+/// A daemon that records itself, in a directory that outlives it.
+async fn recording_daemon(kept: &Path) -> Daemon {
+    let file = kept.join("own.weir");
+    Daemon::start(|config| {
+        config.recording.file = Some(file);
+        config.recording.min_free_bytes = 0;
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemons_own_recording_is_its_whole_life_in_files_that_make_one_history() {
+    let kept = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config_in(directory.path());
+    config.recording.file = Some(kept.path().join("own.weir"));
+    config.recording.min_free_bytes = 0;
+    let path = directory.path().join("weir.toml");
+    let daemon = Daemon::start_in(directory, config.clone(), Some(path.clone())).await;
+    play(&daemon, 1);
+    drained(&daemon, 1).await;
+    // Another who records is not in the way.
+    let beside = Recorder::start(&daemon, "").await;
+    let text = format!(
+        "[query]\nsocket = {:?}\n[recording]\nfile = {:?}\nmin_free_bytes = 0\n\
+         [[service]]\nname = \"vod\"\nports = [80]\n",
+        config.query.socket,
+        config.recording.file.as_ref().unwrap()
+    );
+    for generation in 2..=3 {
+        std::fs::write(&path, &text).unwrap();
+        daemon.control.reload.notify_one();
+        until("the reload", || async {
+            (daemon.status().await.config_generation == generation).then_some(())
+        })
+        .await;
+        play(&daemon, 1000 * generation);
+        drained(&daemon, generation).await;
+        let files = generation;
+        until("the next file", || async {
+            (daemon.status().await.recording?.files == files).then_some(())
+        })
+        .await;
+    }
+    let cells = ask(&daemon, "cells --buckets").await;
+    let status = daemon.status().await;
+    let beside = beside.end().await;
+    daemon.stop().await.unwrap();
+
+    let recording = status.recording.unwrap();
+    assert_eq!(recording.error, "");
+    assert_eq!(status.losses.unwrap().recorder_unwritten, 0);
+    let parts =
+        ["own.weir", "own.000001.weir", "own.000002.weir"].map(|name| kept.path().join(name));
+    let [last, first, second] = parts.each_ref().map(|path| &**path);
+    // In any order.
+    let (printed, notes) = try_replay(&[last, second, first], " --buckets").unwrap();
+    assert_eq!(printed, cells);
+    assert!(
+        notes.contains("in 3 files; ended in order (daemon_ended)"),
+        "{notes}"
+    );
+    assert!(
+        !notes.contains("midst") && !notes.contains("INCOMPLETE"),
+        "{notes}"
+    );
+
+    // Each by itself, and with what is missing between told.
+    let records = |files: &[&Path]| {
+        let (printed, notes) = try_replay(files, " --stats").unwrap();
+        let row: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        let number = |name: &str| row[name].as_u64().unwrap();
+        (number("records"), number("records_missing"), notes)
+    };
+    let (all, none, _) = records(&[first, second, last]);
+    assert_eq!(none, 0);
+    let alone = [first, second, last].map(|file| records(&[file]));
+    assert_eq!(alone.iter().map(|(records, ..)| records).sum::<u64>(), all);
+    assert!(!alone[0].2.contains("midst") && alone[1].2.contains("midst"));
+    let (found, missing, notes) = records(&[first, last]);
+    assert_eq!(found + missing, all);
+    assert_eq!(missing, alone[1].0);
+    assert!(notes.contains("INCOMPLETE: 1 gaps"), "{notes}");
+
+    // What is no one history is refused.
+    let err = try_replay(&[first, &beside.path], "").unwrap_err();
+    assert!(format!("{err:#}").contains("replay it alone"), "{err:#}");
+    let err = try_replay(&[first, first], "").unwrap_err();
+    assert!(format!("{err:#}").contains("same part"), "{err:#}");
+    let daemon = recording_daemon(kept.path()).await;
+    daemon.stop().await.unwrap();
+    let err = try_replay(&[first, &kept.path().join("own.weir")], "").unwrap_err();
+    assert!(format!("{err:#}").contains("different starts"), "{err:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_killed_leaves_all_but_the_last_second() {
+    let kept = tempfile::tempdir().unwrap();
+    let daemon = recording_daemon(kept.path()).await;
+    play(&daemon, 1);
+    let status = drained(&daemon, 1).await;
+    let drained = status.losses.unwrap().bulk.unwrap().drained;
+    let written = until("all written", || async {
+        let recording = daemon.status().await.recording?;
+        (recording.records > drained).then_some(recording.records)
+    })
+    .await;
+    // As it would be if the daemon went now.
+    let copy = kept.path().join("copy.weir");
+    std::fs::copy(kept.path().join("own.weir"), &copy).unwrap();
+    daemon.stop().await.unwrap();
+    let (printed, notes) = try_replay(&[&copy], " --stats").unwrap();
+    assert!(notes.contains("not ended in order"), "{notes}");
+    let numbers: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(numbers["records"], written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_cannot_be_begun_is_an_error_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config_in(directory.path());
+    config.recording.file = Some(directory.path().join("absent/own.weir"));
+    let options = weir::daemon::Options {
+        config,
+        config_path: None,
+        overrides: Box::new(|_| {}),
+    };
+    let backend = |_: &weir::config::Config| Ok(common::Script::new().backend());
+    let control = weir::daemon::Control::default();
+    let err = weir::daemon::run(options, backend, control, |_| {}).await;
+    let text = format!("{:#}", err.unwrap_err());
+    assert!(
+        text.contains("absent/own.weir") && text.contains("No such file"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_recording_is_what_was_told_in_that_time() {
+    let kept = tempfile::tempdir().unwrap();
+    let daemon = recording_daemon(kept.path()).await;
+    play(&daemon, 1);
+    drained(&daemon, 1).await;
+    let cells = ask(&daemon, "cells --buckets").await;
+    // What is taken in from here on comes later than all before.
+    let own = kept.path().join("own.weir");
+    let header = weir::recording::chain::Chain::open(std::slice::from_ref(&own)).unwrap();
+    let begin_ns = header.header().begin_monotonic_ns;
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    let now_ns = u64::try_from(std::time::Duration::from(now).as_nanos()).unwrap();
+    let then = format!("{}ns", now_ns - begin_ns);
+    play(&daemon, 1000);
+    drained(&daemon, 2).await;
+    daemon.stop().await.unwrap();
+
+    let until = |what: &str| try_replay(&[&own], &format!("{what} --until {then}")).unwrap();
+    let (printed, notes) = until(" --buckets");
+    assert_eq!(printed, cells);
+    assert!(notes.contains("read up to there"), "{notes}");
+    let from = |what: &str| {
+        try_replay(&[&own], &format!("{what} --from {then}"))
+            .unwrap()
+            .0
+    };
+    let all = try_replay(&[&own], " --deliveries").unwrap().0;
+    assert_eq!(until(" --deliveries").0 + &from(" --deliveries"), all);
+    assert_eq!(
+        from(" --deliveries").lines().count() * 2,
+        all.lines().count()
+    );
+    let sum = |printed: &str| -> u64 {
+        let cells = printed.lines().map(|line| {
+            let cell: serde_json::Value = serde_json::from_str(line).unwrap();
+            cell["counters"]["deliveries"].as_u64().unwrap()
+                + cell["percentiles"]["delivery_latency_us"]["count"]
+                    .as_u64()
+                    .unwrap()
+        });
+        cells.sum()
+    };
+    let whole = try_replay(&[&own], "").unwrap().0;
+    assert_eq!(sum(&cells) + sum(&from("")), sum(&whole));
+    let never = try_replay(&[&own], " --from 1h").unwrap().0;
+    assert!(never.contains("\"deliveries\":0"), "{never}");
 }

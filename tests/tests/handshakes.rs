@@ -1,9 +1,14 @@
 //! Handshakes that the link spoils: SYN-ACKs sent again, and clients that never come back.
 
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, socket,
+};
 use weir_tests::lab::client::{self, Connection};
 use weir_tests::lab::counters::tcp_counts;
 use weir_tests::lab::link::Lab;
@@ -73,5 +78,62 @@ fn a_client_that_never_finishes_its_handshake_is_counted_as_given_up() -> Result
     let (session, _) = watched.deliveries(port)?;
     assert_eq!(session.synack_retransmits, 0);
 
+    Ok(())
+}
+
+#[test]
+fn more_half_open_sessions_than_one_look_takes_are_all_counted_as_given_up() -> Result<()> {
+    const CLIENTS: u16 = 6_000;
+    let lab = Lab::with_relay(DISTANT, 1)?;
+    for (name, value) in [
+        ("net/core/somaxconn", "16384"),
+        ("net/ipv4/tcp_max_syn_backlog", "16384"),
+        ("net/ipv4/tcp_synack_retries", "1"),
+    ] {
+        lab.server.sysctl(name, value)?;
+    }
+    let watched = Watched::new(lab, &settings())?;
+    let server = v4(CLEAR);
+    let _listener = watched.lab.server.run(move || listen(server))?;
+    watched.lab.relay().set(Direction::Down, ALL_LOST);
+    // Closed again at once, so that each sends one SYN.
+    let client = &watched.lab.client;
+    client.run(move || knock(server, CLIENTS))?;
+    let give_ups = || -> Result<u64> {
+        let cells = watched.daemon.cells()?;
+        Ok(cells
+            .iter()
+            .map(|cell| cell.counters.half_open_give_ups)
+            .sum())
+    };
+    // Others on this host may give up too.
+    wait_for("every give-up", PATIENCE, || {
+        Ok(give_ups()? >= u64::from(CLIENTS))
+    })
+    .with_context(|| format!("{} of {CLIENTS}", give_ups().unwrap_or(0)))?;
+    Ok(())
+}
+
+/// A listener that accepts nothing.
+fn listen(address: SocketAddr) -> Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let listener = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
+    socket::listen(&listener, Backlog::MAXALLOWABLE)?;
+    Ok(listener)
+}
+
+/// Begins so many handshakes, each from a port of its own, and finishes none.
+fn knock(address: SocketAddr, clients: u16) -> Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    for n in 0..clients {
+        let client = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+        let port = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 10_000 + n));
+        bind(client.as_raw_fd(), &SockaddrStorage::from(port))?;
+        match connect(client.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Err(Errno::EINPROGRESS) => {}
+            other => other.with_context(|| format!("client {n}"))?,
+        }
+    }
     Ok(())
 }

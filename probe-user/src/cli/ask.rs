@@ -88,7 +88,12 @@ pub async fn deliveries(args: &Deliveries, style: Style, to: impl Write) -> Resu
     let mut stream = answer.map_err(|status| peer.error(&status))?.into_inner();
     let mut printer = Printer::new(delivery_listing::COLUMNS, args.output.output, style, to);
     if !whole {
-        return print_as_they_come(&mut stream, &peer, keep, &mut printer).await;
+        print_as_they_come(&mut stream, &peer, keep, &mut printer).await?;
+        if args.follow {
+            // Following has no end of its own: whoever waits for more must hear of it.
+            return Err(peer.ended().into());
+        }
+        return Ok(());
     }
     let mut rows = collect(&mut stream, &peer).await?;
     rows.retain(keep);

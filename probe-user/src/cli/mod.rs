@@ -11,6 +11,7 @@ mod run;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 pub use ask::{cells, deliveries, hosts, sessions, status};
@@ -18,13 +19,13 @@ pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
 pub use live::top;
 pub use record::{record, record_until};
-pub use replay::replay;
+pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
 use crate::config::Config;
 use crate::kernel::Choice;
-use crate::replay::Speed;
+use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
 };
@@ -33,6 +34,11 @@ use crate::ui::table::Format;
 /// Where a daemon listens unless its configuration says otherwise.
 fn default_socket() -> PathBuf {
     Config::default().query.socket
+}
+
+/// A path that stays the same wherever the process is.
+fn absolute() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
 }
 
 const STYLES: Styles = Styles::styled()
@@ -101,7 +107,8 @@ Examples:
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
   weir run --backend polled                    load nothing into the kernel
-  weir run --collector http://collector:7447   and report to a collector")]
+  weir run --collector http://collector:7447   and report to a collector
+  weir run --record /var/tmp/edge.weir         and keep what the kernel says")]
 pub struct Run {
     /// The configuration file. Without it: the built-in defaults.
     #[arg(long, value_name = "FILE")]
@@ -122,6 +129,12 @@ pub struct Run {
     /// alone (auto, exact, portable, polled); `weir doctor` says what each is worth.
     #[arg(long, value_name = "HOW", value_parser = str::parse::<Choice>)]
     pub backend: Option<Choice>,
+    /// Record all that the kernel says, from the first record on, to be replayed.
+    ///
+    /// FILE is the latest part; when it is full (`recording.max_bytes` of the configuration) it
+    /// gets a number in its name, and the oldest go. What is there already is kept as an older part.
+    #[arg(long, value_name = "FILE", value_parser = absolute())]
+    pub record: Option<PathBuf>,
     /// Show the live view also where it would not come by itself.
     #[arg(long, conflicts_with = "no_top")]
     pub top: bool,
@@ -400,13 +413,27 @@ pub struct Record {
 Examples:
   weir replay evening.weir                          cells
   weir replay evening.weir --deliveries -o json > deliveries.jsonl
-  weir replay evening.weir --events --speed 10      late and cut-off deliveries, ten times as fast")]
+  weir replay evening.weir --events --speed 10x     late and cut-off deliveries, ten times as fast
+  weir replay evening.weir --from 90s --until 2m    the cells of that half minute
+  weir replay evening.weir --stats -o json          how much is in it, and how fast it is folded
+  weir replay edge.*.weir edge.weir                 files of a daemon's own recording, as one")]
 pub struct Replay {
-    /// The recording.
-    pub file: PathBuf,
-    /// How many times as fast as it was, or as fast as it can.
+    /// The recording; of a daemon's own recording as many files as you like, in any order.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// How many times as fast as it was (e.g. 1, 0.5 or 10x), or as fast as it can.
     #[arg(long, value_name = "N|max", default_value = "max", value_parser = replay::parse_speed)]
     pub speed: Speed,
+    /// Tell only what came later: so long after the recording's beginning (e.g. 90s), or at that
+    /// time (e.g. 2026-03-01T20:15:00Z).
+    ///
+    /// What came before is folded all the same, so that what is told is as it was; cells are what
+    /// was counted since.
+    #[arg(long, value_name = "TIME", value_parser = replay::parse_moment, conflicts_with = "sessions")]
+    pub from: Option<Moment>,
+    /// End there, and tell of the state at that moment.
+    #[arg(long, value_name = "TIME", value_parser = replay::parse_moment)]
+    pub until: Option<Moment>,
     #[command(flatten)]
     pub output: Output,
     /// The cells at its end; so without any of these.
@@ -421,11 +448,14 @@ pub struct Replay {
     /// Each delivery that is late while it is open, or cut off.
     #[arg(long, group = "listing")]
     pub events: bool,
+    /// How much is in it, and how fast it was read and folded.
+    #[arg(long, group = "listing")]
+    pub stats: bool,
     /// With --deliveries: also the parts of TLS handshakes.
     #[arg(long, requires = "deliveries")]
     pub handshakes: bool,
     /// With cells and -o json: the histograms' buckets too.
-    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "events"])]
+    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "events", "stats"])]
     pub buckets: bool,
 }
 
@@ -472,6 +502,11 @@ mod tests {
             "weir replay f --speed 0",
             "weir replay f --cells --events",
             "weir replay f --handshakes",
+            "weir replay",
+            "weir replay f --speed x",
+            "weir replay f --from yesterday",
+            "weir replay f --sessions --from 5s",
+            "weir replay f --stats --buckets",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -1,63 +1,174 @@
 //! `weir replay`: a recording through the daemon's own intake, and what comes of it.
 
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use probe_ebpf::record::flag;
 use weir_proto::v1::Delivery;
 
 use super::Replay;
 use crate::intake::{Intake, Told};
-use crate::recording::read::Reader;
-use crate::replay::{Replayed, Speed, replay as put_through};
+use crate::recording::chain::Chain;
+use crate::recording::read::Ending;
+use crate::replay::{
+    Error, Listener, Moment, Options, Progress, Replayed, Speed, replay as put_through,
+};
 use crate::ui::listing::deliveries::COLUMNS as DELIVERY_COLUMNS;
-use crate::ui::listing::{cells as cell_listing, sessions as session_listing};
+use crate::ui::listing::{
+    cells as cell_listing, replay as stats_listing, sessions as session_listing,
+};
 use crate::ui::out::Style;
 use crate::ui::table::Printer;
 use crate::ui::{losses, units};
 use crate::wire;
 
+/// Time between two looks at how far it is.
+const BAR_INTERVAL: Duration = Duration::from_millis(200);
+const BAR_COLUMNS: u64 = 30;
+
 /// `weir replay`: the listing to `to`, and what is to be known of the recording to `notes`.
-pub fn replay(args: &Replay, style: Style, to: impl Write, mut notes: impl Write) -> Result<()> {
-    let name = args.file.display();
-    let file = File::open(&args.file).with_context(|| format!("cannot open {name}"))?;
-    let reader =
-        Reader::open(BufReader::new(file)).with_context(|| format!("cannot read {name}"))?;
-    let mut printer = Printer::new(DELIVERY_COLUMNS, args.output.output, style, to);
-    let replayed = put_through(reader, args.speed, |intake, told| {
-        if wanted(args, &told) {
-            printer.push(&message(intake, &told))?;
-        }
-        Ok(())
-    })
-    .map_err(|err| match err {
+pub fn replay(args: &Replay, style: Style, to: impl Write, notes: impl Write) -> Result<()> {
+    show(args, style, to, notes, false)
+}
+
+/// The same at a terminal: while it takes long, standard error shows how far it is.
+pub fn replay_at_terminal(args: &Replay, style: Style, to: impl Write) -> Result<()> {
+    // Not between the lines of a listing, and what is paced takes as long as it took.
+    let listing = (args.deliveries || args.events) && io::stdout().is_terminal();
+    let bar = io::stderr().is_terminal() && !listing && args.speed == Speed::Max;
+    show(args, style, to, io::stderr(), bar)
+}
+
+fn show(
+    args: &Replay,
+    style: Style,
+    to: impl Write,
+    mut notes: impl Write,
+    bar: bool,
+) -> Result<()> {
+    let chain = Chain::open(&args.files)?;
+    let options = Options {
+        speed: args.speed,
+        from: args.from,
+        until: args.until,
+    };
+    let mut teller = Teller {
+        args,
+        printer: Printer::new(DELIVERY_COLUMNS, args.output.output, style, to),
+        bar: bar.then(|| Bar::new(&mut notes)),
+    };
+    let replayed = put_through(chain, options, &mut teller);
+    let Teller {
+        mut printer, bar, ..
+    } = teller;
+    if let Some(bar) = bar {
+        bar.clear();
+    }
+    let replayed = replayed.map_err(|err| match err {
         // As it is, so that a reader that went away is known as one.
-        crate::replay::Error::Told(err) => anyhow::Error::from(err),
-        err => anyhow::Error::from(err).context(format!("cannot replay {name}")),
+        Error::Told(err) => anyhow::Error::from(err),
+        err => anyhow::Error::from(err),
     })?;
     let format = args.output.output;
     if args.deliveries || args.events {
         printer.flush()?;
     } else if args.sessions {
-        let mut printer = Printer::new(
-            session_listing::COLUMNS,
-            format,
-            style,
-            printer.into_inner(),
-        );
+        let to = printer.into_inner();
+        let mut printer = Printer::new(session_listing::COLUMNS, format, style, to);
         for row in sessions(&replayed) {
             printer.push(&row)?;
         }
         printer.flush()?;
+    } else if args.stats {
+        let to = printer.into_inner();
+        let mut printer = Printer::new(stats_listing::COLUMNS, format, style, to);
+        printer.push(&stats(&replayed))?;
+        printer.flush()?;
     } else {
-        let mut printer = Printer::new(cell_listing::COLUMNS, format, style, printer.into_inner());
+        let to = printer.into_inner();
+        let mut printer = Printer::new(cell_listing::COLUMNS, format, style, to);
         for row in cells(&replayed, args.buckets) {
             printer.push(&row)?;
         }
         printer.flush()?;
     }
     Ok(note(&replayed, &mut notes)?)
+}
+
+/// Prints deliveries as they are folded.
+struct Teller<'a, W: Write> {
+    args: &'a Replay,
+    printer: Printer<'a, Delivery, W>,
+    bar: Option<Bar<'a>>,
+}
+
+impl<W: Write> Listener for Teller<'_, W> {
+    fn delivery(&mut self, intake: &Intake, told: Told<'_>) -> io::Result<()> {
+        if wanted(self.args, &told) {
+            self.printer.push(&message(intake, &told))?;
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        if let Some(bar) = &mut self.bar {
+            bar.show(progress);
+        }
+    }
+}
+
+/// How far a replay is, drawn over itself on a terminal.
+struct Bar<'a> {
+    to: &'a mut dyn Write,
+    begin: Instant,
+    shown: Option<Instant>,
+}
+
+impl<'a> Bar<'a> {
+    fn new(to: &'a mut dyn Write) -> Self {
+        Self {
+            to,
+            begin: Instant::now(),
+            shown: None,
+        }
+    }
+
+    fn show(&mut self, progress: Progress) {
+        let now = Instant::now();
+        let last = self.shown.unwrap_or(self.begin);
+        if now - last < BAR_INTERVAL {
+            return;
+        }
+        self.shown = Some(now);
+        let line = bar(progress, now - self.begin);
+        // It is for looking at: a terminal that does not take it is none.
+        let _ = write!(self.to, "\r\x1b[K{line}").and_then(|()| self.to.flush());
+    }
+
+    fn clear(self) {
+        if self.shown.is_some() {
+            let _ = write!(self.to, "\r\x1b[K").and_then(|()| self.to.flush());
+        }
+    }
+}
+
+fn bar(progress: Progress, since: Duration) -> String {
+    let Progress {
+        bytes,
+        bytes_read,
+        records,
+    } = progress;
+    let share = |of: u64| bytes_read.min(bytes) * of / bytes.max(1);
+    let done = usize::try_from(share(BAR_COLUMNS)).unwrap_or(0);
+    format!(
+        "[{:<width$}] {:>3} %  {} records, {}/s",
+        "=".repeat(done),
+        share(100),
+        units::short_count(records),
+        units::short_rate(records as f64 / since.as_secs_f64().max(1e-9)),
+        width = usize::try_from(BAR_COLUMNS).unwrap_or(0),
+    )
 }
 
 fn wanted(args: &Replay, told: &Told<'_>) -> bool {
@@ -72,7 +183,7 @@ fn message(intake: &Intake, told: &Told<'_>) -> Delivery {
 }
 
 fn cells(replayed: &Replayed, buckets: bool) -> Vec<cell_listing::Row> {
-    let cells = replayed.intake.cells();
+    let cells = replayed.cells();
     let mut rows: Vec<_> = cells
         .iter()
         .map(|cell| cell_listing::Row::new(wire::cell(cell, 1), buckets))
@@ -94,12 +205,44 @@ fn sessions(replayed: &Replayed) -> impl Iterator<Item = session_listing::Row> {
     })
 }
 
-/// Whose recording it is, whether it is all there, and what the daemon itself had lost.
+fn stats(replayed: &Replayed) -> stats_listing::Row {
+    let fold = replayed.intake.fold();
+    stats_listing::Row {
+        files: replayed.files as u64,
+        bytes: replayed.bytes,
+        span_s: replayed.span().as_secs_f64(),
+        records: replayed.records,
+        records_missing: replayed.missing,
+        sessions: fold.sessions().iter_from(0).count() as u64,
+        cells: fold.cells().len() as u64,
+        seconds: replayed.took.as_secs_f64(),
+        records_per_s: replayed.records_per_s(),
+        peak_resident_bytes: peak_resident_bytes().unwrap_or(0),
+    }
+}
+
+/// Of this process; none: the kernel does not tell.
+fn peak_resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Whose recording it is, whether it is all there, what the daemon itself had lost, and how fast it
+/// went.
 fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
     let header = &replayed.header;
+    let (files, ending) = match (replayed.files, replayed.endings.last()) {
+        (1, Some((_, ending))) => (String::new(), ending.to_string()),
+        (files, Some((_, ending))) => (format!(" in {files} files"), ending.to_string()),
+        (_, None) => (String::new(), "read up to there".to_owned()),
+    };
     writeln!(
         to,
-        "{} (weir {}, kernel {}, {}): {:.3} s from {}, {} records; {}",
+        "{} (weir {}, kernel {}, {}): {:.3} s from {}, {} records{files}; {ending}",
         header.host,
         header.weir_version,
         header.kernel_release,
@@ -107,8 +250,12 @@ fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
         replayed.span().as_secs_f64(),
         units::timestamp(header.begin_unix_ns),
         replayed.records,
-        replayed.ending
     )?;
+    for (path, ending) in &replayed.endings[..replayed.endings.len().saturating_sub(1)] {
+        if !matches!(ending, Ending::Ended(_)) {
+            writeln!(to, "{}: {ending}", path.display())?;
+        }
+    }
     if !header.whole {
         writeln!(
             to,
@@ -119,7 +266,8 @@ fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
     if replayed.gaps > 0 {
         writeln!(
             to,
-            "INCOMPLETE: {} gaps with {} records, because the recorder was too slow",
+            "INCOMPLETE: {} gaps with {} records, because the recorder was too slow, its disk full \
+             or failing, or a file is missing",
             replayed.gaps, replayed.missing
         )?;
     }
@@ -129,6 +277,12 @@ fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
         "the daemon's own losses until then: {}",
         losses::sentence(&lost)
     )?;
+    writeln!(
+        to,
+        "replayed in {:.3} s: {} records/s",
+        replayed.took.as_secs_f64(),
+        units::short_rate(replayed.records_per_s())
+    )?;
     to.flush()
 }
 
@@ -137,8 +291,66 @@ pub(super) fn parse_speed(text: &str) -> Result<Speed, String> {
     if text == "max" {
         return Ok(Speed::Max);
     }
-    match text.parse::<f64>() {
+    match text.strip_suffix('x').unwrap_or(text).parse::<f64>() {
         Ok(times) if times.is_finite() && times > 0.0 => Ok(Speed::Times(times)),
-        _ => Err("give a factor greater than 0, e.g. 1 or 0.5, or \"max\"".to_owned()),
+        _ => Err("give a factor greater than 0, e.g. 1, 0.5 or 10x, or \"max\"".to_owned()),
+    }
+}
+
+/// A time since the recording's beginning, or one of the calendar.
+pub(super) fn parse_moment(text: &str) -> Result<Moment, String> {
+    if let Ok(since) = humantime::parse_duration(text) {
+        return Ok(Moment::After(since));
+    }
+    humantime::parse_rfc3339_weak(text)
+        .ok()
+        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .and_then(|since| u64::try_from(since.as_nanos()).ok())
+        .map(|ns| Moment::Unix { ns })
+        .ok_or_else(|| {
+            "give a time since the beginning, e.g. 90s or 2m 30s, or one of the calendar in UTC, \
+             e.g. 2026-03-01T20:15:00Z"
+                .to_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speeds_are_factors_with_or_without_an_x() {
+        assert_eq!(parse_speed("max"), Ok(Speed::Max));
+        assert_eq!(parse_speed("10x"), Ok(Speed::Times(10.0)));
+        assert_eq!(parse_speed("0.5"), Ok(Speed::Times(0.5)));
+        for bad in ["", "x", "0x", "-1", "inf", "fast"] {
+            assert!(parse_speed(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn moments_are_since_the_beginning_or_of_the_calendar() {
+        let after = |s| Ok(Moment::After(Duration::from_secs(s)));
+        assert_eq!(parse_moment("90s"), after(90));
+        assert_eq!(parse_moment("2m 30s"), after(150));
+        let ns = 1_000_000_000 * 86_400;
+        for text in ["1970-01-02T00:00:00Z", "1970-01-02 00:00:00"] {
+            assert_eq!(parse_moment(text), Ok(Moment::Unix { ns }));
+        }
+        for bad in ["", "soon", "12:00", "1969-01-01T00:00:00Z"] {
+            assert!(parse_moment(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_bar_shows_how_far_it_is() {
+        let progress = Progress {
+            bytes: 200,
+            bytes_read: 100,
+            records: 5000,
+        };
+        let line = bar(progress, Duration::from_secs(2));
+        assert!(line.contains(&format!("[{}{}]", "=".repeat(15), " ".repeat(15))));
+        assert!(line.contains(" 50 %"), "{line}");
     }
 }

@@ -76,6 +76,7 @@ struct Overrides {
     socket: Option<std::path::PathBuf>,
     ports: Vec<u16>,
     backend: Option<Choice>,
+    record: Option<std::path::PathBuf>,
 }
 
 impl Overrides {
@@ -86,6 +87,7 @@ impl Overrides {
             socket: args.socket.clone(),
             ports: args.ports.clone(),
             backend: args.backend,
+            record: args.record.clone(),
         }
     }
 
@@ -104,6 +106,9 @@ impl Overrides {
         }
         if let Some(backend) = self.backend {
             config.backend = backend;
+        }
+        if let Some(file) = &self.record {
+            config.recording.file = Some(file.clone());
         }
     }
 }
@@ -219,13 +224,14 @@ mod tests {
         assert_eq!(config, file);
 
         let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443 \
-                    --backend polled";
+                    --backend polled --record /r.weir";
         Overrides::of(&args(line)).apply(&mut config);
         assert_eq!(config.collector.url.as_deref(), Some("http://c:4740"));
         assert!(config.collector.insecure);
         assert_eq!(config.query.socket, Path::new("/s"));
         assert_eq!(config.filter.ports, [443, 8443]);
         assert_eq!(config.backend, Choice::Only(kernel::BackendKind::Polled));
+        assert_eq!(config.recording.file.as_deref(), Some(Path::new("/r.weir")));
         assert_eq!(config.deadline_ms, file.deadline_ms);
     }
 }

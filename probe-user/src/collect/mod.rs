@@ -20,6 +20,7 @@ use tonic::transport::server::TcpIncoming;
 use weir_proto::v1::fleet_server::FleetServer;
 use weir_proto::v1::uplink_server::UplinkServer;
 
+use crate::uplink::FAREWELL;
 use fleet::{Fleet, Limits};
 use service::Collector;
 
@@ -33,8 +34,6 @@ const LIMITS: Limits = Limits {
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// At the end, clients have so long to take what is on its way to them.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What to run.
 #[derive(Clone, Debug)]

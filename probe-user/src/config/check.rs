@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::path::Path;
 
 use tonic::transport::Uri;
 
-use super::{Collector, Config, Limits};
+use super::{Collector, Config, Limits, Recording};
 use crate::kernel::Filter;
 
 /// Names that cells use themselves.
@@ -14,217 +15,316 @@ const MAX_NAME_BYTES: usize = 64;
 const MAX_NAMES: usize = 1024;
 const PAGE_BYTES: u32 = 4096;
 
-impl Config {
-    /// Every problem found, each naming its key, what is wrong and what would be right.
-    pub(super) fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        self.times(&mut problems);
-        self.names(&mut problems);
-        if self.filter.cgroups.len() > Filter::MAX_CGROUPS {
-            problems.push(format!(
-                "filter.cgroups names {} cgroups; at most {} are possible: name a common parent",
-                self.filter.cgroups.len(),
-                Filter::MAX_CGROUPS
-            ));
-        }
-        if self.filter.prefixes.len() > Filter::MAX_PREFIXES {
-            problems.push(format!(
-                "filter.prefixes names {} prefixes; at most {} are possible",
-                self.filter.prefixes.len(),
-                Filter::MAX_PREFIXES
-            ));
-        }
-        if self.filter.ports.contains(&0) {
-            problems.push("filter.ports: 0 is no port".to_owned());
-        }
-        for cgroup in &self.filter.cgroups {
-            if !cgroup.is_absolute() {
-                problems.push(format!(
-                    "filter.cgroups: {} is not an absolute path (e.g. \
-                     /sys/fs/cgroup/system.slice/nginx.service)",
-                    cgroup.display()
-                ));
-            }
-        }
-        if !self.kill_switch.is_absolute() {
-            problems.push(format!(
-                "kill_switch: {} is not an absolute path",
-                self.kill_switch.display()
-            ));
-        }
-        if !self.query.socket.is_absolute() {
-            problems.push(format!(
-                "query.socket: {} is not an absolute path",
-                self.query.socket.display()
-            ));
-        }
-        self.limits.problems(&mut problems);
-        self.collector.problems(&mut problems);
-        problems
+/// A value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Its key in full; where a table comes several times, with its number: `service[0].name`.
+    pub(super) place: String,
+    /// Which key, what is wrong and what would be right.
+    pub(super) message: String,
+}
+
+/// Problems as they are found.
+#[derive(Debug, Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, place: impl Into<String>, message: String) {
+        let place = place.into();
+        self.0.push(Problem { place, message });
     }
 
-    fn times(&self, problems: &mut Vec<String>) {
-        let mut within = |key: &str, value: u32, least: u32, most: u32, zero: &str| {
-            let off = value == 0 && !zero.is_empty();
-            if !off && !(least..=most).contains(&value) {
-                problems.push(format!(
-                    "{key} = {value} is out of range: {least} to {most}{zero}"
-                ));
-            }
-        };
-        within(
+    fn within(&mut self, key: &str, value: impl Into<u64>, least: u64, most: u64) {
+        let value = value.into();
+        if !(least..=most).contains(&value) {
+            self.add(
+                key,
+                format!("{key} = {value} is out of range: {least} to {most}"),
+            );
+        }
+    }
+
+    fn within_or_zero(&mut self, key: &str, value: u32, least: u32, most: u32, zero: &str) {
+        if value != 0 && !(least..=most).contains(&value) {
+            self.add(
+                key,
+                format!("{key} = {value} is out of range: {least} to {most}, or 0 {zero}"),
+            );
+        }
+    }
+
+    fn absolute(&mut self, key: &str, path: &Path, example: &str) {
+        if !path.is_absolute() {
+            self.add(
+                key,
+                format!(
+                    "{key}: {} is not an absolute path (e.g. {example})",
+                    path.display()
+                ),
+            );
+        }
+    }
+}
+
+impl Config {
+    /// Every problem found.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Problems::default();
+        self.times(&mut problems);
+        self.services(&mut problems);
+        self.networks(&mut problems);
+        self.filters(&mut problems);
+        problems.absolute("kill_switch", &self.kill_switch, "/run/weir/off");
+        problems.absolute("query.socket", &self.query.socket, "/run/weir/weir.sock");
+        self.limits.problems(&mut problems);
+        self.collector.problems(&mut problems);
+        self.recording.problems(&mut problems);
+        problems.0
+    }
+
+    fn times(&self, problems: &mut Problems) {
+        problems.within_or_zero(
             "deadline_ms",
             self.deadline_ms,
             100,
             3_600_000,
-            ", or 0 to report none late",
+            "to report none late",
         );
-        within("quiet_gap_ms", self.quiet_gap_ms, 50, 60_000, "");
-        within(
+        problems.within("quiet_gap_ms", self.quiet_gap_ms, 50, 60_000);
+        problems.within_or_zero(
             "progress_ms",
             self.progress_ms,
             250,
             60_000,
-            ", or 0 to report none",
+            "to report none",
         );
     }
 
-    fn names(&self, problems: &mut Vec<String>) {
+    fn filters(&self, problems: &mut Problems) {
+        let filter = &self.filter;
+        for (key, what, count, most) in [
+            (
+                "filter.cgroups",
+                "cgroups",
+                filter.cgroups.len(),
+                Filter::MAX_CGROUPS,
+            ),
+            (
+                "filter.prefixes",
+                "prefixes",
+                filter.prefixes.len(),
+                Filter::MAX_PREFIXES,
+            ),
+        ] {
+            if count > most {
+                problems.add(
+                    key,
+                    format!("{key} names {count} {what}; at most {most} are possible: name fewer, wider ones"),
+                );
+            }
+        }
+        if filter.ports.contains(&0) {
+            problems.add("filter.ports", "filter.ports: 0 is no port".to_owned());
+        }
+        for cgroup in &filter.cgroups {
+            problems.absolute(
+                "filter.cgroups",
+                cgroup,
+                "/sys/fs/cgroup/system.slice/nginx.service",
+            );
+        }
+    }
+
+    fn services(&self, problems: &mut Problems) {
         let mut ports = HashMap::new();
         let mut seen = HashSet::new();
-        for service in &self.services {
-            name("service", &service.name, problems);
+        for (n, service) in self.services.iter().enumerate() {
+            let (place, ports_place) =
+                (format!("service[{n}].name"), format!("service[{n}].ports"));
+            name("service", &place, &service.name, problems);
             if service.name.parse::<u64>().is_ok() {
-                problems.push(format!(
-                    "service.name {:?} is a number; services without a name are called by their \
-                     port, so a name must not look like one",
-                    service.name
-                ));
+                problems.add(
+                    &place,
+                    format!(
+                        "service.name {:?} is a number; services without a name are called by their \
+                         port, so a name must not look like one",
+                        service.name
+                    ),
+                );
             }
             if !seen.insert(&service.name) {
-                problems.push(format!(
-                    "two [[service]] tables are called {:?}; put their ports into one",
-                    service.name
-                ));
+                problems.add(
+                    &place,
+                    format!(
+                        "service.name: two [[service]] tables are called {:?}; put their ports into \
+                         one",
+                        service.name
+                    ),
+                );
             }
             if service.ports.is_empty() || service.ports.contains(&0) {
-                problems.push(format!(
-                    "service {:?} needs ports, each 1 to 65535",
-                    service.name
-                ));
+                problems.add(
+                    &ports_place,
+                    format!(
+                        "service.ports: service {:?} needs ports, each 1 to 65535",
+                        service.name
+                    ),
+                );
             }
             for port in &service.ports {
                 if let Some(other) = ports.insert(port, &service.name) {
-                    problems.push(format!(
-                        "port {port} is in two services, {other:?} and {:?}",
-                        service.name
-                    ));
+                    problems.add(
+                        &ports_place,
+                        format!(
+                            "service.ports: port {port} is in two services, {other:?} and {:?}",
+                            service.name
+                        ),
+                    );
                 }
             }
         }
+        count("service", self.services.len(), problems);
+    }
+
+    fn networks(&self, problems: &mut Problems) {
         let mut prefixes = HashMap::new();
         let mut seen = HashSet::new();
-        for network in &self.networks {
-            name("network", &network.name, problems);
+        for (n, network) in self.networks.iter().enumerate() {
+            let place = format!("network[{n}].name");
+            let prefixes_place = format!("network[{n}].prefixes");
+            name("network", &place, &network.name, problems);
             if !seen.insert(&network.name) {
-                problems.push(format!(
-                    "two [[network]] tables are called {:?}; put their prefixes into one",
-                    network.name
-                ));
+                problems.add(
+                    &place,
+                    format!(
+                        "network.name: two [[network]] tables are called {:?}; put their prefixes \
+                         into one",
+                        network.name
+                    ),
+                );
             }
             if network.prefixes.is_empty() {
-                problems.push(format!("network {:?} needs prefixes", network.name));
+                problems.add(
+                    &prefixes_place,
+                    format!(
+                        "network.prefixes: network {:?} needs prefixes",
+                        network.name
+                    ),
+                );
             }
             for prefix in &network.prefixes {
                 if let Some(other) = prefixes.insert(prefix.trunc(), &network.name) {
-                    problems.push(format!(
-                        "prefix {prefix} is in two networks, {other:?} and {:?}",
-                        network.name
-                    ));
+                    problems.add(
+                        &prefixes_place,
+                        format!(
+                            "network.prefixes: prefix {prefix} is in two networks, {other:?} and \
+                             {:?}",
+                            network.name
+                        ),
+                    );
                 }
             }
         }
-        for (key, count) in [
-            ("service", self.services.len()),
-            ("network", self.networks.len()),
-        ] {
-            if count > MAX_NAMES {
-                problems.push(format!(
-                    "{count} [[{key}]] tables; at most {MAX_NAMES} are possible"
-                ));
-            }
-        }
+        count("network", self.networks.len(), problems);
     }
 }
 
-fn name(kind: &str, name: &str, problems: &mut Vec<String>) {
+fn count(key: &str, count: usize, problems: &mut Problems) {
+    if count > MAX_NAMES {
+        problems.add(
+            key,
+            format!("{count} [[{key}]] tables; at most {MAX_NAMES} are possible"),
+        );
+    }
+}
+
+fn name(kind: &str, place: &str, name: &str, problems: &mut Problems) {
     let printable = |c: char| c.is_ascii_graphic() && c != '/';
     if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(printable) {
-        problems.push(format!(
-            "{kind}.name {name:?} must be 1 to {MAX_NAME_BYTES} printable ASCII characters \
-             without spaces and slashes"
-        ));
+        problems.add(
+            place,
+            format!(
+                "{kind}.name {name:?} must be 1 to {MAX_NAME_BYTES} printable ASCII characters \
+                 without spaces and slashes"
+            ),
+        );
     } else if RESERVED_NAMES.contains(&name) {
-        problems.push(format!(
-            "{kind}.name {name:?} is taken: weir itself uses it for what has no name of its own"
-        ));
+        problems.add(
+            place,
+            format!(
+                "{kind}.name {name:?} is taken: weir itself uses it for what has no name of its own"
+            ),
+        );
     }
 }
 
 impl Limits {
-    fn problems(&self, problems: &mut Vec<String>) {
+    fn problems(&self, problems: &mut Problems) {
         for (key, value, least, most) in [
-            ("max_sessions", self.max_sessions, 16, 16_777_216),
-            ("max_cells", self.max_cells, 2, 256),
+            ("limits.max_sessions", self.max_sessions, 16, 16_777_216),
+            ("limits.max_cells", self.max_cells, 2, 256),
             (
-                "max_deliveries_kept",
+                "limits.max_deliveries_kept",
                 self.max_deliveries_kept,
                 1,
                 1_000_000,
             ),
-            ("followers", self.followers, 1, 1024),
-            ("follower_lag", self.follower_lag, 16, 1_048_576),
+            ("limits.followers", self.followers, 1, 1024),
+            ("limits.follower_lag", self.follower_lag, 16, 1_048_576),
         ] {
-            if !(least..=most).contains(&value) {
-                problems.push(format!(
-                    "limits.{key} = {value} is out of range: {least} to {most}"
-                ));
-            }
+            problems.within(key, value, least, most);
         }
         for (key, value) in [
-            ("hot_ring_bytes", self.hot_ring_bytes),
-            ("bulk_ring_bytes", self.bulk_ring_bytes),
+            ("limits.hot_ring_bytes", self.hot_ring_bytes),
+            ("limits.bulk_ring_bytes", self.bulk_ring_bytes),
         ] {
             if !value.is_power_of_two() || !(PAGE_BYTES..=1 << 30).contains(&value) {
-                problems.push(format!(
-                    "limits.{key} = {value} must be a power of two from {PAGE_BYTES} to {} \
-                     (the kernel wants whole pages)",
-                    1_u32 << 30
-                ));
+                problems.add(
+                    key,
+                    format!(
+                        "{key} = {value} must be a power of two from {PAGE_BYTES} to {} (the kernel \
+                         wants whole pages)",
+                        1_u32 << 30
+                    ),
+                );
             }
         }
     }
 }
 
-impl Collector {
-    fn problems(&self, problems: &mut Vec<String>) {
-        if !(100..=60_000).contains(&self.interval_ms) {
-            problems.push(format!(
-                "collector.interval_ms = {} is out of range: 100 to 60000",
-                self.interval_ms
-            ));
+impl Recording {
+    fn problems(&self, problems: &mut Problems) {
+        if let Some(file) = &self.file {
+            problems.absolute("recording.file", file, "/var/lib/weir/edge.weir");
+            if file.file_name().is_none() {
+                let message = format!("recording.file: {} names no file", file.display());
+                problems.add("recording.file", message);
+            }
         }
+        problems.within("recording.max_bytes", self.max_bytes, 1 << 20, 1 << 40);
+        // One alone would lose all that is known each time that it is full.
+        problems.within("recording.max_files", self.max_files, 2, 10_000);
+    }
+}
+
+impl Collector {
+    fn problems(&self, problems: &mut Problems) {
+        problems.within("collector.interval_ms", self.interval_ms, 100, 60_000);
         if let Some(host) = &self.host
             && (host.is_empty() || host.len() > 255 || !host.chars().all(|c| c.is_ascii_graphic()))
         {
-            problems.push(format!(
-                "collector.host {host:?} must be 1 to 255 printable ASCII characters without spaces"
-            ));
+            problems.add(
+                "collector.host",
+                format!(
+                    "collector.host {host:?} must be 1 to 255 printable ASCII characters without \
+                     spaces"
+                ),
+            );
         }
         if let Some(url) = &self.url
             && let Err(problem) = collector_url(url, self.insecure)
         {
-            problems.push(problem);
+            problems.add("collector.url", problem);
         }
     }
 }

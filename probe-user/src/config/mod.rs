@@ -60,6 +60,8 @@ pub struct Config {
     pub query: Query,
     /// Where frames go.
     pub collector: Collector,
+    /// What the daemon records of itself.
+    pub recording: Recording,
     /// What is logged.
     pub log: Log,
 }
@@ -164,6 +166,19 @@ pub struct Collector {
     pub insecure: bool,
 }
 
+/// `[recording]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Where; none: nowhere.
+    pub file: Option<PathBuf>,
+    /// Of one file; a full one is followed by another.
+    pub max_bytes: u64,
+    /// Files kept, the one being written included.
+    pub max_files: u32,
+    /// To be left free on the file system.
+    pub min_free_bytes: u64,
+}
+
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -237,6 +252,12 @@ impl Default for Config {
                 host: None,
                 insecure: false,
             },
+            recording: Recording {
+                file: None,
+                max_bytes: 256 << 20,
+                max_files: 8,
+                min_free_bytes: 1 << 30,
+            },
             log: Log {
                 level: LogLevel::Info,
                 programs: LogLevel::Off,
@@ -257,18 +278,21 @@ impl Config {
 
     /// Reads and checks `text`; `name` stands for the file in what is said about it.
     pub fn parse(text: &str, name: &str) -> Result<Self, Error> {
-        let config = read::read(text, name)?;
-        let problems = config.problems();
+        let (config, places) = read::read(text, name)?;
+        let mut problems: Vec<_> = config
+            .problems()
+            .into_iter()
+            .map(|problem| (places.line_of(&problem.place), problem.message))
+            .collect();
         if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(Error::Invalid(
-                problems
-                    .into_iter()
-                    .map(|problem| format!("{name}: {problem}"))
-                    .collect(),
-            ))
+            return Ok(config);
         }
+        problems.sort_by_key(|(line, _)| *line);
+        let told = |(line, message)| match line {
+            Some(line) => format!("{name}:{line}: {message}"),
+            None => format!("{name}: {message}"),
+        };
+        Err(Error::Invalid(problems.into_iter().map(told).collect()))
     }
 
     /// Checks a configuration that was changed after it was read, e.g. by the command line.
@@ -277,7 +301,8 @@ impl Config {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Error::Invalid(problems))
+            let told = problems.into_iter().map(|problem| problem.message);
+            Err(Error::Invalid(told.collect()))
         }
     }
 
@@ -315,6 +340,7 @@ impl Config {
             "collector.interval_ms" => collector.interval_ms,
             "collector.host" => collector.host,
             "collector.insecure" => collector.insecure,
+            "recording.file" => recording.file,
             "log.level" => log.level,
             "log.programs" => log.programs,
         }
@@ -327,6 +353,10 @@ impl Config {
                 ..new.query
             },
             collector: self.collector.clone(),
+            recording: Recording {
+                file: self.recording.file.clone(),
+                ..new.recording
+            },
             log: self.log.clone(),
             ..new
         };

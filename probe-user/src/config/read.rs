@@ -3,7 +3,7 @@
 //! All problems of a file are reported at once. Checks between keys are not made here.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -17,13 +17,28 @@ use crate::kernel::Choice;
 /// Suggestions must be at least so alike (Jaro-Winkler).
 const ALIKE: f64 = 0.8;
 
+/// Where each key of a file stands.
+#[derive(Debug, Default)]
+pub(super) struct Places(HashMap<String, usize>);
+
+impl Places {
+    /// The line, from 1, of a key in full; `service[1].ports` is in the second `[[service]]`. None:
+    /// the file does not have it.
+    pub(super) fn line_of(&self, place: &str) -> Option<usize> {
+        self.0.get(place).copied()
+    }
+}
+
 /// Reads `text`, in which absent keys keep their default.
-pub(super) fn read(text: &str, name: &str) -> Result<Config, Error> {
-    read_from(&Source {
+pub(super) fn read(text: &str, name: &str) -> Result<(Config, Places), Error> {
+    let source = Source {
         text,
         name,
         known: RefCell::default(),
-    })
+        places: RefCell::default(),
+    };
+    let config = read_from(&source)?;
+    Ok((config, source.places.into_inner()))
 }
 
 /// Every key that the reader looked for in `text`, in full.
@@ -33,6 +48,7 @@ pub(super) fn known_keys(text: &str) -> Result<Vec<String>, Error> {
         text,
         name: "",
         known: RefCell::default(),
+        places: RefCell::default(),
     };
     read_from(&source)?;
     Ok(source.known.into_inner())
@@ -46,7 +62,7 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
     })?;
     let mut problems = Vec::new();
     let mut config = Config::default();
-    let mut root = Table::new(source, String::new(), document.get_ref());
+    let mut root = Table::new(source, String::new(), String::new(), document.get_ref());
 
     root.set("backend", &mut config.backend, &mut problems);
     root.set("kill_switch", &mut config.kill_switch, &mut problems);
@@ -97,6 +113,13 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
         table.set("host", &mut config.collector.host, problems);
         table.set("insecure", &mut config.collector.insecure, problems);
     });
+    root.table("recording", &mut problems, |table, problems| {
+        let recording = &mut config.recording;
+        table.set("file", &mut recording.file, problems);
+        table.set("max_bytes", &mut recording.max_bytes, problems);
+        table.set("max_files", &mut recording.max_files, problems);
+        table.set("min_free_bytes", &mut recording.min_free_bytes, problems);
+    });
     root.table("log", &mut problems, |table, problems| {
         table.set("level", &mut config.log.level, problems);
         table.set("programs", &mut config.log.programs, problems);
@@ -121,16 +144,21 @@ struct Source<'t> {
     name: &'t str,
     /// Every key that was looked for.
     known: RefCell<Vec<String>>,
+    places: RefCell<Places>,
 }
 
 impl Source<'_> {
+    fn line(&self, at: usize) -> usize {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        before.bytes().filter(|byte| *byte == b'\n').count() + 1
+    }
+
     fn at(&self, span: Option<Range<usize>>, key: &str, message: &str) -> String {
         let separator = if key.is_empty() { "" } else { ": " };
         let Some(span) = span else {
             return format!("{}: {key}{separator}{message}", self.name);
         };
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let line = self.line(span.start);
         format!("{}:{line}: {key}{separator}{message}", self.name)
     }
 }
@@ -139,12 +167,14 @@ impl Source<'_> {
 struct Table<'a, 't> {
     source: &'a Source<'t>,
     path: String,
+    /// The path, with the number of a table that comes several times.
+    place: String,
     left: BTreeMap<&'a str, (Range<usize>, &'a Spanned<DeValue<'t>>)>,
     known: Vec<&'static str>,
 }
 
 impl<'a, 't> Table<'a, 't> {
-    fn new(source: &'a Source<'t>, path: String, table: &'a DeTable<'t>) -> Self {
+    fn new(source: &'a Source<'t>, path: String, place: String, table: &'a DeTable<'t>) -> Self {
         let left = table
             .iter()
             .map(|(key, value)| (key.get_ref().as_ref(), (key.span(), value)))
@@ -152,23 +182,28 @@ impl<'a, 't> Table<'a, 't> {
         Self {
             source,
             path,
+            place,
             left,
             known: Vec::new(),
         }
     }
 
     fn key(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        within(&self.path, key)
+    }
+
+    fn note(&self, place: &str, line: usize) {
+        let mut places = self.source.places.borrow_mut();
+        places.0.insert(place.to_owned(), line);
     }
 
     fn take(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'t>>> {
         self.known.push(key);
         self.source.known.borrow_mut().push(self.key(key));
-        self.left.remove(key).map(|(_, value)| value)
+        let (span, value) = self.left.remove(key)?;
+        let line = self.source.line(span.start);
+        self.note(&within(&self.place, key), line);
+        Some(value)
     }
 
     fn problem(&self, span: Range<usize>, key: &str, message: &str, problems: &mut Problems) {
@@ -217,7 +252,7 @@ impl<'a, 't> Table<'a, 't> {
             let message = wrong(&format!("a table, [{key}]"), value.get_ref());
             return self.problem(value.span(), key, &message, problems);
         };
-        let mut table = Table::new(self.source, self.key(key), table);
+        let mut table = Table::new(self.source, self.key(key), within(&self.place, key), table);
         read(&mut table, problems);
         table.finish(problems);
     }
@@ -233,13 +268,14 @@ impl<'a, 't> Table<'a, 't> {
             let message = wrong(&format!("tables, each begun by [[{key}]]"), value.get_ref());
             return self.problem(value.span(), key, &message, problems);
         };
-        for value in array {
+        for (n, value) in array.iter().enumerate() {
+            let place = within(&self.place, &format!("{key}[{n}]"));
             let DeValue::Table(table) = value.get_ref() else {
                 let message = wrong(&format!("a table, [[{key}]]"), value.get_ref());
                 self.problem(value.span(), key, &message, problems);
                 continue;
             };
-            let mut table = Table::new(self.source, self.key(key), table);
+            let mut table = Table::new(self.source, self.key(key), place, table);
             read(&mut table, problems);
             table.finish(problems);
         }
@@ -260,6 +296,14 @@ impl<'a, 't> Table<'a, 't> {
             };
             self.problem(span.clone(), key, &message, problems);
         }
+    }
+}
+
+fn within(table: &str, key: &str) -> String {
+    if table.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{table}.{key}")
     }
 }
 
@@ -302,6 +346,13 @@ impl Value for u32 {
     }
 }
 
+impl Value for u64 {
+    const EXPECTED: &'static str = "a whole number";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        integer(value)
+    }
+}
+
 impl Value for u16 {
     const EXPECTED: &'static str = "a port, 1 to 65535";
     fn parse(value: &DeValue<'_>) -> Option<Self> {
@@ -324,10 +375,10 @@ impl Value for String {
 }
 
 /// A key that is absent by default.
-impl Value for Option<String> {
-    const EXPECTED: &'static str = String::EXPECTED;
+impl<T: Value> Value for Option<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
     fn parse(value: &DeValue<'_>) -> Option<Self> {
-        String::parse(value).map(Some)
+        T::parse(value).map(Some)
     }
 }
 

@@ -29,6 +29,7 @@ fn the_shipped_file_names_every_key() {
     let config = Config::parse(&uncommented, "weir.toml").unwrap();
     assert!(!config.services.is_empty() && !config.networks.is_empty());
     assert!(config.collector.url.is_some() && config.collector.host.is_some());
+    assert!(config.recording.file.is_some());
     let known = read::known_keys(&uncommented).unwrap();
     assert!(known.contains(&"network.prefixes".to_owned()), "{known:?}");
     for key in known {
@@ -109,8 +110,38 @@ fn checks_between_keys_name_both_sides() {
     );
     assert_eq!(
         told,
-        ["weir.toml: port 80 is in two services, \"a\" and \"b\""]
+        ["weir.toml:6: service.ports: port 80 is in two services, \"a\" and \"b\""]
     );
+}
+
+#[test]
+fn a_value_out_of_range_is_told_with_its_line_and_key() {
+    for (text, told) in [
+        (
+            "\n[limits]\n\nmax_cells = 1\n",
+            "weir.toml:4: limits.max_cells = 1 is out of range: 2 to 256",
+        ),
+        (
+            "[recording]\nmax_bytes = 5",
+            "weir.toml:2: recording.max_bytes = 5 is out of range: 1048576 to 1099511627776",
+        ),
+        (
+            "[recording]\nfile = \"here.weir\"",
+            "weir.toml:2: recording.file: here.weir is not an absolute path (e.g. \
+             /var/lib/weir/edge.weir)",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nports = [1]\n[[service]]\nports = [2]\nname = \"7\"",
+            "weir.toml:6: service.name \"7\" is a number; services without a name are called by \
+             their port, so a name must not look like one",
+        ),
+        (
+            "collector.interval_ms = 5",
+            "weir.toml:1: collector.interval_ms = 5 is out of range: 100 to 60000",
+        ),
+    ] {
+        assert_eq!(problems(text), [told]);
+    }
 }
 
 #[test]

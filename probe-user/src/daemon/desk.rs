@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
-use crate::intake::{AlreadyRecorded, Intake, Recording, Told};
+use crate::intake::{AlreadyRecorded, Intake, Listener, Recording, Told};
 use crate::kernel::Probe;
 use crate::qoe::Session;
 use crate::query::filter::Filter;
 use crate::query::server::QueryCounts;
 use crate::query::{DeliveryPage, Followed, Query, SESSIONS_PER_PAGE, SessionPage};
 use crate::recording::Said;
+use crate::recording::history::Shared as OwnRecording;
 use crate::uplink::{HotEvent, UplinkCounts};
 use crate::wire::{self, DaemonCounts};
 
@@ -49,6 +50,8 @@ pub(super) struct Desk {
     pub(super) followers: broadcast::Sender<Followed>,
     /// None without a collector.
     pub(super) events: Option<broadcast::Sender<HotEvent>>,
+    /// None: the daemon records nothing itself.
+    pub(super) own_recording: Option<Arc<OwnRecording>>,
 }
 
 impl Desk {
@@ -85,6 +88,10 @@ impl Desk {
         self.intake.losses(&DaemonCounts {
             followers_dropped: dropped(&self.query_counts.followers_dropped),
             recorder_dropped: dropped(&self.query_counts.recorder_dropped),
+            recorder_unwritten: self
+                .own_recording
+                .as_ref()
+                .map_or(0, |recording| dropped(&recording.unwritten)),
             uplink_events_dropped: dropped(&self.uplink_counts.events_dropped),
             uplink_frames_dropped: dropped(&self.uplink_counts.frames_dropped),
             ..DaemonCounts::default()
@@ -131,14 +138,19 @@ impl Desk {
                 let _ = reply.send(self.snapshot(&filter, sessions, now_ns));
             }
             Query::Record(reply) => {
-                let _ = reply.send(self.record_from(now_ns));
+                let _ = reply.send(self.record_from(Listener::Client, now_ns));
             }
         }
     }
 
-    fn record_from(&mut self, now_ns: u64) -> Result<Recording, AlreadyRecorded> {
+    /// Begins a recording.
+    pub(super) fn record_from(
+        &mut self,
+        listener: Listener,
+        now_ns: u64,
+    ) -> Result<Recording, AlreadyRecorded> {
         let dropped = self.query_counts.recorder_dropped.clone();
-        let mut recording = self.intake.record_from(now_ns, dropped)?;
+        let mut recording = self.intake.record_from(listener, now_ns, dropped)?;
         let identity = &self.identity;
         recording.header = v1::RecordingHeader {
             host: identity.host.clone(),
@@ -173,6 +185,10 @@ impl Desk {
             config_error: self.config_error.borrow().clone(),
             queries_refused: self.query_counts.refused.load(Ordering::Relaxed),
             off: self.off.clone(),
+            recording: self
+                .own_recording
+                .as_ref()
+                .map(|recording| recording.status()),
         }
     }
 

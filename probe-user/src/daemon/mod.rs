@@ -3,6 +3,7 @@
 mod core;
 mod desk;
 mod measuring;
+mod recorder;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,20 +19,20 @@ use weir_proto::v1;
 
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
-use crate::intake::{self, Intake};
+use crate::intake::{self, Intake, Listener};
 use crate::kernel::{Backend, SWEEP_INTERVAL};
 use crate::qoe::Limits;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
-use crate::uplink::{self, UplinkCounts};
+use crate::recording::history::Shared;
+use crate::uplink::{self, FAREWELL, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
 use desk::{Desk, Identity};
 use measuring::{KillSwitch, Make, Measuring};
+use recorder::Recorder;
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
-/// At the end, clients have so long to take what is on its way to them.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What to run.
 pub struct Options {
@@ -139,7 +140,7 @@ where
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
-    let desk = desk(
+    let mut desk = desk(
         &config,
         &identity,
         &*made,
@@ -148,6 +149,7 @@ where
         events,
         config_error,
     )?;
+    let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
     let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
@@ -187,6 +189,7 @@ where
         core: reloads_to,
         access: access_to,
         socket: &socket,
+        recorder: recorder.as_ref(),
     };
     let failed = loop {
         tokio::select! {
@@ -208,6 +211,9 @@ where
             .context("the core failed")
             .and_then(|ended| ended);
         result = result.and(ended);
+    }
+    if let Some(recorder) = recorder {
+        recorder.finish().await;
     }
     uplink_finish.cancel();
     if let Some(uplink) = uplink {
@@ -308,7 +314,20 @@ fn desk(
         uplink_counts,
         followers,
         events,
+        own_recording: None,
     })
+}
+
+/// Begins the daemon's own recording, before anything is heard of the kernel.
+fn start_recorder(config: &Config, desk: &mut Desk) -> anyhow::Result<Option<Recorder>> {
+    let Some(file) = &config.recording.file else {
+        return Ok(None);
+    };
+    let shared = Arc::new(Shared::new(recorder::bounds(&config.recording)));
+    let recording = desk.record_from(Listener::Daemon, core::monotonic_ns()?)?;
+    let recorder = Recorder::start(file, recording, shared.clone())?;
+    desk.own_recording = Some(shared);
+    Ok(Some(recorder))
 }
 
 type UplinkParts = (
@@ -388,6 +407,7 @@ struct Reloader<'a> {
     core: mpsc::Sender<Reload>,
     access: watch::Sender<Arc<Access>>,
     socket: &'a Socket,
+    recorder: Option<&'a Recorder>,
 }
 
 impl Reloader<'_> {
@@ -435,6 +455,9 @@ impl Reloader<'_> {
             .context("the core has ended")?
             .context("the kernel programs did not take the settings")?;
         self.generation += 1;
+        if let Some(recorder) = self.recorder {
+            recorder.reload(&next.recording);
+        }
         self.config = next;
         self.access.send_replace(Arc::new(access));
         Ok(kept)

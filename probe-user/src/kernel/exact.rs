@@ -124,7 +124,7 @@ impl Exact {
             maps: Maps::take(&mut ebpf)?,
             table,
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
-            half_open: HalfOpenTable::new(HashMap::try_from(take(&mut ebpf, "HALF_OPEN")?)?),
+            half_open: HalfOpenTable::new(take(&mut ebpf, "HALF_OPEN")?)?,
             ebpf,
             sweep,
             adopt,

@@ -193,13 +193,13 @@ struct LookupBatch {
     flags: u64,
 }
 
-/// Reads the next elements of a hash map with keys of eight bytes, as many as there is room for in
-/// both slices. `position` is where to go on, none for the start, and is moved on. Returns how
+/// Reads the next elements of a hash map, as many as there is room for in both slices, whose types
+/// must be as long as the map's. `position` is where to go on, none for the start, and is moved on. Returns how
 /// many were read, and whether there are more.
-pub(super) fn lookup_batch<V: bytemuck::Pod>(
+pub(super) fn lookup_batch<K: bytemuck::Pod, V: bytemuck::Pod>(
     map: BorrowedFd<'_>,
     position: &mut Option<u32>,
-    keys: &mut [u64],
+    keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<(usize, bool)> {
     let from = *position;

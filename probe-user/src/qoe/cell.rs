@@ -198,6 +198,28 @@ pub struct CellSnapshot {
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
 
+impl CellSnapshot {
+    /// What was counted since an older state of the same cell; what is open, as it is now.
+    #[must_use]
+    pub fn since(&self, older: &Self) -> Self {
+        let histograms = self.histograms.iter().filter_map(|(metric, newer)| {
+            let before = older.histograms.iter().find(|(same, _)| same == metric);
+            let window = match before {
+                // Of one version, so that their buckets fit together.
+                Some((_, before)) => newer.checked_sub(before).ok()?,
+                None => newer.clone(),
+            };
+            (!window.index().is_empty()).then_some((*metric, window))
+        });
+        Self {
+            key: self.key.clone(),
+            counters: self.counters.since(&older.counters),
+            gauges: self.gauges,
+            histograms: histograms.collect(),
+        }
+    }
+}
+
 /// All cells. A cell's index stays its own for as long as the table lives.
 #[derive(Debug)]
 pub struct Cells {

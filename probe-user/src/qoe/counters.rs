@@ -21,6 +21,12 @@ macro_rules! counters {
             pub fn merge(&mut self, other: &Self) {
                 $(self.$name = self.$name.saturating_add(other.$name);)*
             }
+
+            /// What was counted since `older`.
+            #[must_use]
+            pub fn since(&self, older: &Self) -> Self {
+                Self { $($name: self.$name.saturating_sub(older.$name),)* }
+            }
         }
 
         // The wire has the same fields under the same names.

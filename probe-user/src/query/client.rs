@@ -104,6 +104,14 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// It stopped answering in order, e.g. because it was shut down.
+    pub fn ended(&self) -> QueryError {
+        QueryError::Lost {
+            peer: self.to_string(),
+            why: "it has ended".to_owned(),
+        }
+    }
+
     /// What a call's failure means for the operator.
     pub fn error(&self, status: &Status) -> QueryError {
         let why = status.message().to_owned();
@@ -242,7 +250,7 @@ fn chain<'a>(
 }
 
 /// The innermost cause, without the wrappers' "transport error".
-fn innermost(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
     chain(error)
         .last()
         .map_or_else(|| error.to_string(), ToString::to_string)

@@ -302,7 +302,7 @@ impl Local for Service {
                 }
                 // Ends when the core has, with its last block.
                 next = tokio::select! {
-                    block = blocks.recv() => block.map(Message::Block),
+                    block = blocks.recv() => block.map(|block| Message::Block(block.said)),
                     () = to.closed() => return,
                 };
             }

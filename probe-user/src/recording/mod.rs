@@ -2,10 +2,14 @@
 //!
 //! [`Said`] is everything that the fold is made from, in the order in which it was taken in;
 //! [`entry`] is how each is written, [`tap`] how a daemon passes it on, [`write`](mod@write) and
-//! [`read`] the file (docs/recording.md). What is made of it is the intake's matter.
+//! [`read`] a file (docs/recording.md), [`chain`] several, [`history`] a row of them in a
+//! [`directory`]. What is made of it is the intake's matter.
 
+pub mod chain;
+pub mod directory;
 pub mod entry;
 pub mod frame;
+pub mod history;
 pub mod read;
 pub mod tap;
 pub mod write;

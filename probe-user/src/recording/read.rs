@@ -147,6 +147,11 @@ impl<R: Read> Reader<R> {
         Ok(self.ending())
     }
 
+    /// Bytes read so far, up to the end of a part.
+    pub fn at_bytes(&self) -> u64 {
+        self.at_bytes
+    }
+
     /// How it ends, as far as it is read.
     pub fn ending(&self) -> Ending {
         self.ending.clone().unwrap_or(Ending::Open)

@@ -17,10 +17,33 @@ const BLOCK_ROOM: usize = BLOCK_BYTES + 1024;
 /// larger, since one sweep may take out all that is in them.
 pub const BLOCKS_WAITING: usize = 256;
 
+/// What is handed on at a time.
+#[derive(Clone, Debug)]
+pub struct Block {
+    /// What was said.
+    pub said: v1::RecordBlock,
+    /// Records that found no room before it; it says so itself.
+    pub missing: u64,
+    /// What was in force when it began.
+    pub state: State,
+}
+
+/// What a recording that begins here must know of what was said before.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// All that was counted.
+    pub losses: v1::Losses,
+    /// Unix time less monotonic time.
+    pub unix_minus_monotonic_ns: i64,
+    /// The settings and names.
+    pub settings: Arc<v1::RecordedSettings>,
+}
+
 /// Passes on what is said.
 #[derive(Debug)]
 pub struct Tap {
-    to: mpsc::Sender<v1::RecordBlock>,
+    to: mpsc::Sender<Block>,
+    state: State,
     entries: Vec<u8>,
     first_ns: u64,
     last_ns: u64,
@@ -35,10 +58,11 @@ pub struct Tap {
 impl Tap {
     /// A tap and the end where blocks come out. `dropped` counts the records that find no room;
     /// `now_ns` is the time at which it begins.
-    pub fn new(dropped: Arc<AtomicU64>, now_ns: u64) -> (Self, mpsc::Receiver<v1::RecordBlock>) {
+    pub fn new(dropped: Arc<AtomicU64>, now_ns: u64) -> (Self, mpsc::Receiver<Block>) {
         let (to, blocks) = mpsc::channel(BLOCKS_WAITING);
         let tap = Self {
             to,
+            state: State::default(),
             entries: Vec::with_capacity(BLOCK_ROOM),
             first_ns: now_ns,
             last_ns: now_ns,
@@ -53,6 +77,17 @@ impl Tap {
     /// Whether nobody records any more.
     pub fn is_closed(&self) -> bool {
         self.to.is_closed()
+    }
+
+    /// Whether what is said next begins a block, which must [know](Self::begin_block) what is in
+    /// force.
+    pub fn is_between_blocks(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Tells what is in force before a block begins.
+    pub fn begin_block(&mut self, state: State) {
+        self.state = state;
     }
 
     /// Takes down one thing that was said.
@@ -91,13 +126,16 @@ impl Tap {
         match self.to.try_reserve() {
             Ok(place) => {
                 let entries = std::mem::replace(&mut self.entries, Vec::with_capacity(BLOCK_ROOM));
-                place.send(v1::RecordBlock {
-                    entries: entries.into(),
-                    first_monotonic_ns: self.first_ns,
-                    last_monotonic_ns: self.last_ns,
-                    records: self.records,
+                place.send(Block {
+                    said: v1::RecordBlock {
+                        entries: entries.into(),
+                        first_monotonic_ns: self.first_ns,
+                        last_monotonic_ns: self.last_ns,
+                        records: self.records,
+                    },
+                    missing: self.missing.take().unwrap_or(0),
+                    state: std::mem::take(&mut self.state),
                 });
-                self.missing = None;
             }
             Err(mpsc::error::TrySendError::Full(())) => {
                 self.entries.clear();

@@ -429,7 +429,7 @@ fn a_slow_recorder_learns_what_is_missing_and_which_settings_are_in_force() {
     tap.hear(&said);
     tap.flush();
     assert_eq!(dropped.load(Ordering::Relaxed), 2);
-    assert_eq!(blocks.try_recv().unwrap().records, 1);
+    assert_eq!(blocks.try_recv().unwrap().said.records, 1);
     tap.hear(&Said::Now { now_ns: 7 });
     drop(tap);
     let mut last = None;
@@ -437,7 +437,7 @@ fn a_slow_recorder_learns_what_is_missing_and_which_settings_are_in_force() {
         last = Some(block);
     }
     let mut told = Vec::new();
-    entry::read(&last.unwrap().entries, |said| {
+    entry::read(&last.unwrap().said.entries, |said| {
         told.push(format!("{said:?}"));
     })
     .unwrap();

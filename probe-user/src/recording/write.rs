@@ -51,6 +51,7 @@ pub struct Writer<S> {
     blocks: u64,
     records: u64,
     unwritten: u64,
+    torn: bool,
 }
 
 impl<S: Storage> Writer<S> {
@@ -64,6 +65,7 @@ impl<S: Storage> Writer<S> {
             blocks: 0,
             records: 0,
             unwritten: 0,
+            torn: false,
         };
         let mut start = frame::prelude().to_vec();
         start.extend(frame::encode(Kind::Header, 0, &header.encode_to_vec())?);
@@ -80,19 +82,28 @@ impl<S: Storage> Writer<S> {
     /// Adds a block. After an error, all that was added before is whole and can be
     /// [ended](Self::end).
     pub fn block(&mut self, block: &v1::RecordBlock) -> io::Result<Kept> {
-        let written = frame::encode(Kind::Block, self.frames, &block.entries).and_then(|frame| {
-            if self.bytes + frame.len() as u64 + END_BYTES > self.max_bytes {
-                return Ok(Kept::Full);
-            }
-            self.append(&frame).map(|()| Kept::Yes)
-        });
-        if matches!(written, Ok(Kept::Yes)) {
-            self.blocks += 1;
-            self.records += block.records;
-        } else {
+        let written = self.entries(&block.entries, block.records);
+        if !matches!(written, Ok(Kept::Yes)) {
             self.unwritten += block.records;
         }
         written
+    }
+
+    /// The same for one that is kept elsewhere if it cannot be kept here.
+    pub(super) fn entries(&mut self, entries: &[u8], records: u64) -> io::Result<Kept> {
+        let frame = frame::encode(Kind::Block, self.frames, entries)?;
+        if self.bytes + frame.len() as u64 + END_BYTES > self.max_bytes {
+            return Ok(Kept::Full);
+        }
+        self.append(&frame)?;
+        self.blocks += 1;
+        self.records += records;
+        Ok(Kept::Yes)
+    }
+
+    /// Counts records that are not in it and should be.
+    pub(super) fn missed(&mut self, records: u64) {
+        self.unwritten += records;
     }
 
     /// Ends the recording, and says what is in it.
@@ -114,17 +125,26 @@ impl<S: Storage> Writer<S> {
         }
     }
 
+    /// Whether it ends in half a frame, which could not be taken away: nothing can follow.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn
+    }
+
     /// Its size.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.torn {
+            return Err(io::Error::other("a part before it is torn"));
+        }
         let written = self.to.write_all(bytes).and_then(|()| self.to.flush());
         if let Err(err) = written {
             // What is left of it otherwise would be a torn tail, which readers drop all the same.
             if let Err(cut) = self.to.cut(self.bytes) {
                 tracing::debug!("cannot take away a half-written frame: {cut}");
+                self.torn = true;
             }
             return Err(err);
         }

@@ -2,7 +2,8 @@
 
 use weir_proto::v1::{Losses, RingLoss};
 
-/// Every loss that is not zero, with its cause.
+/// Every loss that is not zero, with its cause. A frame that the uplink dropped is none: the next
+/// one holds all that it held.
 pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
     let full = |ring: &Option<RingLoss>| ring.as_ref().map_or(0, |ring| ring.ring_full);
     let all = [
@@ -21,8 +22,8 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
         ("cells folded into other", losses.cells_overflowed),
         ("followers dropped", losses.followers_dropped),
         ("recorder dropped", losses.recorder_dropped),
+        ("recorder unwritten", losses.recorder_unwritten),
         ("uplink events dropped", losses.uplink_events_dropped),
-        ("uplink frames dropped", losses.uplink_frames_dropped),
     ];
     all.into_iter().filter(|(_, lost)| *lost > 0).collect()
 }
@@ -80,6 +81,15 @@ mod tests {
             sessions_filtered: 2,
             ..Losses::default()
         }
+    }
+
+    #[test]
+    fn a_frame_that_another_makes_good_is_no_loss() {
+        let losses = Losses {
+            uplink_frames_dropped: 3,
+            ..balanced()
+        };
+        assert_eq!(sentence(&losses), "nothing lost");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One connection to the collector, from its hello to its end.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use weir_proto::v1::edge_message::Message as Up;
 use weir_proto::v1::uplink_client::UplinkClient;
 
 use super::{Options, Outbox};
+use crate::query::client::innermost;
 use crate::wire::WIRE_VERSION;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,7 +139,7 @@ async fn connect(options: &Options) -> anyhow::Result<Connection> {
         .keep_alive_while_idle(true)
         .connect()
         .await
-        .context("cannot connect")?;
+        .map_err(|err| anyhow::anyhow!("cannot connect: {}", innermost(&err)))?;
     let (to, stream) = mpsc::channel(IN_FLIGHT);
     to.send(message(Up::Hello(options.hello.clone()))).await?;
     let mut client = UplinkClient::new(channel);
@@ -167,7 +169,10 @@ async fn connect(options: &Options) -> anyhow::Result<Connection> {
 
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{} ({:?})", status.message(), status.code())
+    match status.source() {
+        Some(cause) => anyhow::anyhow!("{}", innermost(cause)),
+        None => anyhow::anyhow!("{} ({:?})", status.message(), status.code()),
+    }
 }
 
 /// The frame number in what the collector said.

@@ -27,8 +27,8 @@ const BACKOFF_LEAST: Duration = Duration::from_millis(200);
 const BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// A connection that held for so long was a good one: the next back-off starts anew.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
-/// At the end, the collector has so long to take the last frame.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// At the end of either side, the other has so long to take what is on its way to it.
+pub const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What must be known at once.
 #[derive(Clone, Debug)]

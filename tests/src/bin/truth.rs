@@ -25,6 +25,16 @@ struct Args {
     /// Without weir: check the witnesses against one another and the clients
     #[arg(long, conflicts_with = "weir")]
     witnesses: bool,
+    /// Measure and keep what the regression tests replay: recordings, what the witnesses say of
+    /// them, and the numbers that come of them
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        default_missing_value = "tests/recordings",
+        conflicts_with_all = ["quick", "witnesses"]
+    )]
+    record: Option<PathBuf>,
     /// Where report.json and the captures of what differs go
     #[arg(long, value_name = "DIR", default_value = "target/truth")]
     out: PathBuf,
@@ -37,6 +47,18 @@ fn main() -> Result<ExitCode> {
     } else {
         Some(weir::binary(args.weir.as_deref())?)
     };
+    if let (Some(directory), Some(binary)) = (&args.record, &weir) {
+        let failures = truth::record(binary, args.only.as_deref(), directory, &args.out)?;
+        println!("kept in {}", directory.display());
+        for failure in &failures {
+            println!("FAILED: {failure}");
+        }
+        return Ok(if failures.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
     let plan = truth::Plan {
         weir,
         quick: args.quick,

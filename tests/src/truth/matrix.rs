@@ -216,6 +216,36 @@ pub fn scenarios(quick: bool) -> Vec<Scenario> {
     scenarios
 }
 
+/// Of these rows, recordings are kept: each kind of server, traffic, end and loss, and as few
+/// deliveries as show it.
+const RECORDED: [usize; 17] = [
+    0, 4, 5, 8, 10, 13, 15, 17, 18, 20, 22, 25, 27, 28, 31, 32, 34,
+];
+
+/// What `truth --record` keeps; the half-closed ones and a rate cut are among them.
+pub fn recorded() -> Vec<Scenario> {
+    let mut scenarios: Vec<_> = RECORDED
+        .into_iter()
+        .chain([33])
+        .map(|n| scenario(&ROWS[n], 1000 + n as u64))
+        .collect();
+    let cut = Row(
+        Nginx(CLEAR),
+        V4,
+        KeepAlive,
+        (0, 40),
+        CUBIC,
+        4,
+        &[300_000, 100_000, 1_000_000, 300_000, 300_000],
+    );
+    scenarios.push(with_rate_cut(scenario(&cut, 2000)));
+    for scenario in &mut scenarios {
+        let least = if scenario.sizes.len() > 5 { 2 } else { 8 };
+        scenario.sessions = scenario.sessions.min(least);
+    }
+    scenarios
+}
+
 fn scenario(row: &Row, seed: u64) -> Scenario {
     let Row(server, family, traffic, (loss_per_mille, rtt_ms), congestion_control, sessions, sizes) =
         *row;

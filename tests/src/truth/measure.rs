@@ -67,6 +67,17 @@ pub struct Outcome {
     pub kept: Option<String>,
 }
 
+/// What a scenario showed, and what the packets showed of it.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// By the capture.
+    pub connections: Vec<Connection>,
+    /// Inode of the server's network namespace.
+    pub netns: u32,
+}
+
 /// Weir as the truth watches it.
 #[derive(Debug)]
 pub struct Watched<'a> {
@@ -94,7 +105,7 @@ pub fn measure(
     weir: Option<&Watched<'_>>,
     held: &mut Held,
     keep: &Path,
-) -> Result<Outcome> {
+) -> Result<Measured> {
     let begin = Instant::now();
     let lab = Lab::with_relay(Shape::default(), scenario.seed)?;
     let since = unix_ns()?;
@@ -170,8 +181,13 @@ pub fn measure(
         seconds: begin.elapsed().as_secs_f64(),
     };
     drop(servers);
+    let measured = |outcome| Measured {
+        outcome,
+        connections,
+        netns,
+    };
     if outcome.comparison.differences.is_empty() && outcome.retransmitted.witnesses_agree() {
-        return Ok(outcome);
+        return Ok(measured(outcome));
     }
     let kept = keep.join(format!("{}.pcap", scenario.name.replace([' ', '%'], "-")));
     std::fs::copy(&file, &kept).with_context(|| format!("cannot keep {}", kept.display()))?;
@@ -179,10 +195,10 @@ pub fn measure(
         std::fs::copy(keylog, kept.with_extension("keys"))
             .context("cannot keep the TLS secrets")?;
     }
-    Ok(Outcome {
+    Ok(measured(Outcome {
         kept: Some(kept.to_string_lossy().into_owned()),
         ..outcome
-    })
+    }))
 }
 
 /// The clients know what they got: if the witness does not see that, it is no witness.

@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod dissect;
+pub mod keep;
 pub mod matrix;
 pub mod measure;
 pub mod report;
@@ -77,9 +78,9 @@ pub fn run(plan: &Plan) -> Result<Report> {
             &mut held,
             &plan.out,
         ) {
-            Ok(outcome) => {
-                println!("{}", report::line(&outcome));
-                outcomes.push(outcome);
+            Ok(measured) => {
+                println!("{}", report::line(&measured.outcome));
+                outcomes.push(measured.outcome);
             }
             Err(error) => {
                 let text = format!("{}: {error:#}", scenario.name);
@@ -103,12 +104,52 @@ pub fn run(plan: &Plan) -> Result<Report> {
     }
     sockets.finish()?;
     let version = plan.weir.as_deref().map(version).transpose()?;
-    let kernel = crate::lab::process::output("uname", &["-r"])?
-        .trim()
-        .to_owned();
+    let kernel = kernel()?;
     let report = Report::new(version, kernel, outcomes, losses, failures);
     report.write(&plan.out.join("report.json"))?;
     Ok(report)
+}
+
+/// Records what the regression tests replay: one scenario after the other into `directory`.
+/// Returns what failed, in words.
+///
+/// # Errors
+/// The lab does not work here.
+pub fn record(
+    binary: &Path,
+    only: Option<&str>,
+    directory: &Path,
+    out: &Path,
+) -> Result<Vec<String>> {
+    cleanup::start()?;
+    for directory in [directory, out] {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+    }
+    let dir = tempfile::tempdir().context("cannot make a directory")?;
+    let sockets = SocketWitness::start(dir.path())?;
+    let mut failures = Vec::new();
+    println!("{}", report::heading());
+    for scenario in matrix::recorded() {
+        if only.is_some_and(|only| !scenario.name.contains(only)) {
+            continue;
+        }
+        match keep::keep(binary, &scenario, &sockets, directory, out) {
+            Ok(line) => println!("{line}"),
+            Err(error) => {
+                let text = format!("{}: {error:#}", scenario.name);
+                println!("{text}");
+                failures.push(text);
+            }
+        }
+    }
+    sockets.finish()?;
+    Ok(failures)
+}
+
+fn kernel() -> Result<String> {
+    let release = crate::lab::process::output("uname", &["-r"])?;
+    Ok(release.trim().to_owned())
 }
 
 fn version(binary: &Path) -> Result<String> {

@@ -66,15 +66,15 @@ impl Found {
             t_ns.clamp(before_ns.min(now_ns), now_ns)
         };
         Look {
-            now_ns,
             t_received_ns: ago(self.info.last_data_recv_ms),
+            t_received_last_ns: ago(self.info.last_data_recv_ms),
             t_written_ns: if self.info.notsent_bytes == 0 {
                 ago(self.info.last_data_sent_ms)
             } else {
                 now_ns
             },
             t_acked_ns: ago(self.info.last_ack_recv_ms),
-            sees_ack: false,
+            ..Look::at(now_ns)
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod cells;
 pub mod deliveries;
 pub mod hosts;
+pub mod replay;
 pub mod sessions;
 pub mod status;
 

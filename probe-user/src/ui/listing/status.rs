@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use weir_proto::v1::{Losses, Probe, Status, UplinkStatus, Verdict};
+use weir_proto::v1::{Losses, Probe, RecordingStatus, Status, Verdict};
 
 use crate::ui::losses;
 use crate::ui::out::{Mark, Style};
@@ -65,8 +65,10 @@ pub fn write(
         Mark::Plain,
     )?;
     line("cells", &status.cells.to_string(), Mark::Plain)?;
-    let (uplink, mark) = uplink_sentence(status.uplink.as_ref());
+    let (uplink, mark) = uplink_sentence(status);
     line("uplink", &uplink, mark)?;
+    let (recording, mark) = recording_sentence(status.recording.as_ref());
+    line("recording", &recording, mark)?;
     let refused = status.queries_refused.to_string();
     line("queries_refused", &refused, Mark::Plain)?;
     let losses = status.losses.unwrap_or_default();
@@ -119,14 +121,25 @@ pub fn write(
 }
 
 /// The uplink's state in a few words, and how it is meant.
-pub fn uplink_sentence(uplink: Option<&UplinkStatus>) -> (String, Mark) {
-    let Some(uplink) = uplink.filter(|uplink| !uplink.collector.is_empty()) else {
+pub fn uplink_sentence(status: &Status) -> (String, Mark) {
+    let Some(uplink) = status
+        .uplink
+        .as_ref()
+        .filter(|uplink| !uplink.collector.is_empty())
+    else {
         return ("no collector configured".to_owned(), Mark::Plain);
     };
+    let dropped = status
+        .losses
+        .map_or(0, |losses| losses.uplink_frames_dropped);
     let unacked = uplink.sent_seq.saturating_sub(uplink.acked_seq);
     if uplink.connected {
+        let past = match dropped {
+            0 => String::new(),
+            _ => format!(", {dropped} frames dropped before and made good by later ones"),
+        };
         let text = format!(
-            "connected to {} (frame {}, {unacked} unacknowledged, {} reconnects)",
+            "connected to {} (frame {}, {unacked} unacknowledged, {} reconnects{past})",
             uplink.collector, uplink.sent_seq, uplink.reconnects
         );
         return (text, Mark::Good);
@@ -135,10 +148,32 @@ pub fn uplink_sentence(uplink: Option<&UplinkStatus>) -> (String, Mark) {
         "" => "not connected yet",
         error => error,
     };
+    let missed = match dropped {
+        0 => String::new(),
+        _ => format!(" ({dropped} frames dropped; the next to arrive makes them good)"),
+    };
     (
-        format!("NOT CONNECTED to {}: {why}", uplink.collector),
+        format!("NOT CONNECTED to {}: {why}{missed}", uplink.collector),
         Mark::Bad,
     )
+}
+
+/// The same of the daemon's own recording.
+pub fn recording_sentence(recording: Option<&RecordingStatus>) -> (String, Mark) {
+    let Some(recording) = recording else {
+        return ("none of its own".to_owned(), Mark::Plain);
+    };
+    let RecordingStatus { file, error, .. } = recording;
+    if !error.is_empty() {
+        return (format!("NOT RECORDING to {file}: {error}"), Mark::Bad);
+    }
+    let text = format!(
+        "to {file} ({} files, {}; {} records since the start)",
+        recording.files,
+        units::short_bytes(recording.bytes),
+        recording.records
+    );
+    (text, Mark::Good)
 }
 
 fn records_sentence(losses: &Losses) -> String {

@@ -154,7 +154,7 @@ fn header(
     lines.push(Line::from(first));
     lines.push(totals(model, view, theme));
 
-    let (uplink, mark) = uplink_sentence(status.uplink.as_ref());
+    let (uplink, mark) = uplink_sentence(&status);
     let lost = status.losses.unwrap_or_default();
     let missing = status
         .probes

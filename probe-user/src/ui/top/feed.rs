@@ -77,10 +77,7 @@ async fn follow(
                 message = stream.message() => message.map_err(|status| peer.error(&status))?,
             };
             let Some(snapshot) = snapshot else {
-                return Err(QueryError::Lost {
-                    peer: peer.to_string(),
-                    why: "it ended the watch".to_owned(),
-                });
+                return Err(peer.ended());
             };
             *heard = true;
             if news.send(News::Snapshot(Box::new(snapshot))).await.is_err() {
