@@ -1,4 +1,4 @@
-//! Where cgroup v2 is mounted, the ids of its directories, and who holds one.
+//! Where cgroup v2 is mounted, the ids of its directories, and attaching to one.
 
 use std::{
     fs,
@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use aya::programs::{CgroupAttachMode, ProgramError};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, SockOps,
+    cgroup_skb::CgroupSkbLinkId, sock_ops::SockOpsLinkId,
+};
+use aya_obj::generated::bpf_attach_type;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::sys;
@@ -27,30 +31,53 @@ pub fn mount_point() -> Result<PathBuf> {
         .context("no cgroup v2 hierarchy is mounted; `mount -t cgroup2 none DIR` makes one")
 }
 
-/// How programs are attached: by links, whose flags are 0, and yet others may attach beside them
+/// How programs are attached: a link's flags are 0, and yet others may attach beside it
 /// (`bpf_link_create`).
-pub(super) const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
-/// What of a cgroup programs are attached to: `enum bpf_attach_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hook {
-    /// Packets that arrive.
-    Ingress = 0,
-    /// Packets that leave.
-    Egress = 1,
-    /// Socket callbacks.
-    SockOps = 3,
+/// Attaches a loaded program for socket callbacks beside those of others; an error that names who
+/// holds the cgroup alone, if that is why it cannot be.
+pub(super) fn attach(program: &mut SockOps, path: &Path) -> Result<SockOpsLinkId> {
+    let dir = open(path)?;
+    program
+        .attach(&dir, MODE)
+        .map_err(|error| explain(error, &dir, bpf_attach_type::BPF_CGROUP_SOCK_OPS, path))
 }
 
-/// Why a program could not be attached to a cgroup: the kernel says no more than "not permitted"
-/// where another holds it alone.
-pub(super) fn refused(dir: &fs::File, hook: Hook, error: ProgramError) -> anyhow::Error {
-    match sys::sole_program(dir.as_fd(), hook as u32) {
+/// The same for a program that sees packets.
+pub(super) fn attach_to_packets(
+    program: &mut CgroupSkb,
+    direction: CgroupSkbAttachType,
+    path: &Path,
+) -> Result<CgroupSkbLinkId> {
+    let dir = open(path)?;
+    let hook = match direction {
+        CgroupSkbAttachType::Ingress => bpf_attach_type::BPF_CGROUP_INET_INGRESS,
+        CgroupSkbAttachType::Egress => bpf_attach_type::BPF_CGROUP_INET_EGRESS,
+    };
+    program
+        .attach(&dir, direction, MODE)
+        .map_err(|error| explain(error, &dir, hook, path))
+}
+
+fn open(path: &Path) -> Result<fs::File> {
+    fs::File::open(path).with_context(|| format!("opening {}", path.display()))
+}
+
+fn explain(
+    error: ProgramError,
+    dir: &fs::File,
+    hook: bpf_attach_type,
+    path: &Path,
+) -> anyhow::Error {
+    match sys::sole_program(dir.as_fd(), hook) {
         Ok(Some(id)) => anyhow!(
-            "program {id} holds this hook of the cgroup for itself alone: it was attached without \
-             BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is"
+            "program {id} holds the cgroup {} for itself alone: it was attached without \
+             BPF_F_ALLOW_MULTI; `bpftool prog show id {id}` says whose it is",
+            path.display()
         ),
-        _ => error.into(),
+        _ => anyhow::Error::from(error)
+            .context(format!("attaching to the cgroup {}", path.display())),
     }
 }
 

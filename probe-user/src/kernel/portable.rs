@@ -2,7 +2,6 @@
 //! neither the kernel's BTF nor `CAP_PERFMON`, and sees what the kernel shows such programs.
 
 use std::{
-    fs::File,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -20,8 +19,7 @@ use probe_ebpf::record::backend;
 
 use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Options, Probe, Record, Ring,
-    Settings, Verdict,
-    cgroup::{self, MODE},
+    Settings, Verdict, cgroup,
     maps::{Maps, take},
     sys,
     table::Table,
@@ -96,9 +94,7 @@ impl Portable {
         }
         let mut links = Vec::with_capacity(to.len());
         for path in &to {
-            let link = attach(&mut self.ebpf, path)
-                .with_context(|| format!("attaching to the cgroup {}", path.display()))?;
-            links.push(link);
+            links.push(attach(&mut self.ebpf, path)?);
         }
         // The old ones end here: a session that both see for a moment is one to the program.
         self.links = links;
@@ -135,33 +131,22 @@ where
 /// The programs at one cgroup.
 type Links = (SockOpsLink, [CgroupSkbLink; 2]);
 
-fn attach(ebpf: &mut Ebpf, cgroup: &Path) -> Result<Links> {
-    let dir = File::open(cgroup)?;
-    // What the packets tell is nothing without the sessions.
-    let arrivals = attach_packets(ebpf, ARRIVALS, &dir, CgroupSkbAttachType::Ingress)?;
-    let departures = attach_packets(ebpf, DEPARTURES, &dir, CgroupSkbAttachType::Egress)?;
-    let callbacks: &mut SockOps = program(ebpf, CALLBACKS)?;
-    let callbacks = callbacks
-        .attach(&dir, MODE)
-        .map_err(|error| cgroup::refused(&dir, cgroup::Hook::SockOps, error))?;
+fn attach(ebpf: &mut Ebpf, path: &Path) -> Result<Links> {
+    // What the packets tell is nothing without the sessions: those last.
+    let arrivals = attach_to_packets(ebpf, ARRIVALS, CgroupSkbAttachType::Ingress, path)?;
+    let departures = attach_to_packets(ebpf, DEPARTURES, CgroupSkbAttachType::Egress, path)?;
+    let callbacks = cgroup::attach(program(ebpf, CALLBACKS)?, path)?;
     let callbacks = program::<SockOps>(ebpf, CALLBACKS)?.take_link(callbacks)?;
     Ok((callbacks, [arrivals, departures]))
 }
 
-fn attach_packets(
+fn attach_to_packets(
     ebpf: &mut Ebpf,
     name: &str,
-    dir: &File,
     direction: CgroupSkbAttachType,
+    path: &Path,
 ) -> Result<CgroupSkbLink> {
-    let packets: &mut CgroupSkb = program(ebpf, name)?;
-    let hook = match direction {
-        CgroupSkbAttachType::Ingress => cgroup::Hook::Ingress,
-        CgroupSkbAttachType::Egress => cgroup::Hook::Egress,
-    };
-    let link = packets
-        .attach(dir, direction, MODE)
-        .map_err(|error| cgroup::refused(dir, hook, error))?;
+    let link = cgroup::attach_to_packets(program(ebpf, name)?, direction, path)?;
     Ok(program::<CgroupSkb>(ebpf, name)?.take_link(link)?)
 }
 
@@ -183,12 +168,8 @@ fn load_program(options: &Options) -> Result<Ebpf> {
 
 /// Whether the program can be loaded and attached here: tries it, and takes it out again.
 pub(super) fn try_programs() -> (Vec<Probe>, bool) {
-    let tried = load_program(&Options::smallest()).and_then(|mut ebpf| {
-        let root = cgroup::mount_point()?;
-        attach(&mut ebpf, &root)
-            .with_context(|| format!("attaching to the cgroup {}", root.display()))?;
-        Ok(())
-    });
+    let tried = load_program(&Options::smallest())
+        .and_then(|mut ebpf| attach(&mut ebpf, &cgroup::mount_point()?).map(drop));
     (probes(&tried), tried.is_ok())
 }
 

@@ -1,8 +1,8 @@
 //! The programs: what each hooks, since when the kernel has it, and what is lost without it.
 
-use std::{fs, io};
+use std::io;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use aya::{
     Btf, Ebpf,
     programs::{BtfTracePoint, FEntry, Iter, ProgramError, SockOps},
@@ -220,12 +220,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
         Hook::SockOps => {
             let program: &mut SockOps = program.try_into()?;
             program.load()?;
-            let root = cgroup::mount_point()?;
-            let root =
-                fs::File::open(&root).with_context(|| format!("opening {}", root.display()))?;
-            program
-                .attach(&root, cgroup::MODE)
-                .map_err(|error| cgroup::refused(&root, cgroup::Hook::SockOps, error))?;
+            cgroup::attach(program, &cgroup::mount_point()?)?;
         }
         Hook::Iter(target) => {
             let program: &mut Iter = program.try_into()?;

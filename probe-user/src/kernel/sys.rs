@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
 };
 
-use aya_obj::generated::bpf_prog_info;
+use aya_obj::generated::{bpf_attach_type, bpf_prog_info};
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
@@ -154,11 +154,14 @@ struct ProgQuery {
 }
 
 /// The program that holds a hook of a cgroup in a way that admits no other beside it.
-pub(super) fn sole_program(cgroup: BorrowedFd<'_>, hook: u32) -> io::Result<Option<u32>> {
+pub(super) fn sole_program(
+    cgroup: BorrowedFd<'_>,
+    hook: bpf_attach_type,
+) -> io::Result<Option<u32>> {
     let mut ids = [0u32; 1];
     let mut attr = ProgQuery {
         target_fd: raw(cgroup.as_raw_fd()),
-        attach_type: hook,
+        attach_type: hook as u32,
         prog_ids: ids.as_mut_ptr() as u64,
         prog_cnt: 1,
         ..ProgQuery::default()
