@@ -23,18 +23,13 @@ pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
-use crate::config::Config;
+use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
 };
 use crate::ui::table::Format;
-
-/// Where a daemon listens unless its configuration says otherwise.
-fn default_socket() -> PathBuf {
-    Config::default().query.socket
-}
 
 /// A path that stays the same wherever the process is.
 fn absolute() -> impl TypedValueParser<Value = PathBuf> {
@@ -147,7 +142,7 @@ pub struct Run {
 #[derive(Args, Clone, Debug)]
 pub struct Socket {
     /// The daemon's Unix socket.
-    #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
+    #[arg(long, value_name = "PATH", default_value_os_t = socket::to_ask())]
     pub socket: PathBuf,
 }
 
@@ -331,9 +326,11 @@ pub struct Status {
     pub output: Output,
 }
 
-/// Examine this host: privileges, kernel settings, and every probe with what is lost without it.
+/// Examine this host: privileges, kernel settings, and every way of measuring with its probes.
 ///
-/// It tries to load each program and measures nothing; a running daemon is not disturbed.
+/// Of each way it says whether it works here and why not, what it measures exactly, what it bounds
+/// and what is lost, and what the next better one would give. It tries to load each program and
+/// measures nothing; a running daemon is not disturbed.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit status:
@@ -344,6 +341,7 @@ Exit status:
 
 Examples:
   sudo weir doctor
+  sudo weir doctor -o json | jq -r '.rungs[] | select(.works) | .backend'
   sudo weir doctor -o json | jq '.probes[] | select(.verdict != \"ok\")'")]
 pub struct Doctor {
     #[command(flatten)]

@@ -5,6 +5,7 @@
 
 mod check;
 mod read;
+pub(crate) mod socket;
 
 pub(crate) use check::collector_url;
 
@@ -242,7 +243,7 @@ impl Default for Config {
                 follower_lag: 4096,
             },
             query: Query {
-                socket: PathBuf::from("/run/weir/weir.sock"),
+                socket: socket::to_answer(),
                 allow_users: Vec::new(),
                 allow_groups: Vec::new(),
             },

@@ -22,6 +22,7 @@ use crate::config::{self, Config};
 use crate::intake::{self, Intake, Listener};
 use crate::kernel::{Backend, SWEEP_INTERVAL};
 use crate::qoe::Limits;
+use crate::query::Query;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
@@ -125,8 +126,7 @@ where
     let access = Access::new(&config.query)?;
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
-    let backend = Arc::new(backend);
-    let made = attach(&config, backend.clone()).await?;
+    let (made, backend) = attach(&config, backend).await?;
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
@@ -152,18 +152,8 @@ where
     let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
-    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
-    let (reloads_to, reloads) = mpsc::channel(1);
-    let inputs = Inputs {
-        queries,
-        reloads,
-        stop: stop.clone(),
-    };
-    let again: Make = {
-        let config = config.clone();
-        Box::new(move |settings| measuring::made(backend(&config), settings))
-    };
-    let measuring = Measuring::new(made, config.kernel_settings(), again, switch);
+    let (queries_to, reloads_to, inputs) = inputs(&stop);
+    let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
@@ -206,11 +196,8 @@ where
     stop.cancel();
     let mut result = failed.map_or(Ok(()), Err);
     if !core.is_finished() {
-        let ended = core
-            .await
-            .context("the core failed")
-            .and_then(|ended| ended);
-        result = result.and(ended);
+        let ended = core.await.context("the core failed");
+        result = result.and(ended.and_then(|ended| ended));
     }
     if let Some(recorder) = recorder {
         recorder.finish().await;
@@ -240,6 +227,15 @@ fn unexpected(
     }
 }
 
+/// How the backend is made when it was taken away.
+fn again<B>(config: &Config, backend: B) -> Make
+where
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
+{
+    let config = config.clone();
+    Box::new(move |settings| measuring::made(backend(&config), settings))
+}
+
 /// Waits while the kill switch is on; says whether there is still something to be run.
 async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
     if switch.is_on() {
@@ -256,13 +252,14 @@ async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
 }
 
 /// Makes the backend and puts the settings in force.
-async fn attach<B>(config: &Config, backend: Arc<B>) -> anyhow::Result<Box<dyn Backend>>
+async fn attach<B>(config: &Config, backend: B) -> anyhow::Result<(Box<dyn Backend>, B)>
 where
     B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
 {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        measuring::made(backend(&config), &config.kernel_settings())
+        let made = measuring::made(backend(&config), &config.kernel_settings())?;
+        Ok((made, backend))
     })
     .await
     .context("loading the programs failed")?
@@ -373,6 +370,19 @@ fn start_uplink(
         interval: Duration::from_millis(config.collector.interval_ms.into()),
     };
     Ok((Some(ticks), Some(events_to), Some(task)))
+}
+
+/// What reaches the core from outside, and the ways to it.
+fn inputs(stop: &CancellationToken) -> (mpsc::Sender<Query>, mpsc::Sender<Reload>, Inputs) {
+    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
+    let (reloads_to, reloads) = mpsc::channel(1);
+    let stop = stop.clone();
+    let inputs = Inputs {
+        queries,
+        reloads,
+        stop,
+    };
+    (queries_to, reloads_to, inputs)
 }
 
 /// Gives the core a thread of its own: a sweep of many sessions takes a while, and must not hold up

@@ -27,6 +27,7 @@ use super::{
     namespaces,
     offsets::Offsets,
     pod::Pod,
+    polled::sockdiag::make_cookies,
     probes, sys,
     table::Table,
 };
@@ -277,7 +278,13 @@ impl Backend for Exact {
         match &self.adopt {
             Some(adopt) => {
                 forget(&mut self.listeners).context("forgetting earlier listeners")?;
-                namespaces::in_each(|| Ok(adopt.run()?))
+                let needs_cookies = self.table.is_some();
+                namespaces::in_each(|| {
+                    if needs_cookies {
+                        make_cookies().context("naming the sessions that are open already")?;
+                    }
+                    Ok(adopt.run()?)
+                })
             }
             None => Ok(0),
         }

@@ -193,6 +193,7 @@ pub struct KernelCounts {
 
 impl KernelCounts {
     /// The sum of two: of what a backend has counted, and one after it.
+    #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         let ring = |a: &RingCounts, b: &RingCounts| RingCounts {
             seen: a.seen + b.seen,

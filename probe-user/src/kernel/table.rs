@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
+    net::Ipv6Addr,
     os::fd::AsFd as _,
 };
 
@@ -160,7 +160,6 @@ impl Table {
     /// By port and prefix; the cgroup of a socket that is there already cannot be asked for.
     fn admits(&self, s: &Session) -> bool {
         let remote = Ipv6Addr::from(s.endpoints.remote_addr).to_canonical();
-        let remote = IpAddr::from(remote);
         let filter = &self.filter;
         (filter.ports.is_empty() || filter.ports.contains(&s.endpoints.local_port))
             && (filter.prefixes.is_empty()
