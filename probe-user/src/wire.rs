@@ -317,6 +317,21 @@ pub fn kernel_counts(losses: &v1::Losses) -> KernelCounts {
     }
 }
 
+/// A probe's state, as a recording has it.
+pub fn recorded_probe(probe: &v1::Probe) -> kernel::Probe {
+    kernel::Probe {
+        name: probe.name.clone(),
+        verdict: match probe.verdict() {
+            v1::Verdict::Ok => Verdict::Ok,
+            v1::Verdict::Unsupported => Verdict::Unsupported,
+            v1::Verdict::NotApplicable => Verdict::NotApplicable,
+            v1::Verdict::Broken | v1::Verdict::Unspecified => Verdict::Broken,
+        },
+        reason: probe.reason.clone(),
+        lost: probe.lost.clone(),
+    }
+}
+
 /// A probe's state.
 pub fn probe(probe: &kernel::Probe) -> v1::Probe {
     v1::Probe {

@@ -3,6 +3,7 @@
 mod core;
 mod desk;
 mod measuring;
+pub mod playback;
 mod recorder;
 
 use std::path::{Path, PathBuf};
@@ -199,14 +200,8 @@ where
         let ended = core.await.context("the core failed");
         result = result.and(ended.and_then(|ended| ended));
     }
-    if let Some(recorder) = recorder {
-        recorder.finish().await;
-    }
     uplink_finish.cancel();
-    if let Some(uplink) = uplink {
-        // Ends by itself, within its own farewell.
-        uplink.await.context("the uplink failed")?;
-    }
+    farewell(recorder, uplink).await?;
     if !server.is_finished() && tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
         tracing::debug!("a client kept its connection open; closed");
         server.abort();
@@ -214,6 +209,21 @@ where
     drop(socket);
     tracing::info!("ended");
     result
+}
+
+/// Gives what the core has said last the time to arrive.
+async fn farewell(
+    recorder: Option<Recorder>,
+    uplink: Option<JoinHandle<()>>,
+) -> anyhow::Result<()> {
+    if let Some(recorder) = recorder {
+        recorder.finish().await;
+    }
+    if let Some(uplink) = uplink {
+        // Ends by itself, within its own farewell.
+        uplink.await.context("the uplink failed")?;
+    }
+    Ok(())
 }
 
 fn unexpected(
