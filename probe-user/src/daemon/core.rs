@@ -160,6 +160,9 @@ impl Core {
                 }
                 ready = readable(rings.as_ref().map(|rings| &rings.bulk)) => {
                     let mut ready = ready.context("cannot wait for the bulk ring")?;
+                    // As long as this ring never runs dry, nobody is asked about the other: it is
+                    // looked into.
+                    self.drain(Ring::Hot, HOT_BATCH)?;
                     if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
                         ready.clear_ready();
                     }

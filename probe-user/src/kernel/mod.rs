@@ -27,6 +27,7 @@ use ipnet::IpNet;
 use probe_ebpf::record;
 
 pub use exact::Exact;
+pub use maps::drain;
 pub use polled::Polled;
 pub use portable::Portable;
 pub use probe_ebpf::settings::WHOLE;
