@@ -68,19 +68,26 @@ impl Segment {
     /// Takes the fields from a TCP header (RFC 9293, 3.1); `len` counts header and payload.
     #[inline(always)]
     pub fn parse(header: &[u8; 20], len: u32) -> Self {
+        let header_len = u32::from(header[12] >> 4) * 4;
+        Self::new(
+            u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
+            header[13],
+            len.saturating_sub(header_len),
+        )
+    }
+
+    /// With the header's flags and the payload's bytes; what a reset carries is none.
+    #[inline(always)]
+    pub fn new(seq: u32, ack: u32, flags: u8, payload: u32) -> Self {
         const RST: u8 = 0x04;
         const ACK: u8 = 0x10;
-        let header_len = u32::from(header[12] >> 4) * 4;
-        let reset = header[13] & RST != 0;
+        let reset = flags & RST != 0;
         Self {
-            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
-            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
-            has_ack: header[13] & ACK != 0 && !reset,
-            payload: if reset {
-                0
-            } else {
-                len.saturating_sub(header_len)
-            },
+            seq,
+            ack,
+            has_ack: flags & ACK != 0 && !reset,
+            payload: if reset { 0 } else { payload },
         }
     }
 }
@@ -141,8 +148,9 @@ pub fn segment<H: Host>(
         let expected = host.rcv_nxt();
         let end = segment.seq.wrapping_add(segment.payload);
         // Old bytes (a retransmission, a probe) ask nothing; bytes after a hole ask when it is
-        // filled.
-        if !after(segment.seq, expected) && after(end, expected) {
+        // filled. Bytes that were counted and are still expected come a second time: another agent
+        // has asked for header callbacks too, or the kernel could not keep the segment.
+        if !after(segment.seq, expected) && after(end, expected) && after(end, s.rcv_nxt) {
             let bytes = u64::from(end.wrapping_sub(expected));
             begin_change(host, s);
             s.note_filled(expected);
@@ -386,6 +394,15 @@ fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
 /// The session is over, and [`Session::ended`] says how: reports its last delivery, and itself.
 #[inline(always)]
 pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
+    if !s.is_open()
+        && s.flags & flag::LEFT_OUT != 0
+        && after(s.end_seq(host.write_seq()), host.snd_una())
+    {
+        // Nothing was known of it but that it is cut off.
+        let mut gauges = Gauges::default();
+        host.gauges(&mut gauges);
+        s.open_adopted(now_ns, host.snd_una(), &gauges);
+    }
     if s.is_open() {
         close(host, s, host.write_seq(), now_ns);
     }
@@ -400,6 +417,41 @@ pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
 pub fn untracked<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
     s.phase = phase::IGNORED;
     host.session_end(s, now_ns, ended::UNTRACKED, false);
+}
+
+/// The sweep looks at a session that is left out, beside whatever else happens to it. Returns
+/// whether it was followed until now, ever since it began.
+#[inline(always)]
+pub fn watched<H: Host>(
+    host: &mut H,
+    s: &mut Session,
+    settings: &Settings,
+    now_ns: u64,
+    epoch: u64,
+) -> bool {
+    if Session::is_changing(epoch) {
+        return false;
+    }
+    if s.is_open() {
+        // Ended without a record, unless something has happened to it just now.
+        let new = s.settled_epoch(epoch);
+        if !s.is_claimed(epoch) && !host.swap_epoch(s, epoch, new) {
+            return false;
+        }
+        s.close();
+        s.t_request_ns = 0;
+    }
+    let first = s.leave_out();
+    if s.watch(
+        now_ns,
+        host.snd_una(),
+        host.write_seq(),
+        host.rcv_nxt(),
+        settings.deadline_ns,
+    ) {
+        host.delivery_late(s, now_ns);
+    }
+    first
 }
 
 /// The sweep looks at a session, beside whatever else happens to it.

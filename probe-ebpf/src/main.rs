@@ -25,6 +25,10 @@
 
 #[cfg(not(feature = "portable"))]
 mod exact;
+#[cfg_attr(
+    any(feature = "keyed", feature = "portable"),
+    allow(dead_code, reason = "each set of programs uses a part of it")
+)]
 mod kernel;
 #[cfg(feature = "portable")]
 mod portable;

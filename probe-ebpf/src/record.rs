@@ -72,6 +72,9 @@ pub mod flag {
     pub const SETTLED: u32 = 1 << 13;
     /// The wire is IPv6 (else IPv4, also on a v4-mapped socket).
     pub const IPV6: u32 = 1 << 14;
+    /// The session was left out for a time, to keep within the budget: deliveries of that time
+    /// are not reported, unless they were late or cut off.
+    pub const LEFT_OUT: u32 = 1 << 15;
 }
 
 /// Values of [`SessionEnd::ended`] and [`Delivery::ended`]: who ended it.
@@ -256,7 +259,7 @@ pub struct SessionEnd {
     pub endpoints: Endpoints,
     /// Deliveries reported.
     pub deliveries: u32,
-    /// [`flag`] bits: ADOPTED, TLS, `BUSY_PERIOD` (ever), IPV6.
+    /// [`flag`] bits: ADOPTED, TLS, `BUSY_PERIOD` (ever), IPV6, `LEFT_OUT`.
     pub flags: u32,
     /// Data segments sent, retransmissions included (kernel's own count).
     pub segments: u32,

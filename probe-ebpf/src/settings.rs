@@ -33,6 +33,31 @@ pub struct Settings {
     pub cgroup_count: u32,
     /// Their ids: the directories' inode numbers.
     pub cgroups: [u64; MAX_CGROUPS],
+    /// Sessions that are followed, of [`WHOLE`]; with less than that, those that are not are only
+    /// looked at by the sweep.
+    pub share: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// All sessions are followed: the value of [`Settings::share`] for that.
+pub const WHOLE: u32 = 1024;
+
+impl Settings {
+    /// Whether only a share of the sessions is followed.
+    #[inline(always)]
+    pub fn is_thinned(&self) -> bool {
+        self.share < WHOLE
+    }
+
+    /// Whether a session is followed; the same ones while the share is the same, and those of a
+    /// smaller share are among those of a larger one.
+    #[inline(always)]
+    pub fn follows(&self, cookie: u64) -> bool {
+        // Fibonacci hashing (Knuth, TAOCP 3, 6.4): cookies are handed out one after the other.
+        let hash = cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        (hash as u32) < self.share
+    }
 }
 
 /// Index of each counter in the per-CPU array `COUNTERS`.
@@ -62,10 +87,12 @@ pub enum Counter {
     SessionsRefused = 9,
     /// Half-open sessions that found their table full.
     HalfOpenRefused = 10,
+    /// Tracked sessions that were left out at any time, to keep within the budget.
+    SessionsLeftOut = 11,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 11;
+pub const COUNTERS: u32 = 12;
 
 /// Key of the map `HALF_OPEN`: a handshake whose SYN-ACK was sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]

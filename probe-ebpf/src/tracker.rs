@@ -425,6 +425,66 @@ impl Session {
     }
 }
 
+/// Sessions that are left out: only looked at now and then, without the lock.
+impl Session {
+    /// Takes the session out of those that are followed; says whether it was among them ever
+    /// since it began.
+    #[inline(always)]
+    pub fn leave_out(&mut self) -> bool {
+        let first = self.flags & flag::LEFT_OUT == 0;
+        self.flags |= flag::LEFT_OUT;
+        first
+    }
+
+    /// What is outstanding at a look, and since when nothing has been asked: a delivery that is
+    /// open for the deadline at the least. Returns whether it is late and was not reported so.
+    #[inline(always)]
+    pub fn watch(
+        &mut self,
+        now_ns: u64,
+        una_seq: u32,
+        write_seq: u32,
+        rcv_nxt: u32,
+        deadline_ns: u64,
+    ) -> bool {
+        let end = self.end_seq(write_seq);
+        let is_outstanding = after(end, una_seq);
+        let has_asked = rcv_nxt != self.rcv_nxt;
+        self.rcv_nxt = rcv_nxt;
+        self.written_seq = write_seq;
+        // Whatever follows is the rest of what was not followed.
+        self.settled = 1;
+        if !is_outstanding || has_asked || self.t_request_ns == 0 {
+            if self.late_mark == self.index + 1 {
+                // The one that was late is over.
+                self.index += 1;
+            }
+            self.t_request_ns = if is_outstanding { now_ns } else { 0 };
+            return false;
+        }
+        let is_late = deadline_ns != 0
+            && now_ns > self.t_request_ns.wrapping_add(deadline_ns)
+            && self.late_mark != self.index + 1;
+        if is_late {
+            self.t_request_last_ns = self.t_request_ns;
+            self.t_first_write_ns = self.t_request_ns;
+            self.t_last_write_ns = self.t_request_ns;
+            self.t_first_acked_ns = 0;
+            self.t_last_acked_ns = 0;
+            self.request_bytes = 0;
+            self.acked_bytes = 0;
+            self.acked_seq = una_seq;
+            self.requests = 1;
+            self.delivery_flags = self.flags & (flag::ADOPTED | flag::TLS | flag::IPV6)
+                | flag::LEFT_OUT
+                | flag::REQUEST_BOUNDED
+                | flag::FIRST_WRITE_BOUNDED;
+            self.mark_late();
+        }
+        is_late
+    }
+}
+
 impl Kept {
     /// Whether the open delivery is past its deadline, for who sees the state and not the socket:
     /// what was written is known as of the last look, and that there is more is told by the time

@@ -116,8 +116,10 @@ impl Intake {
         let limits = Limits::from(&config.limits);
         let settings = Arc::new(header.settings.clone().unwrap_or_default());
         let context = Context {
-            unix_minus_monotonic_ns: header.begin_unix_ns.cast_signed()
-                - header.begin_monotonic_ns.cast_signed(),
+            unix_minus_monotonic_ns: header
+                .begin_unix_ns
+                .cast_signed()
+                .saturating_sub(header.begin_monotonic_ns.cast_signed()),
             tick_hz: header.tick_hz,
             backend,
         };
@@ -199,10 +201,12 @@ impl Intake {
 
     fn record<'a>(&mut self, ring: Ring, record: Record<'a>) -> Option<Told<'a>> {
         self.untouched = false;
-        *match ring {
+        let drained = match ring {
             Ring::Hot => &mut self.counts.hot_drained,
             Ring::Bulk => &mut self.counts.bulk_drained,
-        } += 1;
+        };
+        // Where a recording began they were what its header says, which may be anything.
+        *drained = drained.saturating_add(1);
         let labels = &self.labels;
         match record {
             Record::SessionStart(record) => {
@@ -213,7 +217,10 @@ impl Intake {
                 let folded = self.fold.delivery(record, |ends| labels.label(ends));
                 return Some(Told { record, folded });
             }
-            Record::Malformed => self.counts.records_malformed += 1,
+            Record::Malformed => {
+                let malformed = &mut self.counts.records_malformed;
+                *malformed = malformed.saturating_add(1);
+            }
         }
         None
     }

@@ -23,7 +23,9 @@ fn perform(command: &Command) -> Result<Outcome> {
         doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
         return Ok(Outcome::Examined(diagnosis.health()));
     }
-    if let Command::Replay(args) = command {
+    if let Command::Replay(args) = command
+        && !(args.top || args.serve.is_some())
+    {
         cli::replay_at_terminal(args, style, to.lock())?;
         return Ok(Outcome::Done);
     }
@@ -42,7 +44,8 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Hosts(args) => cli::hosts(args, style, to).await,
             Command::Status(args) => cli::status(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,
-            Command::Doctor(_) | Command::Replay(_) => Ok(()),
+            Command::Replay(args) => cli::playback(args).await,
+            Command::Doctor(_) => Ok(()),
         }
     });
     // A thread that waits for the terminal's next key must not hold up the end.

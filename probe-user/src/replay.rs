@@ -13,6 +13,9 @@ use crate::recording::entry::{self, BadEntry};
 use crate::recording::read::Ending;
 use crate::wire;
 
+/// A pace so slow that it is not lived to see.
+const FOR_EVER: Duration = Duration::from_secs(1 << 32);
+
 /// How fast.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Speed {
@@ -55,6 +58,14 @@ pub struct Options {
     pub from: Option<Moment>,
     /// What is after is left out.
     pub until: Option<Moment>,
+}
+
+impl Options {
+    /// Nothing later than this is told.
+    pub fn until_ns(&self, header: &v1::RecordingHeader) -> u64 {
+        self.until
+            .map_or(u64::MAX, |until| until.monotonic_ns(header))
+    }
 }
 
 /// What is told while a recording is replayed.
@@ -237,17 +248,12 @@ struct Player {
 impl Player {
     fn new(header: &v1::RecordingHeader, options: Options) -> anyhow::Result<Self> {
         let from_ns = options.from.map(|from| from.monotonic_ns(header));
-        let until_ns = options.until.map(|until| until.monotonic_ns(header));
         Ok(Self {
             intake: Intake::at_beginning_of(header)?,
-            pace: Pace {
-                speed: options.speed,
-                begin: None,
-                from_ns: from_ns.unwrap_or(header.begin_monotonic_ns),
-            },
+            pace: Pace::new(header, options),
             records_before: header.records_before,
             from_ns,
-            until_ns: until_ns.unwrap_or(u64::MAX),
+            until_ns: options.until_ns(header),
             records: 0,
             missing: 0,
             gaps: 0,
@@ -301,32 +307,45 @@ impl Player {
         if self.cells_before.is_none() && self.from_ns.is_some_and(|from_ns| now_ns >= from_ns) {
             self.cells_before = Some(self.intake.cells());
         }
-        self.pace.wait_until(now_ns);
+        if let Some(due) = self.pace.due(now_ns) {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
     }
 
-    /// Another file begins; what was said between it and the one before is missing.
+    /// Another file begins.
     fn part(&mut self, header: &v1::RecordingHeader) {
-        let known = self.records.saturating_add(self.missing);
-        let said = header.records_before.saturating_sub(self.records_before);
-        let records = said.saturating_sub(known);
-        let settings = header.settings.clone().unwrap_or_default();
-        if records == 0 && settings == *self.intake.settings() {
-            return;
-        }
-        let now_ns = header.begin_monotonic_ns;
-        let counts = wire::kernel_counts(&header.losses.unwrap_or_default());
-        for said in [
-            Said::Missing { now_ns, records },
-            Said::Settings(settings.into()),
-            Said::Counts { now_ns, counts },
-        ] {
+        let known = self.records_before.saturating_add(self.records);
+        let known = known.saturating_add(self.missing);
+        let gap = gap(header, known, self.intake.settings());
+        for said in gap.into_iter().flatten() {
             self.take(&said, &mut |_, _| Ok(()));
         }
     }
 }
 
+/// What must be told where a file begins that does not go on where the one before it, up to which
+/// so many records are known, ended; none: it does.
+pub fn gap(
+    header: &v1::RecordingHeader,
+    known: u64,
+    in_force: &v1::RecordedSettings,
+) -> Option<[Said<'static>; 3]> {
+    let records = header.records_before.saturating_sub(known);
+    let settings = header.settings.clone().unwrap_or_default();
+    let now_ns = header.begin_monotonic_ns;
+    let counts = wire::kernel_counts(&header.losses.unwrap_or_default());
+    (records > 0 || settings != *in_force).then(|| {
+        [
+            Said::Missing { now_ns, records },
+            Said::Settings(settings.into()),
+            Said::Counts { now_ns, counts },
+        ]
+    })
+}
+
+/// When what was said is told again.
 #[derive(Debug)]
-struct Pace {
+pub struct Pace {
     speed: Speed,
     /// When what is waited for began; none: it has not yet.
     begin: Option<Instant>,
@@ -334,18 +353,26 @@ struct Pace {
 }
 
 impl Pace {
-    fn wait_until(&mut self, now_ns: u64) {
-        let Speed::Times(times) = self.speed else {
-            return;
-        };
-        if now_ns < self.from_ns {
-            return;
+    /// Of a recording with this header.
+    pub fn new(header: &v1::RecordingHeader, options: Options) -> Self {
+        let from_ns = options.from.map(|from| from.monotonic_ns(header));
+        Self {
+            speed: options.speed,
+            begin: None,
+            from_ns: from_ns.unwrap_or(header.begin_monotonic_ns),
         }
+    }
+
+    /// When what was said at `now_ns` is due; none: at once.
+    pub fn due(&mut self, now_ns: u64) -> Option<Instant> {
+        let Speed::Times(times) = self.speed else {
+            return None;
+        };
+        let since = Duration::from_nanos(now_ns.checked_sub(self.from_ns)?);
         let begin = *self.begin.get_or_insert_with(Instant::now);
-        let since = Duration::from_nanos(now_ns - self.from_ns);
         // Beyond what a Duration can hold there is no difference to waiting for ever.
         let since =
             Duration::try_from_secs_f64(since.as_secs_f64() / times).unwrap_or(Duration::MAX);
-        std::thread::sleep(since.saturating_sub(begin.elapsed()));
+        Some(begin.checked_add(since).unwrap_or(begin + FOR_EVER))
     }
 }

@@ -278,6 +278,7 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         sessions_storage_refused: kernel.sessions_storage_refused,
         half_open_refused: kernel.half_open_refused,
         programs_skipped: kernel.programs_skipped,
+        sessions_left_out: kernel.sessions_left_out,
         ends_unseen: kernel.ends_unseen,
         end_overflows: kernel.end_overflows,
         looks_left_out: kernel.looks_left_out,
@@ -311,9 +312,25 @@ pub fn kernel_counts(losses: &v1::Losses) -> KernelCounts {
         sessions_storage_refused: losses.sessions_storage_refused,
         half_open_refused: losses.half_open_refused,
         programs_skipped: losses.programs_skipped,
+        sessions_left_out: losses.sessions_left_out,
         ends_unseen: losses.ends_unseen,
         end_overflows: losses.end_overflows,
         looks_left_out: losses.looks_left_out,
+    }
+}
+
+/// A probe's state, as a recording has it.
+pub fn recorded_probe(probe: &v1::Probe) -> kernel::Probe {
+    kernel::Probe {
+        name: probe.name.clone(),
+        verdict: match probe.verdict() {
+            v1::Verdict::Ok => Verdict::Ok,
+            v1::Verdict::Unsupported => Verdict::Unsupported,
+            v1::Verdict::NotApplicable => Verdict::NotApplicable,
+            v1::Verdict::Broken | v1::Verdict::Unspecified => Verdict::Broken,
+        },
+        reason: probe.reason.clone(),
+        lost: probe.lost.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 /// `Endpoints`
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub struct Endpoints {
     /// The server's address.
     pub local_address: IpAddr,
@@ -78,16 +78,17 @@ pub struct Session {
     pub endpoints: Endpoints,
     pub state: String,
     pub ended: String,
+    pub backend: String,
     pub established_unix_ns: u64,
     pub handshake_us: u32,
     pub synack_retransmits: u32,
     pub deliveries: u64,
     pub acked_bytes: u64,
+    pub segments: u64,
     pub retrans_fast: u64,
     pub retrans_rto: u64,
     pub retrans_tlp: u64,
     pub adopted: bool,
-    pub backend: String,
 }
 
 impl Session {
@@ -104,6 +105,7 @@ pub struct CellKey {
     pub service: String,
     pub network: String,
     pub transport: String,
+    pub backend: String,
 }
 
 /// `Counters`
@@ -163,10 +165,13 @@ pub struct Losses {
     pub sessions_filtered: u64,
     pub sessions_storage_refused: u64,
     pub half_open_refused: u64,
+    pub ends_unseen: u64,
+    pub end_overflows: u64,
     pub sessions_evicted: u64,
     pub records_malformed: u64,
     pub followers_dropped: u64,
     pub programs_skipped: u64,
+    pub looks_left_out: u64,
 }
 
 impl Losses {
@@ -186,6 +191,8 @@ impl Losses {
 #[expect(missing_docs, reason = "the wire documents its fields")]
 pub struct Status {
     pub boot_id: String,
+    pub backend: String,
+    pub off: String,
     pub losses: Losses,
     pub sessions_open: u64,
     pub config_generation: u64,

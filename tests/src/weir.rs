@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 
-use crate::lab::process::{Process, wait_for};
+use crate::lab::netns::Netns;
+use crate::lab::process::{Process, output, wait_for};
 use crate::record::{Cell, Delivery, Diagnosis, Session, Status};
 
 /// Finds the binary: `given`, else the environment's `WEIR_BIN`.
@@ -69,6 +70,8 @@ pub struct Settings {
     pub bulk_ring_bytes: u32,
     /// Where frames go.
     pub collector: Option<String>,
+    /// Further keys before the first table, as they stand in the file.
+    pub first: String,
     /// Further tables, as they stand in the file.
     pub more: String,
 }
@@ -83,6 +86,7 @@ impl Default for Settings {
             prefixes: Vec::new(),
             bulk_ring_bytes: 8 << 20,
             collector: None,
+            first: String::new(),
             more: String::new(),
         }
     }
@@ -91,9 +95,14 @@ impl Default for Settings {
 impl Settings {
     fn toml(&self) -> String {
         let mut text = format!(
-            "deadline_ms = {}\nquiet_gap_ms = {}\n\n[filter]\nports = {:?}\nprefixes = {:?}\n\n\
+            "{}\ndeadline_ms = {}\nquiet_gap_ms = {}\n\n[filter]\nports = {:?}\nprefixes = {:?}\n\n\
              [limits]\nbulk_ring_bytes = {}\nfollower_lag = 1048576\n",
-            self.deadline_ms, self.quiet_gap_ms, self.ports, self.prefixes, self.bulk_ring_bytes
+            self.first,
+            self.deadline_ms,
+            self.quiet_gap_ms,
+            self.ports,
+            self.prefixes,
+            self.bulk_ring_bytes
         );
         if let Some(backend) = self.backend {
             text = format!("backend = {backend:?}\n{text}");
@@ -122,18 +131,62 @@ impl Daemon {
     /// # Errors
     /// It does not start; the message has its log.
     pub fn start(binary: &Path, dir: &Path, settings: &Settings) -> Result<Self> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        make(dir)?;
+        Self::start_by(Command::new(binary), None, &[], binary, dir, settings)
+    }
+
+    /// Starts `weir run ARGS` inside a namespace as a user without any privilege, and waits until
+    /// it answers.
+    ///
+    /// # Errors
+    /// It does not start; the message has its log.
+    pub fn start_unprivileged(
+        binary: &Path,
+        dir: &Path,
+        settings: &Settings,
+        netns: &Netns,
+        args: &[&str],
+    ) -> Result<Self> {
+        const NOBODY: u32 = 65_534;
+        make(dir)?;
+        // The build's directory need not be open to everyone. Copied by another process: one that
+        // this one forks meanwhile would hold the copy open for writing, and it could not be run.
+        let copy = dir.join("weir");
+        let path = |path: &Path| path.display().to_string();
+        output("cp", &[&path(binary), &path(&copy)])?;
+        std::os::unix::fs::chown(dir, Some(NOBODY), Some(NOBODY))
+            .with_context(|| format!("cannot give {} away", dir.display()))?;
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            &NOBODY.to_string(),
+            "--regid",
+            &NOBODY.to_string(),
+        ]);
+        command.args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        command.arg(&copy);
+        Self::start_by(command, Some(netns), args, binary, dir, settings)
+    }
+
+    fn start_by(
+        mut command: Command,
+        netns: Option<&Netns>,
+        args: &[&str],
+        binary: &Path,
+        dir: &Path,
+        settings: &Settings,
+    ) -> Result<Self> {
         let config = dir.join("weir.toml");
         write(&config, &settings.toml())?;
         let socket = dir.join("weir.sock");
-        let mut command = Command::new(binary);
         command
             .arg("run")
+            .args(args)
             .arg("--config")
             .arg(&config)
             .arg("--socket")
             .arg(&socket);
-        let process = Process::spawn(command, None, &dir.join("weir.log"))?;
+        let process = Process::spawn(command, netns, &dir.join("weir.log"))?;
         let mut daemon = Self {
             binary: binary.to_owned(),
             config,
@@ -244,6 +297,10 @@ impl Daemon {
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.process.stop(Signal::SIGTERM)
     }
+}
+
+fn make(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

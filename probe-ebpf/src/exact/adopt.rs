@@ -12,6 +12,7 @@ use probe_ebpf::{drive::state, session::phase, settings::ListenerKey};
 use super::{
     arrivals::{PARSE_ALL_FLAG, STATE_FLAG},
     sock::TcpSock,
+    thin,
 };
 use super::{birth, sock::Sock, storage};
 use crate::kernel::{emit, maps};
@@ -50,7 +51,18 @@ pub extern "C" fn adopt(ctx: *mut c_void) -> i32 {
     if !open || unsafe { maps::LISTENERS.get(&key) }.is_none() {
         return 0;
     }
-    if storage::session(sk).is_some_and(|s| s.phase != phase::IGNORED) {
+    if let Some(s) = storage::session(sk)
+        && s.phase != phase::IGNORED
+    {
+        // Met before. If it is to be followed by callbacks, it may not have asked for them yet.
+        #[cfg(not(feature = "keyed"))]
+        if s.callbacks == 0
+            && let Some(settings) = maps::settings()
+            && thin::follows(settings, s.cookie)
+            && let Some(tcp) = sk.tcp()
+        {
+            s.callbacks = arm(tcp, thin::FOLLOW_FLAGS);
+        }
         return 0;
     }
     // The iterator gives a sock_common; a tcp_sock begins with a whole sock.
@@ -72,10 +84,11 @@ pub extern "C" fn adopt(ctx: *mut c_void) -> i32 {
 }
 
 /// Asks for the callbacks that a new session asks for itself (Linux 6.12; refused before, and
-/// then the end of an adopted session's last delivery is a bound).
+/// then the end of an adopted session's last delivery is a bound). Returns those that nobody had
+/// asked for.
 #[cfg(not(feature = "keyed"))]
 #[inline(always)]
-fn arm(tcp: TcpSock, wanted: u32) {
+fn arm(tcp: TcpSock, wanted: u32) -> u32 {
     const SOL_TCP: i32 = 6;
     const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
     let sk = tcp.as_ptr().cast_mut().cast::<c_void>();
@@ -84,7 +97,12 @@ fn arm(tcp: TcpSock, wanted: u32) {
     // SAFETY: the socket is locked by the iterator and the value is a u32 on the stack.
     unsafe {
         bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value.cast(), 4);
-        write_volatile(value, read_volatile(value) | wanted);
-        bpf_setsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value.cast(), 4);
+        let before = read_volatile(value);
+        write_volatile(value, before | wanted);
+        if bpf_setsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value.cast(), 4) == 0 {
+            wanted & !before
+        } else {
+            0
+        }
     }
 }

@@ -8,7 +8,11 @@ use aya_ebpf::{
 };
 use probe_ebpf::drive::{self, Segment, state};
 
+#[cfg(not(feature = "keyed"))]
+use super::thin;
 use super::{measured, sock::segment_of};
+#[cfg(not(feature = "keyed"))]
+use crate::kernel::callbacks::{HDR_OPT_LEN_CB, RTT_CB};
 use crate::kernel::{callbacks::arm, emit, maps::settings};
 
 /// `BPF_SOCK_OPS_STATE_CB_FLAG`: call back when the session changes its state.
@@ -36,6 +40,8 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
             #[cfg(feature = "keyed")]
             make_cookie(&ctx);
             arm(&ctx, STATE_FLAG);
+            #[cfg(not(feature = "keyed"))]
+            thin::established(&ctx);
         }
         STATE_CB => {
             if ctx.arg(0) == u32::from(state::ESTABLISHED) && ctx.arg(1) != u32::from(state::CLOSE)
@@ -43,12 +49,9 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
                 arm(&ctx, PARSE_ALL_FLAG);
             }
         }
-        PARSE_HDR_OPT_CB => {
-            // SAFETY: a field of the context, loaded as wide as it is declared.
-            let sk =
-                unsafe { read_volatile((&raw const (*ctx.ops).__bindgen_anon_2).cast::<u64>()) };
-            arrived(sk as *const u8, || header(&ctx));
-        }
+        PARSE_HDR_OPT_CB => arrived(socket_of(&ctx), || header(&ctx)),
+        #[cfg(not(feature = "keyed"))]
+        RTT_CB | HDR_OPT_LEN_CB => thin::called(&ctx),
         _ => {}
     }
     1
@@ -70,6 +73,14 @@ fn arrived(sk: *const u8, segment: impl FnOnce() -> Option<Segment>) {
 fn make_cookie(ctx: &SockOpsContext) {
     // SAFETY: the program's context.
     unsafe { aya_ebpf::helpers::generated::bpf_get_socket_cookie(ctx.ops.cast()) };
+}
+
+/// The socket that a callback is made for.
+#[inline(always)]
+pub fn socket_of(ctx: &SockOpsContext) -> *const u8 {
+    // SAFETY: a field of the context, loaded as wide as it is declared.
+    let sk = unsafe { read_volatile((&raw const (*ctx.ops).__bindgen_anon_2).cast::<u64>()) };
+    sk as *const u8
 }
 
 /// The header of the segment that a callback is made for.

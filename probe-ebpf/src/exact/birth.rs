@@ -99,12 +99,19 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
         count(Counter::SessionsFiltered);
         return None;
     }
-    let Some(s) = storage::session_or_new(sk) else {
+    let cookie = sk.cookie();
+    let s = if cookie == 0 {
+        // It was never made, and nothing else names a session for good.
+        None
+    } else {
+        storage::session_or_new(sk)
+    };
+    let Some(s) = s else {
         count(Counter::SessionsRefused);
         return None;
     };
     count(Counter::SessionsTracked);
-    s.cookie = sk.cookie();
+    s.cookie = cookie;
     s.endpoints = endpoints;
     s.t_established_ns = now_ns;
     s.flags = flags;

@@ -9,6 +9,8 @@ use probe_ebpf::{
     settings::{Counter, HalfOpen},
 };
 
+#[cfg(not(feature = "keyed"))]
+use super::thin;
 use super::{
     birth, cgroup, measured,
     sock::{Sock, has, offset, read_kernel_u64},
@@ -33,7 +35,10 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     if let Some((s, mut tcp)) = measured(ctx.arg(0)) {
-        drive::state_changed(&mut tcp, s, emit::now_ns(), new);
+        let now_ns = emit::now_ns();
+        #[cfg(not(feature = "keyed"))]
+        thin::changing_state(&mut tcp, s, now_ns, old, new);
+        drive::state_changed(&mut tcp, s, now_ns, new);
         debug!(&ctx, "session {}: state {} to {}", s.cookie, old, new);
     }
     if new == state::CLOSE

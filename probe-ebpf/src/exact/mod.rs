@@ -13,6 +13,8 @@ mod sock;
 mod storage;
 #[cfg(not(feature = "keyed"))]
 mod sweep;
+#[cfg(not(feature = "keyed"))]
+mod thin;
 mod writes;
 
 use probe_ebpf::session::{Session, phase};

@@ -5,12 +5,13 @@ use core::{ffi::c_void, ptr::read_volatile};
 use probe_ebpf::{
     drive,
     session::{Session, phase},
+    settings::Counter,
 };
 
 use super::{cgroup, sock::Sock};
 use crate::kernel::{
     emit,
-    maps::{read_clocks, settings},
+    maps::{count, read_clocks, settings},
 };
 
 /// Looks at one session (`bpf_iter` over socket storage, Linux 5.9): settles it if it is quiet,
@@ -52,6 +53,12 @@ pub extern "C" fn sweep(ctx: *mut c_void) -> i32 {
     }
     // SAFETY: an aligned u64 of the session.
     let epoch = unsafe { read_volatile(&raw const s.epoch) };
+    if settings.is_thinned() && !settings.follows(s.cookie) {
+        if drive::watched(&mut tcp, s, settings, now, epoch) {
+            count(Counter::SessionsLeftOut);
+        }
+        return 0;
+    }
     drive::swept(&mut tcp, s, settings, now, epoch);
     0
 }

@@ -20,7 +20,12 @@ use probe_ebpf::{
     tls,
 };
 
-use crate::kernel::{callbacks, emit, maps::settings, table};
+use crate::kernel::{
+    callbacks::{self, HDR_OPT_LEN_CB},
+    emit,
+    maps::settings,
+    table,
+};
 use socket::Socket;
 
 /// `BPF_SOCK_OPS_*_CB_FLAG`: retransmission timeouts, segments sent again, changes of state, RTT
@@ -38,7 +43,6 @@ pub fn portable(ctx: SockOpsContext) -> u32 {
     const RTO_CB: u32 = 8;
     const RETRANS_CB: u32 = 9;
     const STATE_CB: u32 = 10;
-    const HDR_OPT_LEN_CB: u32 = 14;
     let now_ns = emit::now_ns();
     let op = ctx.op();
     if op == PASSIVE_ESTABLISHED_CB {
@@ -87,7 +91,7 @@ pub fn portable(ctx: SockOpsContext) -> u32 {
         if new == state::CLOSE {
             table::remove(cookie);
         }
-    } else if op == HDR_OPT_LEN_CB && begins_write(&ctx, s, &socket) {
+    } else if op == HDR_OPT_LEN_CB && callbacks::begins_write(&ctx, s, &socket) {
         let write_seq = socket.write_seq();
         drive::wrote(&mut socket, s, now_ns, write_seq);
     }
@@ -126,15 +130,6 @@ pub fn departures(ctx: SkBuffContext) -> i32 {
         }
     }
     PASS
-}
-
-/// Whether the callback is made because a send call begins, and nothing of an answer is under way.
-#[inline(always)]
-fn begins_write(ctx: &SockOpsContext, s: &Session, socket: &Socket) -> bool {
-    const WRITE_HDR_TCP_CURRENT_MSS: u32 = 1;
-    ctx.arg(0) == WRITE_HDR_TCP_CURRENT_MSS
-        && matches!(socket.tcp_state(), state::ESTABLISHED | state::CLOSE_WAIT)
-        && (s.phase != phase::ANSWERING || s.is_complete(socket.write_seq()))
 }
 
 /// The session goes from one TCP state to another. Where the data ends before a FIN cannot be

@@ -63,6 +63,34 @@ fn a_request_that_carries_the_last_acknowledgement_ends_the_delivery_before() {
 }
 
 #[test]
+fn a_segment_that_is_seen_twice_before_it_is_taken_asks_once() {
+    let mut wire = Wire::established(0);
+    let segment = Segment {
+        seq: 0,
+        ack: 0,
+        has_ack: true,
+        payload: 100,
+    };
+    for _ in 0..2 {
+        let Wire {
+            now_ns,
+            socket,
+            session,
+            settings,
+        } = &mut wire;
+        probe_ebpf::drive::segment(socket, session, settings, *now_ns, segment);
+    }
+    wire.socket.rcv_nxt = 100;
+    wire.wait_ms(5);
+    wire.writes(1000);
+    wire.acks_all();
+    wire.wait_ms(500);
+    wire.asks(100);
+    let delivery = wire.ended();
+    assert_eq!((delivery.request_bytes, delivery.requests), (100, 1));
+}
+
+#[test]
 fn old_bytes_of_the_client_ask_nothing() {
     let mut wire = Wire::established(0);
     wire.asks(100);

@@ -4,7 +4,7 @@ use probe_ebpf::{
     drive::{self, Look},
     record::flag,
     session::{Session, phase},
-    settings::Settings,
+    settings::{Settings, WHOLE},
 };
 use proptest::prelude::*;
 
@@ -19,6 +19,8 @@ const SETTINGS: Settings = Settings {
     by_prefix: 0,
     cgroup_count: 0,
     cgroups: [0; 8],
+    share: WHOLE,
+    reserved: 0,
 };
 
 /// A session that is looked at; `t` in milliseconds.

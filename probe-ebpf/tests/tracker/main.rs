@@ -2,5 +2,6 @@
 
 mod exchanges;
 mod histories;
+mod left_out;
 mod looks;
 mod wire;

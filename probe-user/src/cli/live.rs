@@ -31,7 +31,7 @@ pub async fn top(args: &Top) -> Result<()> {
 }
 
 /// Done when a signal asks this process to end.
-fn ended() -> Result<impl Future<Output = ()>> {
+pub(super) fn ended() -> Result<impl Future<Output = ()>> {
     let listen = |kind| signal(kind).context("cannot listen for signals");
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;

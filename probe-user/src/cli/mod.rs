@@ -4,6 +4,7 @@ mod ask;
 mod exit;
 mod filter;
 mod live;
+mod playback;
 mod record;
 mod replay;
 mod run;
@@ -18,23 +19,19 @@ pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
 pub use live::top;
+pub use playback::playback;
 pub use record::{record, record_until};
 pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 
 use crate::collect::DEFAULT_LISTEN;
-use crate::config::Config;
+use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
 };
 use crate::ui::table::Format;
-
-/// Where a daemon listens unless its configuration says otherwise.
-fn default_socket() -> PathBuf {
-    Config::default().query.socket
-}
 
 /// A path that stays the same wherever the process is.
 fn absolute() -> impl TypedValueParser<Value = PathBuf> {
@@ -147,7 +144,7 @@ pub struct Run {
 #[derive(Args, Clone, Debug)]
 pub struct Socket {
     /// The daemon's Unix socket.
-    #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
+    #[arg(long, value_name = "PATH", default_value_os_t = socket::to_ask())]
     pub socket: PathBuf,
 }
 
@@ -331,9 +328,11 @@ pub struct Status {
     pub output: Output,
 }
 
-/// Examine this host: privileges, kernel settings, and every probe with what is lost without it.
+/// Examine this host: privileges, kernel settings, and every way of measuring with its probes.
 ///
-/// It tries to load each program and measures nothing; a running daemon is not disturbed.
+/// Of each way it says whether it works here and why not, what it measures exactly, what it bounds
+/// and what is lost, and what the next better one would give. It tries to load each program and
+/// measures nothing; a running daemon is not disturbed.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit status:
@@ -344,6 +343,7 @@ Exit status:
 
 Examples:
   sudo weir doctor
+  sudo weir doctor -o json | jq -r '.rungs[] | select(.works) | .backend'
   sudo weir doctor -o json | jq '.probes[] | select(.verdict != \"ok\")'")]
 pub struct Doctor {
     #[command(flatten)]
@@ -414,6 +414,7 @@ Examples:
   weir replay evening.weir                          cells
   weir replay evening.weir --deliveries -o json > deliveries.jsonl
   weir replay evening.weir --events --speed 10x     late and cut-off deliveries, ten times as fast
+  weir replay evening.weir --top --speed 10x        the live view of it
   weir replay evening.weir --from 90s --until 2m    the cells of that half minute
   weir replay evening.weir --stats -o json          how much is in it, and how fast it is folded
   weir replay edge.*.weir edge.weir                 files of a daemon's own recording, as one")]
@@ -421,9 +422,10 @@ pub struct Replay {
     /// The recording; of a daemon's own recording as many files as you like, in any order.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// How many times as fast as it was (e.g. 1, 0.5 or 10x), or as fast as it can.
-    #[arg(long, value_name = "N|max", default_value = "max", value_parser = replay::parse_speed)]
-    pub speed: Speed,
+    /// How many times as fast as it was (e.g. 1, 0.5 or 10x), or as fast as it can [default: max;
+    /// with --top or --serve: 1].
+    #[arg(long, value_name = "N|max", value_parser = replay::parse_speed)]
+    pub speed: Option<Speed>,
     /// Tell only what came later: so long after the recording's beginning (e.g. 90s), or at that
     /// time (e.g. 2026-03-01T20:15:00Z).
     ///
@@ -451,11 +453,18 @@ pub struct Replay {
     /// How much is in it, and how fast it was read and folded.
     #[arg(long, group = "listing")]
     pub stats: bool,
+    /// Show it in the live view, as `weir top` would have then; the end stays until q.
+    #[arg(long, group = "listing")]
+    pub top: bool,
+    /// Stand in for the daemon at this socket: `weir top`, `weir deliveries --follow` and all
+    /// others that take --socket ask it, also after the end, until SIGINT or SIGTERM.
+    #[arg(long, value_name = "PATH", group = "listing")]
+    pub serve: Option<PathBuf>,
     /// With --deliveries: also the parts of TLS handshakes.
     #[arg(long, requires = "deliveries")]
     pub handshakes: bool,
     /// With cells and -o json: the histograms' buckets too.
-    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "events", "stats"])]
+    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "events", "stats", "top", "serve"])]
     pub buckets: bool,
 }
 

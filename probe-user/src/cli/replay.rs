@@ -36,7 +36,8 @@ pub fn replay(args: &Replay, style: Style, to: impl Write, notes: impl Write) ->
 pub fn replay_at_terminal(args: &Replay, style: Style, to: impl Write) -> Result<()> {
     // Not between the lines of a listing, and what is paced takes as long as it took.
     let listing = (args.deliveries || args.events) && io::stdout().is_terminal();
-    let bar = io::stderr().is_terminal() && !listing && args.speed == Speed::Max;
+    let paced = matches!(args.speed, Some(Speed::Times(_)));
+    let bar = io::stderr().is_terminal() && !listing && !paced;
     show(args, style, to, io::stderr(), bar)
 }
 
@@ -49,7 +50,7 @@ fn show(
 ) -> Result<()> {
     let chain = Chain::open(&args.files)?;
     let options = Options {
-        speed: args.speed,
+        speed: args.speed.unwrap_or_default(),
         from: args.from,
         until: args.until,
     };

@@ -45,6 +45,13 @@ pub async fn run(args: &Run) -> Result<()> {
         config_path: args.config.clone(),
         overrides: Box::new(move |config| overrides.apply(config)),
     };
+    if live && options.config.kill_switch.symlink_metadata().is_ok() {
+        // The log is kept for after the view, which comes only then.
+        eprintln!(
+            "weir is off: {} is there; it measures once that is removed",
+            options.config.kill_switch.display()
+        );
+    }
     if !live {
         return daemon::run(options, load, control, |_| {}).await;
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tonic::transport::Uri;
 
-use super::{Collector, Config, Limits, Recording};
+use super::{Collector, Config, KILL_SWITCH, Limits, Recording};
 use crate::kernel::Filter;
 
 /// Names that cells use themselves.
@@ -74,7 +74,7 @@ impl Config {
         self.services(&mut problems);
         self.networks(&mut problems);
         self.filters(&mut problems);
-        problems.absolute("kill_switch", &self.kill_switch, "/run/weir/off");
+        problems.absolute("kill_switch", &self.kill_switch, KILL_SWITCH);
         problems.absolute("query.socket", &self.query.socket, "/run/weir/weir.sock");
         self.limits.problems(&mut problems);
         self.collector.problems(&mut problems);

@@ -5,6 +5,7 @@
 
 mod check;
 mod read;
+pub(crate) mod socket;
 
 pub(crate) use check::collector_url;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Names for the clients' prefixes.
     pub networks: Vec<Network>,
+    /// What the kernel programs may cost, in thousandths of a core. 0: no matter what.
+    pub budget_core_permille: u32,
     /// What is bounded, and where.
     pub limits: Limits,
     /// Who may ask, and where.
@@ -226,6 +229,7 @@ impl Default for Config {
         Self {
             backend: kernel::Choice::Auto,
             kill_switch: PathBuf::from(KILL_SWITCH),
+            budget_core_permille: 50,
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
             progress_ms: 1000,
@@ -242,7 +246,7 @@ impl Default for Config {
                 follower_lag: 4096,
             },
             query: Query {
-                socket: PathBuf::from("/run/weir/weir.sock"),
+                socket: socket::to_answer(),
                 allow_users: Vec::new(),
                 allow_groups: Vec::new(),
             },

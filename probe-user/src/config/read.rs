@@ -66,6 +66,11 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
 
     root.set("backend", &mut config.backend, &mut problems);
     root.set("kill_switch", &mut config.kill_switch, &mut problems);
+    root.set(
+        "budget_core_permille",
+        &mut config.budget_core_permille,
+        &mut problems,
+    );
     root.set("deadline_ms", &mut config.deadline_ms, &mut problems);
     root.set("quiet_gap_ms", &mut config.quiet_gap_ms, &mut problems);
     root.set("progress_ms", &mut config.progress_ms, &mut problems);

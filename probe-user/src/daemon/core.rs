@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
+use super::budget::Budget;
 use super::desk::Desk;
 use super::measuring::{Measuring, Turn};
 use crate::intake::Intake;
@@ -39,6 +40,7 @@ const FAILURE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Reload {
     pub(super) settings: Settings,
+    pub(super) budget_core_permille: u32,
     /// The same for the fold, with the names of cells.
     pub(super) recorded: Arc<v1::RecordedSettings>,
     /// Gets whether they are in force.
@@ -66,6 +68,7 @@ pub(super) struct Core {
     /// None without a collector.
     pub(super) ticks: Option<Ticks>,
     batch: Batch,
+    budget: Budget,
     warnings: Warnings,
 }
 
@@ -94,8 +97,14 @@ fn clock_ns(clock: ClockId) -> anyhow::Result<u64> {
 }
 
 impl Core {
-    pub(super) fn new(measuring: Measuring, desk: Desk, ticks: Option<Ticks>) -> Self {
+    pub(super) fn new(
+        measuring: Measuring,
+        desk: Desk,
+        ticks: Option<Ticks>,
+        budget: Budget,
+    ) -> Self {
         Self {
+            budget,
             measuring,
             desk,
             ticks,
@@ -138,9 +147,11 @@ impl Core {
                         }
                         Turn::On => {
                             self.turn_on();
+                            self.budget.begin_again();
                             rings = self.watch_rings()?;
                         }
                     }
+                    self.keep_budget()?;
                     self.sweep()?;
                 }
                 _ = second.tick() => self.every_second()?,
@@ -277,6 +288,7 @@ impl Core {
         let applied = self.measuring.apply(reload.settings);
         if applied.is_ok() {
             self.desk.take(&Said::Settings(reload.recorded));
+            self.budget.set_limit(reload.budget_core_permille);
             // A wider filter lets in sessions that are open already.
             self.adopt();
         }
@@ -298,6 +310,13 @@ impl Core {
         }
         let now_ns = monotonic_ns()?;
         self.desk.take(&Said::Now { now_ns });
+        Ok(())
+    }
+
+    fn keep_budget(&mut self) -> anyhow::Result<()> {
+        let unix_ns = self.desk.intake.unix_ns(monotonic_ns()?);
+        self.budget.keep(self.measuring.backend(), unix_ns);
+        self.desk.budget = self.budget.status();
         Ok(())
     }
 

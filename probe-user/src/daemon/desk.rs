@@ -80,6 +80,8 @@ pub(super) struct Desk {
     pub(super) config_error: watch::Receiver<String>,
     /// Why nothing is measured; empty: it is.
     pub(super) off: String,
+    /// None without a limit.
+    pub(super) budget: Option<v1::BudgetStatus>,
     pub(super) identity: Arc<Identity>,
     pub(super) probes: Vec<Probe>,
     pub(super) query_counts: Arc<QueryCounts>,
@@ -230,6 +232,7 @@ impl Desk {
             config_error: self.config_error.borrow().clone(),
             queries_refused: self.query_counts.refused.load(Ordering::Relaxed),
             off: self.off.clone(),
+            budget: self.budget.clone(),
             recording: self
                 .own_recording
                 .as_ref()

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::config::Config;
 use crate::kernel::{Backend, BackendKind, Filter, KernelCounts, Settings};
 
 /// Between two attempts to measure again, if one has failed.
@@ -62,10 +63,10 @@ pub(super) struct Measuring {
 }
 
 impl Measuring {
-    /// With a backend that measures by `settings`.
+    /// With a backend that measures as `config` says.
     pub(super) fn new(
         backend: Box<dyn Backend>,
-        settings: Settings,
+        config: &Config,
         make: Make,
         switch: KillSwitch,
     ) -> Self {
@@ -73,7 +74,7 @@ impl Measuring {
             make,
             kind: backend.kind(),
             backend: Some(backend),
-            settings,
+            settings: config.kernel_settings(),
             switch,
             before: KernelCounts::default(),
             next_try: Instant::now(),

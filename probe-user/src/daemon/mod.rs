@@ -1,8 +1,11 @@
 //! The daemon: wires the rooms together, runs them, and ends them in order.
 
+mod budget;
 mod core;
 mod desk;
+mod governor;
 mod measuring;
+pub mod playback;
 mod recorder;
 
 use std::path::{Path, PathBuf};
@@ -17,11 +20,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
+use self::budget::Budget;
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
 use crate::intake::{self, Intake, Listener};
 use crate::kernel::{Backend, SWEEP_INTERVAL};
 use crate::qoe::Limits;
+use crate::query::Query;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
@@ -125,8 +130,7 @@ where
     let access = Access::new(&config.query)?;
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
-    let backend = Arc::new(backend);
-    let made = attach(&config, backend.clone()).await?;
+    let (made, backend) = attach(&config, backend).await?;
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
@@ -152,19 +156,10 @@ where
     let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
-    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
-    let (reloads_to, reloads) = mpsc::channel(1);
-    let inputs = Inputs {
-        queries,
-        reloads,
-        stop: stop.clone(),
-    };
-    let again: Make = {
-        let config = config.clone();
-        Box::new(move |settings| measuring::made(backend(&config), settings))
-    };
-    let measuring = Measuring::new(made, config.kernel_settings(), again, switch);
-    let mut core = spawn_core(Core::new(measuring, desk, ticks), inputs)?;
+    let (queries_to, reloads_to, inputs) = inputs(&stop);
+    let measuring = Measuring::new(made, &config, again(&config, backend), switch);
+    let budget = Budget::new(config.budget_core_permille);
+    let mut core = spawn_core(Core::new(measuring, desk, ticks, budget), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
     let service = Service {
@@ -206,20 +201,11 @@ where
     stop.cancel();
     let mut result = failed.map_or(Ok(()), Err);
     if !core.is_finished() {
-        let ended = core
-            .await
-            .context("the core failed")
-            .and_then(|ended| ended);
-        result = result.and(ended);
-    }
-    if let Some(recorder) = recorder {
-        recorder.finish().await;
+        let ended = core.await.context("the core failed");
+        result = result.and(ended.and_then(|ended| ended));
     }
     uplink_finish.cancel();
-    if let Some(uplink) = uplink {
-        // Ends by itself, within its own farewell.
-        uplink.await.context("the uplink failed")?;
-    }
+    farewell(recorder, uplink).await?;
     if !server.is_finished() && tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
         tracing::debug!("a client kept its connection open; closed");
         server.abort();
@@ -227,6 +213,21 @@ where
     drop(socket);
     tracing::info!("ended");
     result
+}
+
+/// Gives what the core has said last the time to arrive.
+async fn farewell(
+    recorder: Option<Recorder>,
+    uplink: Option<JoinHandle<()>>,
+) -> anyhow::Result<()> {
+    if let Some(recorder) = recorder {
+        recorder.finish().await;
+    }
+    if let Some(uplink) = uplink {
+        // Ends by itself, within its own farewell.
+        uplink.await.context("the uplink failed")?;
+    }
+    Ok(())
 }
 
 fn unexpected(
@@ -238,6 +239,15 @@ fn unexpected(
         Ok(Err(err)) => err.context(format!("{what} failed")),
         Err(err) => anyhow::Error::from(err).context(format!("{what} failed")),
     }
+}
+
+/// How the backend is made when it was taken away.
+fn again<B>(config: &Config, backend: B) -> Make
+where
+    B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
+{
+    let config = config.clone();
+    Box::new(move |settings| measuring::made(backend(&config), settings))
 }
 
 /// Waits while the kill switch is on; says whether there is still something to be run.
@@ -256,13 +266,14 @@ async fn wait_for(switch: &KillSwitch, control: &Control) -> bool {
 }
 
 /// Makes the backend and puts the settings in force.
-async fn attach<B>(config: &Config, backend: Arc<B>) -> anyhow::Result<Box<dyn Backend>>
+async fn attach<B>(config: &Config, backend: B) -> anyhow::Result<(Box<dyn Backend>, B)>
 where
     B: Fn(&Config) -> anyhow::Result<Box<dyn Backend>> + Send + Sync + 'static,
 {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        measuring::made(backend(&config), &config.kernel_settings())
+        let made = measuring::made(backend(&config), &config.kernel_settings())?;
+        Ok((made, backend))
     })
     .await
     .context("loading the programs failed")?
@@ -307,6 +318,7 @@ fn desk(
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
         off: String::new(),
+        budget: None,
         identity: identity.clone(),
         probes: backend.probes().to_vec(),
         query_counts,
@@ -372,6 +384,19 @@ fn start_uplink(
         interval: Duration::from_millis(config.collector.interval_ms.into()),
     };
     Ok((Some(ticks), Some(events_to), Some(task)))
+}
+
+/// What reaches the core from outside, and the ways to it.
+fn inputs(stop: &CancellationToken) -> (mpsc::Sender<Query>, mpsc::Sender<Reload>, Inputs) {
+    let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
+    let (reloads_to, reloads) = mpsc::channel(1);
+    let stop = stop.clone();
+    let inputs = Inputs {
+        queries,
+        reloads,
+        stop,
+    };
+    (queries_to, reloads_to, inputs)
 }
 
 /// Gives the core a thread of its own: a sweep of many sessions takes a while, and must not hold up
@@ -445,6 +470,7 @@ impl Reloader<'_> {
         let (reply, applied) = oneshot::channel();
         let reload = Reload {
             settings: next.kernel_settings(),
+            budget_core_permille: next.budget_core_permille,
             recorded: Arc::new(intake::settings_of(&next, self.generation + 1)),
             reply,
         };

@@ -32,7 +32,7 @@ pub fn mount_point() -> Result<PathBuf> {
 }
 
 /// How programs are attached: a link's flags are 0, and yet others may attach beside it
-/// (bpf_link_create).
+/// (`bpf_link_create`).
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 /// Attaches a loaded program for socket callbacks beside those of others; an error that names who

@@ -16,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use probe_ebpf::{
     record::backend,
-    settings::{Clock, ListenerKey},
+    settings::{Clock, ListenerKey, WHOLE},
 };
 
 use super::{
@@ -27,7 +27,9 @@ use super::{
     namespaces,
     offsets::Offsets,
     pod::Pod,
-    probes, sys,
+    polled::sockdiag::make_cookies,
+    probes::{self, Clocks},
+    sys,
     table::Table,
 };
 
@@ -73,6 +75,8 @@ pub struct Exact {
     ebpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
     probes: Vec<Probe>,
+    /// The programs that run for every segment and every write.
+    clocks: Clocks,
     maps: Maps,
     /// Only where the programs cannot use socket storage.
     table: Option<Table>,
@@ -97,7 +101,7 @@ impl Exact {
     /// already there wait for [`Backend::adopt`].
     pub fn load(options: &Options, settings: &Settings) -> Result<Self> {
         let object = Object::of_this_kernel();
-        let (mut ebpf, probes) = load_programs(object, options)?;
+        let (mut ebpf, probes, clocks) = load_programs(object, options)?;
         if let Some(probe) = probes::missing_required(&probes) {
             bail!("{}: {}", probe.name, probe.reason);
         }
@@ -121,6 +125,7 @@ impl Exact {
         let mut backend = Self {
             logger,
             probes,
+            clocks,
             maps: Maps::take(&mut ebpf)?,
             table,
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
@@ -137,16 +142,18 @@ impl Exact {
         Ok(backend)
     }
 
-    fn programs_skipped(&self) -> Result<u64> {
-        let mut skipped = 0;
+    /// The sum over all programs of one of the kernel's counts.
+    fn sum_of(&self, count: impl Fn(&sys::ProgramCounts) -> u64) -> Result<u64> {
+        let mut sum = 0;
         for (name, program) in self.ebpf.programs() {
             // Those that could not be loaded have no descriptor.
             if let Ok(fd) = program.fd() {
-                skipped += sys::recursion_misses(fd.as_fd())
+                let counts = sys::program_counts(fd.as_fd())
                     .with_context(|| format!("asking the kernel about {name}"))?;
+                sum += count(&counts);
             }
         }
-        Ok(skipped)
+        Ok(sum)
     }
 }
 
@@ -155,7 +162,7 @@ pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     let options = Options::smallest();
     let object = Object::of_this_kernel();
     match load_programs(object, &options) {
-        Ok((_ebpf, probes)) => {
+        Ok((_ebpf, probes, _clocks)) => {
             let works = probes::missing_required(&probes).is_none();
             (probes, works)
         }
@@ -163,7 +170,7 @@ pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     }
 }
 
-fn load_programs(object: Object, options: &Options) -> Result<(Ebpf, Vec<Probe>)> {
+fn load_programs(object: Object, options: &Options) -> Result<(Ebpf, Vec<Probe>, Clocks)> {
     let offsets = Offsets::of_running_kernel()?;
     offsets.check()?;
     for spec in offsets.absent() {
@@ -189,8 +196,8 @@ fn load_programs(object: Object, options: &Options) -> Result<(Ebpf, Vec<Probe>)
     let mut ebpf = loader
         .load(object.bytes())
         .context("making the maps; needs CAP_BPF and CAP_PERFMON, or root")?;
-    let probes = probes::attach_all(object, &mut ebpf, &btf);
-    Ok((ebpf, probes))
+    let (probes, clocks) = probes::attach_all(object, &mut ebpf, &btf);
+    Ok((ebpf, probes, clocks))
 }
 
 /// Links an iterator, if its program could be loaded.
@@ -277,7 +284,13 @@ impl Backend for Exact {
         match &self.adopt {
             Some(adopt) => {
                 forget(&mut self.listeners).context("forgetting earlier listeners")?;
-                namespaces::in_each(|| Ok(adopt.run()?))
+                let needs_cookies = self.table.is_some();
+                namespaces::in_each(|| {
+                    if needs_cookies {
+                        make_cookies().context("naming the sessions that are open already")?;
+                    }
+                    Ok(adopt.run()?)
+                })
             }
             None => Ok(0),
         }
@@ -287,12 +300,33 @@ impl Backend for Exact {
         self.half_open.give_ups()
     }
 
+    fn run_time(&self) -> Result<Option<Duration>> {
+        if self.sweep.is_none() {
+            // Nothing would look at the sessions that are left out.
+            return Ok(None);
+        }
+        let ns = self.sum_of(|counts| counts.run_time_ns)?;
+        Ok(Some(Duration::from_nanos(ns)))
+    }
+
+    fn follow(&mut self, share: u32) -> Result<()> {
+        if share == WHOLE {
+            // The callbacks of those that were followed end by themselves.
+            self.clocks.start(&mut self.ebpf)?;
+            return self.maps.set_share(share);
+        }
+        self.maps.set_share(share)?;
+        self.clocks.stop();
+        // Sessions that are open have not asked for callbacks.
+        self.adopt().map(drop)
+    }
+
     fn counts(&mut self) -> Result<KernelCounts> {
         let mut counts = self.maps.counts()?;
         if let Some(table) = &self.table {
             table.add_to(&mut counts);
         }
-        counts.programs_skipped = self.programs_skipped()?;
+        counts.programs_skipped = self.sum_of(|counts| counts.recursion_misses)?;
         Ok(counts)
     }
 }

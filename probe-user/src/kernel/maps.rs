@@ -36,7 +36,8 @@ pub(super) struct Maps {
     ports: Array<MapData, u64>,
     prefixes: LpmTrie<MapData, [u8; 16], u8>,
     counters: PerCpuArray<MapData, u64>,
-    generation: u32,
+    /// Those in force.
+    applied: settings::Settings,
     installed_prefixes: Vec<Key<[u8; 16]>>,
 }
 
@@ -49,7 +50,10 @@ impl Maps {
             ports: take(ebpf, "PORTS")?.try_into()?,
             prefixes: take(ebpf, "PREFIXES")?.try_into()?,
             counters: take(ebpf, "COUNTERS")?.try_into()?,
-            generation: 0,
+            applied: settings::Settings {
+                share: settings::WHOLE,
+                ..settings::Settings::default()
+            },
             installed_prefixes: Vec::new(),
         })
     }
@@ -74,7 +78,7 @@ impl Maps {
                 .set(index, word, 0)
                 .context("writing the port filter")?;
         }
-        let generation = self.generation.wrapping_add(1);
+        let generation = self.applied.filter_generation.wrapping_add(1);
         let value = settings::Settings {
             deadline_ns: u64::from(settings.deadline_ms) * 1_000_000,
             quiet_gap_ns: u64::from(settings.quiet_gap_ms) * 1_000_000,
@@ -84,11 +88,13 @@ impl Maps {
             by_prefix: u32::from(!filter.prefixes.is_empty()),
             cgroup_count,
             cgroups,
+            share: self.applied.share,
+            reserved: 0,
         };
         self.settings
             .set(0, Pod(value), 0)
             .context("writing the settings")?;
-        self.generation = generation;
+        self.applied = value;
         for stale in std::mem::take(&mut self.installed_prefixes) {
             if !prefixes.iter().any(|key| same_key(key, &stale)) {
                 // Gone already is as good.
@@ -97,6 +103,19 @@ impl Maps {
         }
         self.installed_prefixes = prefixes;
         Ok(value)
+    }
+
+    /// Puts a share of the sessions to be followed in force.
+    pub(super) fn set_share(&mut self, share: u32) -> Result<()> {
+        let value = settings::Settings {
+            share,
+            ..self.applied
+        };
+        self.settings
+            .set(0, Pod(value), 0)
+            .context("writing the settings")?;
+        self.applied = value;
+        Ok(())
     }
 
     pub(super) fn ring_fd(&self, ring: Ring) -> BorrowedFd<'_> {
@@ -144,6 +163,7 @@ impl Maps {
             sessions_filtered: get(Counter::SessionsFiltered)?,
             sessions_storage_refused: get(Counter::SessionsRefused)?,
             half_open_refused: get(Counter::HalfOpenRefused)?,
+            sessions_left_out: get(Counter::SessionsLeftOut)?,
             ..KernelCounts::default()
         })
     }

@@ -32,6 +32,7 @@ pub use exact::Exact;
 pub use maps::drain;
 pub use polled::Polled;
 pub use portable::Portable;
+pub use probe_ebpf::settings::WHOLE;
 pub use rungs::Choice;
 use rungs::Rung;
 use sys::IterLink;
@@ -184,6 +185,8 @@ pub struct KernelCounts {
     /// Times that the kernel skipped a program because it would have interrupted itself on the
     /// same CPU. What it would have seen is made good by what follows, with times that are bounds.
     pub programs_skipped: u64,
+    /// Tracked sessions that were left out at any time, to keep within the budget.
+    pub sessions_left_out: u64,
     /// Polled: sessions that ended without a last word, so that their totals are those of the last
     /// look.
     pub ends_unseen: u64,
@@ -196,6 +199,7 @@ pub struct KernelCounts {
 
 impl KernelCounts {
     /// The sum of two: of what a backend has counted, and one after it.
+    #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         let ring = |a: &RingCounts, b: &RingCounts| RingCounts {
             seen: a.seen + b.seen,
@@ -212,6 +216,7 @@ impl KernelCounts {
                 + other.sessions_storage_refused,
             half_open_refused: self.half_open_refused + other.half_open_refused,
             programs_skipped: self.programs_skipped + other.programs_skipped,
+            sessions_left_out: self.sessions_left_out + other.sessions_left_out,
             ends_unseen: self.ends_unseen + other.ends_unseen,
             end_overflows: self.end_overflows + other.end_overflows,
             looks_left_out: self.looks_left_out + other.looks_left_out,
@@ -308,8 +313,37 @@ pub trait Backend: Send {
     /// second.
     fn half_open_give_ups(&mut self) -> anyhow::Result<Vec<HalfOpenGiveUp>>;
 
+    /// How long its programs have run, as long as statistics were kept ([`Statistics`]); none
+    /// if its cost cannot be bounded.
+    fn run_time(&self) -> anyhow::Result<Option<std::time::Duration>> {
+        Ok(None)
+    }
+
+    /// Follows this many of [`WHOLE`] sessions, the others only so far that what is late or cut
+    /// off is told. To be called only where [`Backend::run_time`] gives one.
+    fn follow(&mut self, share: u32) -> anyhow::Result<()> {
+        let _ = share;
+        Ok(())
+    }
+
     /// The programs' own counts.
     fn counts(&mut self) -> anyhow::Result<KernelCounts>;
+}
+
+/// Makes the kernel keep statistics of programs' run time until this is dropped.
+#[derive(Debug)]
+pub struct Statistics {
+    _kept: std::os::fd::OwnedFd,
+}
+
+impl Statistics {
+    /// Begins.
+    pub fn keep() -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+        let kept = sys::keep_statistics()
+            .context("keeping statistics of programs' run time; needs CAP_SYS_ADMIN")?;
+        Ok(Self { _kept: kept })
+    }
 }
 
 /// How often [`Backend::sweep`] is called.

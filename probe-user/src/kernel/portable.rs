@@ -269,7 +269,7 @@ mod tests {
             cgroups: cgroups.to_vec(),
             ..Filter::default()
         };
-        assert_eq!(cgroups(&filter(&[])).unwrap(), [root.clone()]);
+        assert_eq!(cgroups(&filter(&[])).unwrap(), std::slice::from_ref(&root));
         assert_eq!(
             cgroups(&filter(&[root.clone(), root.clone()])).unwrap(),
             [root]

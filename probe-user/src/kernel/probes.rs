@@ -2,10 +2,13 @@
 
 use std::io;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf,
-    programs::{BtfTracePoint, FEntry, Iter, ProgramError, SockOps},
+    programs::{
+        BtfTracePoint, FEntry, Iter, Program, ProgramError, SockOps, fentry::FEntryLink,
+        tp_btf::BtfTracePointLink,
+    },
 };
 
 use super::{Probe, Verdict, cgroup, exact::Object};
@@ -145,9 +148,65 @@ pub(super) const SWEEP: &str = "sweep";
 /// The program that walks all sockets.
 pub(super) const ADOPT: &str = "adopt";
 
+/// The programs that run for every segment and every write, whatever session it is of: what can
+/// be switched off as a whole.
+#[derive(Default)]
+pub(super) struct Clocks {
+    names: Vec<&'static str>,
+    /// Empty while they are off.
+    links: Vec<Link>,
+}
+
+impl Clocks {
+    const NAMES: [&'static str; 4] = ["tcp_probe", SENDMSG, SENDMSG_ENTRY, SEND_LENGTH];
+
+    /// Attaches them again.
+    pub(super) fn start(&mut self, ebpf: &mut Ebpf) -> Result<()> {
+        if self.links.is_empty() {
+            for name in &self.names {
+                let link = attach_clock(ebpf, name).with_context(|| format!("attaching {name}"))?;
+                self.links.push(link);
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches them.
+    pub(super) fn stop(&mut self) {
+        self.links.clear();
+    }
+}
+
+/// What keeps a clock attached.
+enum Link {
+    TpBtf(#[expect(dead_code, reason = "held, to be dropped")] BtfTracePointLink),
+    FEntry(#[expect(dead_code, reason = "held, to be dropped")] FEntryLink),
+}
+
+/// Attaches a program that is loaded.
+fn attach_clock(ebpf: &mut Ebpf, name: &str) -> Result<Link> {
+    match program_mut(ebpf, name)? {
+        Program::BtfTracePoint(program) => {
+            let id = program.attach()?;
+            Ok(Link::TpBtf(program.take_link(id)?))
+        }
+        Program::FEntry(program) => {
+            let id = program.attach()?;
+            Ok(Link::FEntry(program.take_link(id)?))
+        }
+        _ => bail!("it is no tracing program"),
+    }
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| anyhow!("the object holds no program of this name"))
+}
+
 /// Loads every program and attaches those that are attached to something; says of each how it
 /// went.
-pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Vec<Probe> {
+pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> (Vec<Probe>, Clocks) {
+    let mut clocks = Clocks::default();
     let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
     let mut has_sendmsg = false;
     for spec in SPECS {
@@ -173,11 +232,16 @@ pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Vec<Prob
             });
             continue;
         }
-        let result = attach(ebpf, btf, spec);
+        let result = attach(ebpf, btf, spec).map(|link| {
+            if let Some(link) = link {
+                clocks.names.push(spec.name);
+                clocks.links.push(link);
+            }
+        });
         has_sendmsg |= spec.name == SENDMSG && result.is_ok();
         probes.push(judge(spec, &result));
     }
-    probes
+    (probes, clocks)
 }
 
 /// The first probe that is needed and does not work.
@@ -202,20 +266,21 @@ pub(super) fn all_broken(reason: &str) -> Vec<Probe> {
         .collect()
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
-    let program = ebpf
-        .program_mut(spec.name)
-        .ok_or_else(|| anyhow!("the object holds no program of this name"))?;
+/// Loads a program and attaches it; a clock's link is returned.
+fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<Option<Link>> {
+    let is_clock = Clocks::NAMES.contains(&spec.name);
+    let program = program_mut(ebpf, spec.name)?;
     match spec.hook {
         Hook::TpBtf => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(spec.name, btf)?;
-            program.attach()?;
+            if !is_clock {
+                program.attach()?;
+            }
         }
         Hook::FEntry(function) => {
             let program: &mut FEntry = program.try_into()?;
             program.load(function, btf)?;
-            program.attach()?;
         }
         Hook::SockOps => {
             let program: &mut SockOps = program.try_into()?;
@@ -227,7 +292,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<()> {
             program.load(target, btf)?;
         }
     }
-    Ok(())
+    is_clock.then(|| attach_clock(ebpf, spec.name)).transpose()
 }
 
 fn judge(spec: &Spec, result: &Result<()>) -> Probe {

@@ -29,11 +29,13 @@ impl BackendKind {
                 needs: "Linux 5.10 with BTF; CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root",
             },
             Self::Portable => Worth {
-                exact: "sessions' beginnings and ends; bytes, segments, retransmissions; \
-                        acknowledgements, as they pass",
-                bounded: "requests and writes, by the next segment sent",
-                lost: "sessions from before the daemon, telling TLS handshakes from deliveries, \
-                       telling resets and timeouts from other ends, half-open sessions",
+                exact: "every time, taken as the packet passes or the send call begins; bytes, \
+                        segments, retransmissions",
+                bounded: "the last write, by the last segment sent; the kind of a retransmission, \
+                          by what is lost then",
+                lost: "sessions from before the daemon, telling resets and timeouts from other \
+                       ends, half-open sessions, network namespaces, time limited by receiver \
+                       window and send buffer",
                 needs: "Linux 5.10, cgroup v2; CAP_BPF and CAP_NET_ADMIN, or root; no BTF",
             },
             Self::Polled => Worth {

@@ -1,6 +1,6 @@
 //! The few uses of the `bpf` system call that aya does not have: iterators over a map's elements
 //! (a program run once for each when a descriptor is read, Linux 5.9), how often the kernel
-//! skipped a program (Linux 5.12), reading a map in batches (Linux 5.6), and who holds a cgroup.
+//! skipped a program (Linux 5.12) and how long it ran, reading a map in batches (Linux 5.6), and who holds a cgroup.
 
 use std::{
     fs::File,
@@ -13,6 +13,7 @@ use aya_obj::generated::{bpf_attach_type, bpf_prog_info};
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_ENABLE_STATS: libc::c_long = 32;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_TRACE_ITER: u32 = 28;
 const BPF_PROG_QUERY: libc::c_long = 16;
@@ -113,8 +114,17 @@ struct GetInfo {
     info: u64,
 }
 
-/// How often the kernel has skipped a program because it would have interrupted itself.
-pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+/// What the kernel counts of a program.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProgramCounts {
+    /// How often it was skipped because it would have interrupted itself.
+    pub(super) recursion_misses: u64,
+    /// How long it ran, as long as statistics were kept.
+    pub(super) run_time_ns: u64,
+}
+
+/// What the kernel has counted of a program.
+pub(super) fn program_counts(program: BorrowedFd<'_>) -> io::Result<ProgramCounts> {
     // SAFETY: plain integers, for which zero is a value.
     let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
     let mut attr = GetInfo {
@@ -135,7 +145,23 @@ pub(super) fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(info.recursion_misses)
+    Ok(ProgramCounts {
+        recursion_misses: info.recursion_misses,
+        run_time_ns: info.run_time_ns,
+    })
+}
+
+/// `union bpf_attr`, the part for `BPF_ENABLE_STATS`.
+#[repr(C)]
+struct EnableStats {
+    kind: u32,
+}
+
+/// Makes the kernel keep statistics of every program's run time for as long as the descriptor is
+/// open (Linux 5.8; needs `CAP_SYS_ADMIN`).
+pub(super) fn keep_statistics() -> io::Result<OwnedFd> {
+    const RUN_TIME: u32 = 0; // BPF_STATS_RUN_TIME
+    bpf(BPF_ENABLE_STATS, &mut EnableStats { kind: RUN_TIME })
 }
 
 /// `union bpf_attr`, the part for `BPF_PROG_QUERY`, as long as the longest that a kernel writes to

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    net::{IpAddr, Ipv6Addr},
+    net::Ipv6Addr,
     os::fd::AsFd as _,
 };
 
@@ -160,7 +160,6 @@ impl Table {
     /// By port and prefix; the cgroup of a socket that is there already cannot be asked for.
     fn admits(&self, s: &Session) -> bool {
         let remote = Ipv6Addr::from(s.endpoints.remote_addr).to_canonical();
-        let remote = IpAddr::from(remote);
         let filter = &self.filter;
         (filter.ports.is_empty() || filter.ports.contains(&s.endpoints.local_port))
             && (filter.prefixes.is_empty()
@@ -225,8 +224,10 @@ impl Table {
         max: usize,
         sink: &mut dyn FnMut(Record<'_>),
     ) -> usize {
-        let taken = self.drain_own(ring, max, sink);
-        taken + maps.drain(ring, max - taken, &mut |record| self.pass_on(record, sink))
+        // What the programs said came before what was found by looking: a report of a delivery
+        // under way must not overtake the end of the one before it.
+        let taken = maps.drain(ring, max, &mut |record| self.pass_on(record, sink));
+        taken + self.drain_own(ring, max - taken, sink)
     }
 
     fn drain_own(&mut self, ring: Ring, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {

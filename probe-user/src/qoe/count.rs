@@ -176,8 +176,9 @@ pub(super) fn add_traffic(session: &mut Session, cell: &mut Cell, now: &Traffic,
         ($($field:ident),*) => {
             $(
                 let more = now.$field.saturating_sub(before.$field);
-                session.traffic.$field += more;
-                cell.counters.$field += more;
+                // What a recording of unknown origin says may be anything.
+                session.traffic.$field = session.traffic.$field.saturating_add(more);
+                cell.counters.$field = cell.counters.$field.saturating_add(more);
             )*
         };
     }

@@ -208,7 +208,7 @@ fn words_so_far<const N: usize>(body: &[u8], least: usize) -> Option<[u64; N]> {
 }
 
 /// How many counts are written, and how many the first version wrote.
-const COUNTS: usize = 15;
+const COUNTS: usize = 16;
 const LEAST_COUNTS: usize = 12;
 
 fn count_words(counts: &KernelCounts) -> [u64; COUNTS] {
@@ -228,6 +228,7 @@ fn count_words(counts: &KernelCounts) -> [u64; COUNTS] {
         counts.ends_unseen,
         counts.end_overflows,
         counts.looks_left_out,
+        counts.sessions_left_out,
     ]
 }
 
@@ -249,6 +250,7 @@ fn counts_of(words: [u64; COUNTS]) -> KernelCounts {
         ends_unseen: words[12],
         end_overflows: words[13],
         looks_left_out: words[14],
+        sessions_left_out: words[15],
     }
 }
 

@@ -194,6 +194,8 @@ fn records<'a>(
         .collect()
 }
 
+mod hostile;
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -30,7 +30,8 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
 
 /// All losses together.
 pub fn total(losses: &Losses) -> u64 {
-    causes(losses).iter().map(|(_, lost)| lost).sum()
+    let each = causes(losses).into_iter().map(|(_, lost)| lost);
+    each.fold(0, u64::saturating_add)
 }
 
 /// Records and sessions that were seen and are neither exported nor counted as lost; 0 unless
@@ -48,7 +49,9 @@ fn unaccounted(losses: &Losses) -> u64 {
             .saturating_add(losses.sessions_filtered)
             .saturating_add(losses.sessions_storage_refused),
     );
-    ring(&losses.hot) + ring(&losses.bulk) + sessions
+    ring(&losses.hot)
+        .saturating_add(ring(&losses.bulk))
+        .saturating_add(sessions)
 }
 
 /// One line: `nothing lost`, or each cause with its count.

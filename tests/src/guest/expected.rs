@@ -74,7 +74,7 @@ impl Backend {
             },
             // Four looks a second, and a quiet gap of 300 ms.
             Self::Polled => Promise {
-                apart: Duration::from_secs(1),
+                apart: Duration::from_millis(1500),
                 bound: Duration::from_millis(250),
                 times_all: false,
                 ends: &[],

@@ -92,7 +92,7 @@ fn check_one(report: &mut File, backend: Backend, rung: &Rung) -> Result<()> {
     for check in CHECKS {
         let (verdict, said) = match (check.run)(&mut stage) {
             Ok(said) => (Verdict::Ok, said),
-            Err(error) => match check.missing(backend, rung) {
+            Err(error) => match check.missing(backend, rung).or_else(|| coarse(&stage)) {
                 Some(lost) => (Verdict::Lost, format!("{lost} ({error:#})")),
                 None => (Verdict::Fail, format!("{error:#}")),
             },
@@ -106,6 +106,14 @@ fn check_one(report: &mut File, backend: Backend, rung: &Rung) -> Result<()> {
         say(report, &finding)?;
     }
     Ok(())
+}
+
+/// Whether this machine is too slow for what is expected, by the daemon's own word.
+fn coarse(stage: &Stage) -> Option<String> {
+    let left_out = stage.looks_left_out().ok().filter(|count| *count > 0)?;
+    Some(format!(
+        "looking takes so long here that {left_out} looks were left out"
+    ))
 }
 
 /// A kernel without a hook loses something; a program that the kernel has the hook for and

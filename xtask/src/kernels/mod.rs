@@ -57,6 +57,8 @@ const LADDER: [Rung; 4] = [
 /// the one with the most hooks to stand in for others.
 const QUICK: &str = "6.1";
 
+const MIRROR: &str = "http://deb.debian.org/debian";
+
 /// Options of `cargo xtask kernels`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -81,7 +83,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "URL",
-        default_value = "http://deb.debian.org/debian"
+        default_value = MIRROR
     )]
     mirror: String,
 }
@@ -115,6 +117,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 impl Args {
+    /// What continuous integration tries.
+    pub(crate) fn quick() -> Self {
+        Self {
+            only: Vec::new(),
+            quick: true,
+            arch: vec![Arch::X86_64],
+            update: false,
+            mirror: MIRROR.to_owned(),
+        }
+    }
+
     fn wants(&self, rung: &Rung) -> bool {
         if self.quick {
             return rung.name == QUICK;

@@ -39,8 +39,15 @@ impl Found {
     ) -> Self {
         let fin_queued = fin_queued || is_closed_by_server(state);
         let fin_received = fin_received || is_closed_by_client(state);
-        let written = info.bytes_acked + u64::from(write_queue_bytes);
-        let written_bytes = written.saturating_sub(u64::from(fin_queued));
+        // Two ways to the same number, each of which may be too large: an acknowledgement comes
+        // between the kernel's reading of the queue and of the rest; and what a full queue of the
+        // network device refused is sent, and counted as sent, again.
+        let by_queue = info.bytes_acked + u64::from(write_queue_bytes);
+        let by_sent = info.bytes_sent_once() + u64::from(info.notsent_bytes);
+        let is_fin_unsent = fin_queued && info.notsent_bytes > 0;
+        let written_bytes = by_queue
+            .saturating_sub(u64::from(fin_queued))
+            .min(by_sent.saturating_sub(u64::from(is_fin_unsent)));
         Self {
             info,
             state,
@@ -80,7 +87,7 @@ impl Found {
 
     fn gauges(&self) -> Gauges {
         // Wrapping: differences are taken.
-        let ticks = |us: u64| (us / (1_000_000 / u64::from(TICK_HZ))) as u32;
+        let ticks = |us: u64| low_word(us / (1_000_000 / u64::from(TICK_HZ)));
         Gauges {
             segments: self.info.data_segs_out,
             clocks: Clocks {
@@ -97,6 +104,11 @@ impl Found {
             rate_app_limited: self.info.rate_app_limited,
         }
     }
+}
+
+/// What the tracker keeps of a count, of which it takes differences: it wraps.
+pub(super) fn low_word(count: u64) -> u32 {
+    (count & 0xffff_ffff) as u32
 }
 
 /// Whether the server's FIN is queued or beyond in a state.
@@ -131,7 +143,7 @@ fn header<T>(kind: u8, t_ns: u64) -> Header {
         t_ns,
         kind,
         version: ABI_VERSION,
-        len: size_of::<T>() as u16,
+        len: u16::try_from(size_of::<T>()).unwrap_or(u16::MAX),
         backend: backend::POLLED,
         reserved: [0; 3],
     }
@@ -169,11 +181,11 @@ impl Glance<'_> {
 /// Sequence numbers are relative to the session's beginning.
 impl Host for Glance<'_> {
     fn write_seq(&self) -> u32 {
-        self.found.written_bytes as u32
+        low_word(self.found.written_bytes)
     }
 
     fn snd_una(&self) -> u32 {
-        self.found.acked_bytes as u32
+        low_word(self.found.acked_bytes)
     }
 
     fn snd_nxt(&self) -> u32 {
@@ -181,7 +193,7 @@ impl Host for Glance<'_> {
     }
 
     fn rcv_nxt(&self) -> u32 {
-        self.found.received_bytes as u32
+        low_word(self.found.received_bytes)
     }
 
     fn srtt_us(&self) -> u32 {
@@ -225,9 +237,9 @@ impl Host for Glance<'_> {
     fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64) {
         let record = self.delivery(s, write_seq, kind::DELIVERY_END, now_ns);
         let queue = if record.flags & flag::ABORTED != 0 {
-            &mut self.hot
+            &mut *self.hot
         } else {
-            &mut self.bulk
+            &mut *self.bulk
         };
         queue.push(Queued::Delivery(record));
     }

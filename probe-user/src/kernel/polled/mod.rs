@@ -12,7 +12,7 @@ mod namespace;
 mod probes;
 mod queue;
 mod session;
-mod sockdiag;
+pub(super) mod sockdiag;
 
 use std::{
     collections::HashSet,
@@ -135,7 +135,7 @@ impl Polled {
         self.next_search = Instant::now() + NAMESPACES_INTERVAL;
         let own = namespaces::own()?;
         let others = namespaces::others(own);
-        let (kept, gone) =
+        let (kept, gone): (_, Vec<_>) =
             std::mem::take(&mut self.namespaces)
                 .into_iter()
                 .partition(|namespace| {
@@ -143,7 +143,7 @@ impl Polled {
                     inode == own || others.iter().any(|other| other.inode() == inode)
                 });
         self.namespaces = kept;
-        for namespace in Vec::from(gone) {
+        for namespace in gone {
             // Fails only if it is not there, as it should be.
             let _ = self.bulk_wake.delete(&namespace.farewells);
             namespace.leave(&mut self.common);

@@ -9,7 +9,7 @@ use probe_ebpf::{
 };
 
 use super::{
-    glance::{Found, Glance, is_closed_by_client, is_closed_by_server},
+    glance::{Found, Glance, is_closed_by_client, is_closed_by_server, low_word},
     info::TcpInfo,
     queue::Queue,
     sockdiag::Seen,
@@ -53,8 +53,8 @@ impl Followed {
     ) -> Self {
         let found = Found::new(info, seen.state, seen.write_queue_bytes, false, false);
         let mut s = born(name, now_ns, flag::ADOPTED, &out.settings);
-        s.rcv_nxt = found.received_bytes as u32;
-        s.acked_seq = found.written_bytes as u32;
+        s.rcv_nxt = low_word(found.received_bytes);
+        s.acked_seq = low_word(found.written_bytes);
         s.written_seq = s.acked_seq;
         s.retrans_seen = info.total_retrans;
         s.retrans_before = info.total_retrans;
@@ -71,7 +71,7 @@ impl Followed {
         if found.acked_bytes != found.written_bytes {
             let mut gauges = Gauges::default();
             glance.gauges(&mut gauges);
-            s.open_adopted(now_ns, found.acked_bytes as u32, &gauges);
+            s.open_adopted(now_ns, low_word(found.acked_bytes), &gauges);
         }
         glance.session_start(s, 0, now_ns);
         followed
@@ -157,7 +157,7 @@ impl Followed {
             self.catch_up(found, now_ns, out);
             let s = &mut self.session;
             if is_first && fin_acked && grown == 0 {
-                s.fin_queued(found.written_bytes as u32);
+                s.fin_queued(low_word(found.written_bytes));
             } else if is_first && fin_received && !fin_acked {
                 s.fin_received();
             }
@@ -240,3 +240,6 @@ fn note_fins(glance: &mut Glance<'_>, s: &mut Session, tcp_state: u8, now_ns: u6
         drive::state_changed(glance, s, now_ns, state::CLOSING);
     }
 }
+
+#[cfg(test)]
+mod tests;

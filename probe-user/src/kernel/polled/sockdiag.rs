@@ -1,5 +1,5 @@
 //! Asking the kernel for its TCP sockets, and hearing of each that it destroys: netlink's
-//! `NETLINK_SOCK_DIAG` (sock_diag(7)), which any user may.
+//! `NETLINK_SOCK_DIAG` (`sock_diag(7)`), which any user may.
 
 use std::{
     io,
@@ -49,7 +49,7 @@ const ATTRIBUTE_INFO: u16 = 2;
 const ATTRIBUTE_CGROUP_ID: u16 = 21;
 /// `SKNLGRP_INET_TCP_DESTROY` and `SKNLGRP_INET6_TCP_DESTROY` (Linux 4.2), as bits.
 const DESTROY_GROUPS: u32 = 1 << 0 | 1 << 2;
-/// The kernel fills at most so much at once (`NL_DUMP_BATCH` of af_netlink.c).
+/// More than the kernel fills at once (32 kB; `netlink_dump` of `af_netlink.c`).
 const BUFFER_BYTES: usize = 64 << 10;
 /// Room for what is destroyed while nobody reads; the kernel gives an ordinary user less.
 const DESTROYED_BYTES: usize = 8 << 20;
@@ -84,6 +84,9 @@ struct Request {
     states: u32,
     id: SockId,
 }
+
+const REQUEST_BYTES: u32 = 72;
+const _: () = assert!(size_of::<Request>() == REQUEST_BYTES as usize);
 
 /// `struct inet_diag_msg`.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -121,7 +124,10 @@ pub(super) struct Seen {
 }
 
 /// Both address families, each of which is asked for by itself.
-pub(super) const FAMILIES: [u8; 2] = [libc::AF_INET as u8, libc::AF_INET6 as u8];
+pub(super) const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
 
 /// A way to ask one network namespace.
 #[derive(Debug)]
@@ -156,12 +162,12 @@ impl Asker {
     ) -> Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = Request {
-            len: size_of::<Request>() as u32,
+            len: REQUEST_BYTES,
             kind: SOCK_DIAG_BY_FAMILY,
             flags: NLM_F_REQUEST | NLM_F_DUMP,
             sequence: self.sequence,
             family,
-            protocol: libc::IPPROTO_TCP as u8,
+            protocol: IPPROTO_TCP,
             extensions: 1 << (ATTRIBUTE_INFO - 1),
             states,
             ..Request::zeroed()
@@ -199,6 +205,17 @@ impl Asker {
             }
         }
     }
+}
+
+/// Makes the cookie of every session in the calling thread's network namespace: the kernel gives
+/// each socket that it lists one (`sock_diag_save_cookie`).
+pub(in crate::kernel) fn make_cookies() -> Result<()> {
+    let mut asker = Asker::open()?;
+    let mut buffer = Buffer::new();
+    for family in FAMILIES {
+        asker.each(family, states::OPEN, &mut buffer, |_| {})?;
+    }
+    Ok(())
 }
 
 /// Hears of every socket that is destroyed in one network namespace, with its last word.
@@ -326,14 +343,14 @@ fn parse(payload: &[u8]) -> Option<Seen> {
     let (message, attributes) = payload.split_at_checked(size_of::<Message>())?;
     let message: Message = bytemuck::pod_read_unaligned(message);
     let address = |raw: &[u8; 16]| -> Option<[u8; 16]> {
-        match i32::from(message.family) {
-            libc::AF_INET => {
+        match message.family {
+            AF_INET => {
                 let mut mapped = [0; 16];
                 mapped[10..12].fill(0xff);
                 mapped[12..].copy_from_slice(&raw[..4]);
                 Some(mapped)
             }
-            libc::AF_INET6 => Some(*raw),
+            AF_INET6 => Some(*raw),
             _ => None,
         }
     };
@@ -368,139 +385,4 @@ fn parse(payload: &[u8]) -> Option<Seen> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
-
-    use super::*;
-    use probe_ebpf::drive::state;
-
-    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let len = u16::try_from(4 + value.len()).unwrap();
-        let mut bytes = Vec::new();
-        bytes.extend(len.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    fn message(family: i32, attributes: &[Vec<u8>]) -> Vec<u8> {
-        let mut raw = Message::zeroed();
-        raw.family = family as u8;
-        raw.state = state::ESTABLISHED;
-        raw.id.sport_be = 443_u16.to_be();
-        raw.id.dport_be = 5000_u16.to_be();
-        raw.id.src[..4].copy_from_slice(&[192, 0, 2, 1]);
-        raw.id.dst[..4].copy_from_slice(&[198, 51, 100, 7]);
-        raw.id.cookie = [0x22, 0x11];
-        raw.write_queue = 99;
-        let mut bytes = bytemuck::bytes_of(&raw).to_vec();
-        bytes.extend(attributes.concat());
-        bytes
-    }
-
-    #[test]
-    fn a_sockets_description_is_read_with_its_attributes() {
-        let payload = message(
-            libc::AF_INET,
-            &[
-                attribute(8, b"x"),
-                attribute(ATTRIBUTE_INFO, &[1; 240]),
-                attribute(ATTRIBUTE_CGROUP_ID, &77_u64.to_ne_bytes()),
-            ],
-        );
-        let seen = parse(&payload).unwrap();
-        assert_eq!(seen.cookie, 0x11_0000_0022);
-        assert_eq!(seen.endpoints.local_port, 443);
-        assert_eq!(seen.endpoints.remote_port, 5000);
-        assert_eq!(
-            Ipv6Addr::from(seen.endpoints.remote_addr),
-            Ipv4Addr::new(198, 51, 100, 7).to_ipv6_mapped()
-        );
-        assert_eq!(seen.write_queue_bytes, 99);
-        assert_eq!(seen.cgroup, Some(77));
-        assert!(seen.info.is_some());
-    }
-
-    #[test]
-    fn what_is_cut_short_is_read_as_far_as_it_goes_or_not_at_all() {
-        let whole = message(
-            libc::AF_INET6,
-            &[attribute(ATTRIBUTE_INFO, &[1; 240]), attribute(8, b"x")],
-        );
-        for len in 0..whole.len() {
-            if let Some(seen) = parse(&whole[..len]) {
-                assert!(len >= size_of::<Message>());
-                assert_eq!(seen.endpoints.local_port, 443);
-            }
-        }
-        assert_eq!(parse(&message(libc::AF_UNIX, &[])), None);
-        assert!(messages(&[1, 2, 3]).next().unwrap().is_err());
-        assert!(messages(&[]).next().is_none());
-    }
-
-    #[test]
-    fn the_running_kernel_lists_a_session_and_tells_of_its_end() {
-        let farewells = Farewells::open().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, peer) = listener.accept().unwrap();
-        let mut buffer = Buffer::new();
-        let mut asker = Asker::open().unwrap();
-        let mut found = Vec::new();
-        asker
-            .each(
-                FAMILIES[0],
-                states::OPEN | states::LISTEN,
-                &mut buffer,
-                |seen| {
-                    if seen.endpoints.local_port == port {
-                        found.push(seen);
-                    }
-                },
-            )
-            .unwrap();
-        let is_listener = |seen: &Seen| seen.state == state::LISTEN;
-        assert!(found.iter().any(is_listener), "{found:?}");
-        found.retain(|seen| !is_listener(seen));
-        assert_eq!(found.len(), 1, "{found:?}");
-        let session = found[0];
-        assert_eq!(session.state, state::ESTABLISHED);
-        assert_eq!(session.endpoints.remote_port, peer.port());
-        assert!(session.info.is_some());
-
-        drop(client);
-        drop(accepted);
-        let mut last = None;
-        let mut pollfd = [nix::poll::PollFd::new(
-            farewells.as_fd(),
-            nix::poll::PollFlags::POLLIN,
-        )];
-        while last.is_none() {
-            assert_eq!(nix::poll::poll(&mut pollfd, 5000_u16), Ok(1), "no farewell");
-            farewells
-                .each(
-                    usize::MAX,
-                    &mut buffer,
-                    || panic!("overflowed"),
-                    |seen| {
-                        if seen.cookie == session.cookie {
-                            last = Some(seen);
-                        }
-                    },
-                )
-                .unwrap();
-        }
-        let last = last.unwrap();
-        assert_eq!(last.state, state::CLOSE);
-        assert_eq!(last.endpoints, session.endpoints);
-        // Nothing was sent but, by each side, its FIN.
-        let info = last.info.unwrap();
-        assert!(
-            info.bytes_acked <= 1 && info.bytes_received <= 1,
-            "{info:?}"
-        );
-        assert_eq!(info.bytes_sent_once(), 0);
-    }
-}
+mod tests;

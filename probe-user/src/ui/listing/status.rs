@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use weir_proto::v1::{Losses, Probe, RecordingStatus, Status, Verdict};
+use weir_proto::v1::{BudgetStatus, Losses, Probe, RecordingStatus, Status, Verdict};
 
 use crate::ui::losses;
 use crate::ui::out::{Mark, Style};
@@ -65,13 +65,15 @@ pub fn write(
         Mark::Plain,
     )?;
     line("cells", &status.cells.to_string(), Mark::Plain)?;
+    let losses = status.losses.unwrap_or_default();
     let (uplink, mark) = uplink_sentence(status);
     line("uplink", &uplink, mark)?;
+    let (budget, mark) = budget_sentence(status.budget.as_ref(), losses.sessions_left_out);
+    line("budget", &budget, mark)?;
     let (recording, mark) = recording_sentence(status.recording.as_ref());
     line("recording", &recording, mark)?;
     let refused = status.queries_refused.to_string();
     line("queries_refused", &refused, Mark::Plain)?;
-    let losses = status.losses.unwrap_or_default();
     let mark = if losses::total(&losses) == 0 {
         Mark::Good
     } else {
@@ -118,6 +120,40 @@ pub fn write(
         line("", &text, Mark::Bad)?;
     }
     Ok(())
+}
+
+/// What the kernel programs cost and may cost, and how it is meant.
+fn budget_sentence(budget: Option<&BudgetStatus>, left_out: u64) -> (String, Mark) {
+    let Some(budget) = budget else {
+        return ("no limit".to_owned(), Mark::Plain);
+    };
+    let limit = f64::from(budget.limit_core_permille) / 10.0;
+    if !budget.error.is_empty() {
+        return (
+            format!("{limit:.1} % of a core, but not kept: {}", budget.error),
+            Mark::Bad,
+        );
+    }
+    if budget.measured_unix_ns == 0 {
+        return (
+            format!("{limit:.1} % of a core, not measured yet"),
+            Mark::Plain,
+        );
+    }
+    let cost = budget.cost_core_permille / 10.0;
+    let mut text = format!("{cost:.2} % of a core of {limit:.1} %");
+    let is_thinned = budget.followed_permille < 1000.0;
+    if is_thinned {
+        let followed = budget.followed_permille / 10.0;
+        text.push_str(&format!(
+            "; {followed:.1} % of the sessions are followed, of the others what is late or cut off"
+        ));
+    }
+    if left_out > 0 {
+        text.push_str(&format!("; {left_out} sessions were left out for a time"));
+    }
+    let mark = if is_thinned { Mark::Bad } else { Mark::Good };
+    (text, mark)
 }
 
 /// The uplink's state in a few words, and how it is meant.

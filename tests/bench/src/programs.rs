@@ -1,6 +1,6 @@
 //! The bench's own kernel programs at work: empty ones on weir's hooks, and producers of records.
 
-#[path = "../../probe-ebpf/src/bench/plan.rs"]
+#[path = "../../../probe-ebpf/src/bench/plan.rs"]
 mod plan;
 
 use std::fs::File;
