@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
 use crate::intake::{AlreadyRecorded, Intake, Listener, Recording, Told};
-use crate::kernel::Probe;
+use crate::kernel::{Batch, Probe, Ring};
 use crate::qoe::{Session, delivery};
 use crate::query::filter::Filter;
 use crate::query::server::QueryCounts;
@@ -99,6 +99,15 @@ impl Desk {
         if let Some(told) = self.intake.take(said) {
             self.tell(told);
         }
+    }
+
+    /// Takes in a batch of records and empties it.
+    pub(super) fn take_records(&mut self, ring: Ring, batch: &mut Batch) {
+        for (at, record) in batch.iter().enumerate() {
+            self.intake.foresee(batch, at);
+            self.take(&Said::Record { ring, record });
+        }
+        batch.clear();
     }
 
     /// Lets those know who follow; costs nothing if nobody does.

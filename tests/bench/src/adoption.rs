@@ -23,7 +23,7 @@ use crate::user_cost::thousands;
 /// For which the daemon is watched while nothing happens.
 const QUIET: Duration = Duration::from_secs(3);
 /// Sweeps that are timed.
-const SWEEPS: usize = 8;
+const SWEEPS: u32 = 8;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// One start.
@@ -177,9 +177,9 @@ fn start(tools: &Tools, dir: &Path, group: &Group, sessions: usize) -> Result<St
     Ok(Started {
         answers_ms,
         tracked_ms,
-        adopt_ms: sweeps.adopt_ms,
-        sweep_ms: sweeps.sweep_ms,
-        sweep_cpu_ms: sweeps.sweep_cpu_ms,
+        adopt_ms: ms(sweeps.adoption),
+        sweep_ms: ms(sweeps.sweep),
+        sweep_cpu_ms: ms(sweeps.cpu),
         cpu_percent,
         lost: lost.map_or(0.0, |ring| ring.ring_full as f64),
         kernel_bytes: taken.0,
@@ -188,9 +188,11 @@ fn start(tools: &Tools, dir: &Path, group: &Group, sessions: usize) -> Result<St
 }
 
 struct Sweeps {
-    adopt_ms: f64,
-    sweep_ms: f64,
-    sweep_cpu_ms: f64,
+    adoption: Duration,
+    /// One of them,
+    sweep: Duration,
+    /// and its processor time.
+    cpu: Duration,
 }
 
 /// Times what the daemon's core calls, in this process.
@@ -205,17 +207,16 @@ fn sweeps() -> Result<Sweeps> {
     let mut backend = Exact::load(&options, &config.kernel_settings())?;
     let begin = Instant::now();
     backend.adopt()?;
-    let adopt_ms = ms(begin.elapsed());
+    let adoption = begin.elapsed();
     while backend.drain(Ring::Bulk, 1024, &mut |_| {}) > 0 {}
     let (begin, cpu) = (Instant::now(), thread_time()?);
     for _ in 0..SWEEPS {
         backend.sweep()?;
     }
-    let sweeps = SWEEPS as f64;
     Ok(Sweeps {
-        adopt_ms,
-        sweep_ms: ms(begin.elapsed()) / sweeps,
-        sweep_cpu_ms: ms(thread_time()? - cpu) / sweeps,
+        adoption,
+        sweep: begin.elapsed() / SWEEPS,
+        cpu: thread_time()?.saturating_sub(cpu) / SWEEPS,
     })
 }
 

@@ -12,7 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use weir::config::Config;
 use weir::intake::{self, Intake};
-use weir::kernel::{self, BackendKind, Ring};
+use weir::kernel::{self, BackendKind, Batch, Ring};
 use weir::qoe::Limits;
 use weir::recording::Said;
 use weir::wire::Context;
@@ -103,6 +103,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 struct Core {
     ring: RingBuf<MapData>,
     intake: Intake,
+    batch: Batch,
     /// Records that are a sweep's.
     sweep_records: u64,
     step_ns: u64,
@@ -125,6 +126,7 @@ impl Core {
         Ok(Self {
             ring,
             intake: Intake::new(Limits::from(&config.limits), settings, context)?,
+            batch: Batch::new(),
             sweep_records: (SWEEP_NS / making.step_ns).max(1),
             step_ns: making.step_ns,
             records: 0,
@@ -158,10 +160,13 @@ impl Core {
             let until_sweep = self.swept + self.sweep_records - self.records;
             let max = usize::try_from(until_sweep).map_or(BATCH, |left| left.min(BATCH));
             let intake = &mut self.intake;
+            let batch = &mut self.batch;
             let taken = kernel::drain(&mut self.ring, max, &mut |record| {
-                let ring = Ring::Bulk;
-                intake.take(&Said::Record { ring, record });
+                if batch.push(record) {
+                    fold(intake, batch);
+                }
             });
+            fold(intake, batch);
             self.records += taken as u64;
             if self.records == self.swept + self.sweep_records {
                 self.swept = self.records;
@@ -173,6 +178,15 @@ impl Core {
             }
         }
     }
+}
+
+fn fold(intake: &mut Intake, batch: &mut Batch) {
+    for (at, record) in batch.iter().enumerate() {
+        intake.foresee(batch, at);
+        let ring = Ring::Bulk;
+        intake.take(&Said::Record { ring, record });
+    }
+    batch.clear();
 }
 
 fn thread_ns() -> Result<u64> {

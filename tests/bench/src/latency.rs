@@ -229,7 +229,7 @@ impl Follower {
     fn start(socket: &Path) -> Result<Self> {
         let (to, received) = mpsc::channel();
         let missed = std::sync::Arc::new(AtomicU64::new(0));
-        let (socket, misses) = (socket.to_owned(), missed.clone());
+        let (socket, count) = (socket.to_owned(), missed.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -252,7 +252,7 @@ impl Follower {
                     let mut stream = client.list_deliveries(request).await?.into_inner();
                     while let Some(delivery) = stream.message().await? {
                         let now = monotonic_ns()?;
-                        misses.fetch_add(delivery.missed_before, Ordering::Relaxed);
+                        count.fetch_add(delivery.missed_before, Ordering::Relaxed);
                         // The event's session is named by its time.
                         if to.send(now.saturating_sub(delivery.session)).is_err() {
                             break;

@@ -61,7 +61,7 @@ fn head(report: &Report) -> String {
         report.commit,
         machine.cpu,
         machine.cpus,
-        machine.memory_bytes as f64 / (1 << 30) as f64,
+        machine.memory_bytes as f64 / f64::from(1 << 30),
         machine.kernel,
         report.date,
         report.seconds / 60.0,
