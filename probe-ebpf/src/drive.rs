@@ -6,6 +6,7 @@ use crate::{
     record::{ended, flag},
     session::{Gauges, Session, phase},
     settings::Settings,
+    tracker::Watched,
 };
 
 /// What the steps need of the socket they run on, and where their records go.
@@ -394,14 +395,15 @@ fn closed<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
 /// The session is over, and [`Session::ended`] says how: reports its last delivery, and itself.
 #[inline(always)]
 pub fn session_ended<H: Host>(host: &mut H, s: &mut Session, now_ns: u64) {
-    if !s.is_open()
-        && s.flags & flag::LEFT_OUT != 0
-        && after(s.end_seq(host.write_seq()), host.snd_una())
-    {
-        // Nothing was known of it but that it is cut off.
-        let mut gauges = Gauges::default();
-        host.gauges(&mut gauges);
-        s.open_adopted(now_ns, host.snd_una(), &gauges);
+    if !s.is_open() && s.flags & flag::LEFT_OUT != 0 {
+        if after(s.end_seq(host.write_seq()), host.snd_una()) {
+            // Nothing was known of it but that it is cut off.
+            let mut gauges = Gauges::default();
+            host.gauges(&mut gauges);
+            s.open_cut_off(now_ns, host.snd_una(), &gauges);
+        } else {
+            watch(host, s, now_ns, 0);
+        }
     }
     if s.is_open() {
         close(host, s, host.write_seq(), now_ns);
@@ -438,20 +440,30 @@ pub fn watched<H: Host>(
         if !s.is_claimed(epoch) && !host.swap_epoch(s, epoch, new) {
             return false;
         }
-        s.close();
-        s.t_request_ns = 0;
+        s.drop_delivery(host.write_seq());
     }
     let first = s.leave_out();
-    if s.watch(
+    watch(host, s, now_ns, settings.deadline_ns);
+    first
+}
+
+#[inline(always)]
+fn watch<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, deadline_ns: u64) {
+    let write_seq = host.write_seq();
+    match s.watch(
         now_ns,
         host.snd_una(),
-        host.write_seq(),
+        write_seq,
         host.rcv_nxt(),
-        settings.deadline_ns,
+        deadline_ns,
     ) {
-        host.delivery_late(s, now_ns);
+        Watched::Well => {}
+        Watched::Late => host.delivery_late(s, now_ns),
+        Watched::Over => {
+            host.delivery_end(s, write_seq, now_ns);
+            s.index += 1;
+        }
     }
-    first
 }
 
 /// The sweep looks at a session, beside whatever else happens to it.

@@ -105,8 +105,8 @@ pub struct Session {
     pub filter_generation: u32,
     /// Callbacks that were asked for to follow this session and that nobody else had asked for.
     pub callbacks: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: the callbacks by which it can be followed were asked for.
+    pub is_called: u32,
 }
 
 /// A session's state in a table of its own, beside what was seen on the wire.

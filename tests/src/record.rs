@@ -165,6 +165,7 @@ pub struct Losses {
     pub sessions_filtered: u64,
     pub sessions_storage_refused: u64,
     pub half_open_refused: u64,
+    pub sessions_left_out: u64,
     pub ends_unseen: u64,
     pub end_overflows: u64,
     pub sessions_evicted: u64,
@@ -186,6 +187,16 @@ impl Losses {
     }
 }
 
+/// `BudgetStatus`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "the wire documents its fields")]
+pub struct Budget {
+    pub limit_core_permille: u32,
+    pub cost_core_permille: f64,
+    pub followed_permille: f64,
+    pub error: String,
+}
+
 /// `Status`
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[expect(missing_docs, reason = "the wire documents its fields")]
@@ -196,6 +207,8 @@ pub struct Status {
     pub losses: Losses,
     pub sessions_open: u64,
     pub config_generation: u64,
+    #[serde(default)]
+    pub budget: Option<Budget>,
 }
 
 /// What `weir doctor` prints.

@@ -164,6 +164,36 @@ pub fn kernel_objects(pid: u32) -> Result<BTreeSet<(String, u32)>> {
     Ok(objects)
 }
 
+/// The names of the programs that a process keeps attached by links.
+///
+/// # Errors
+/// There is no such process, or bpftool fails.
+pub fn linked_programs(pid: u32) -> Result<BTreeSet<String>> {
+    let listed = output("bpftool", &["-j", "prog", "list"])?;
+    let listed: Vec<serde_json::Value> =
+        serde_json::from_str(&listed).with_context(|| format!("bpftool prog: {listed}"))?;
+    let name_of = |id: u64| {
+        let program = listed.iter().find(|program| program["id"] == id)?;
+        program["name"].as_str().map(str::to_owned)
+    };
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).context("the daemon is gone")? {
+        let Ok(text) = std::fs::read_to_string(entry?.path()) else {
+            continue;
+        };
+        if !text.lines().any(|line| line.starts_with("link_id:")) {
+            continue;
+        }
+        let program = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+        names.extend(
+            program
+                .and_then(|id| id.trim().parse().ok())
+                .and_then(name_of),
+        );
+    }
+    Ok(names)
+}
+
 /// Those of `objects` that the kernel still has.
 ///
 /// # Errors

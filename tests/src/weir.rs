@@ -62,6 +62,9 @@ pub struct Settings {
     pub deadline_ms: u32,
     /// Silence after which a delivery is over.
     pub quiet_gap_ms: u32,
+    /// What the kernel programs may cost, in thousandths of a core; 0: any. Tests load their host
+    /// and want every session.
+    pub budget_core_permille: u32,
     /// Only these ports; empty: all.
     pub ports: Vec<u16>,
     /// Only these client prefixes; empty: all.
@@ -82,6 +85,7 @@ impl Default for Settings {
             backend: None,
             deadline_ms: 4000,
             quiet_gap_ms: 1000,
+            budget_core_permille: 0,
             ports: Vec::new(),
             prefixes: Vec::new(),
             bulk_ring_bytes: 8 << 20,
@@ -95,11 +99,12 @@ impl Default for Settings {
 impl Settings {
     fn toml(&self) -> String {
         let mut text = format!(
-            "{}\ndeadline_ms = {}\nquiet_gap_ms = {}\n\n[filter]\nports = {:?}\nprefixes = {:?}\n\n\
+            "{}\ndeadline_ms = {}\nquiet_gap_ms = {}\nbudget_core_permille = {}\n\n[filter]\nports = {:?}\nprefixes = {:?}\n\n\
              [limits]\nbulk_ring_bytes = {}\nfollower_lag = 1048576\n",
             self.first,
             self.deadline_ms,
             self.quiet_gap_ms,
+            self.budget_core_permille,
             self.ports,
             self.prefixes,
             self.bulk_ring_bytes

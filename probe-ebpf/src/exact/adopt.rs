@@ -56,12 +56,14 @@ pub extern "C" fn adopt(ctx: *mut c_void) -> i32 {
     {
         // Met before. If it is to be followed by callbacks, it may not have asked for them yet.
         #[cfg(not(feature = "keyed"))]
-        if s.callbacks == 0
+        if s.is_called == 0
             && let Some(settings) = maps::settings()
             && thin::follows(settings, s.cookie)
             && let Some(tcp) = sk.tcp()
+            && let Some(callbacks) = arm(tcp, thin::FOLLOW_FLAGS)
         {
-            s.callbacks = arm(tcp, thin::FOLLOW_FLAGS);
+            s.callbacks = callbacks;
+            s.is_called = 1;
         }
         return 0;
     }
@@ -85,10 +87,10 @@ pub extern "C" fn adopt(ctx: *mut c_void) -> i32 {
 
 /// Asks for the callbacks that a new session asks for itself (Linux 6.12; refused before, and
 /// then the end of an adopted session's last delivery is a bound). Returns those that nobody had
-/// asked for.
+/// asked for; `None` if it is refused.
 #[cfg(not(feature = "keyed"))]
 #[inline(always)]
-fn arm(tcp: TcpSock, wanted: u32) -> u32 {
+fn arm(tcp: TcpSock, wanted: u32) -> Option<u32> {
     const SOL_TCP: i32 = 6;
     const TCP_BPF_SOCK_OPS_CB_FLAGS: i32 = 1008;
     let sk = tcp.as_ptr().cast_mut().cast::<c_void>();
@@ -99,10 +101,7 @@ fn arm(tcp: TcpSock, wanted: u32) -> u32 {
         bpf_getsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value.cast(), 4);
         let before = read_volatile(value);
         write_volatile(value, before | wanted);
-        if bpf_setsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value.cast(), 4) == 0 {
-            wanted & !before
-        } else {
-            0
-        }
+        let refused = bpf_setsockopt(sk, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, value.cast(), 4);
+        (refused == 0).then_some(wanted & !before)
     }
 }

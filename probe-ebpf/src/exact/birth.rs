@@ -136,5 +136,11 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     s.fin_received = 0;
     s.settled = 0;
     s.phase = phase::IDLE;
+    #[cfg(not(feature = "keyed"))]
+    if settings.is_thinned() && s.is_called == 0 {
+        // It may end before anyone looks at it.
+        s.leave_out();
+        count(Counter::SessionsLeftOut);
+    }
     Some(s)
 }

@@ -292,7 +292,7 @@ impl TcpSock {
 /// What TCP has noted of a packet's header when `tcp_probe` runs (`tcp_v4_fill_cb`,
 /// `tcp_v6_fill_cb`): read in place, where the packet itself would take a checked copy.
 #[inline(always)]
-pub fn segment_of(skb: *const u8) -> Option<Segment> {
+pub fn segment_of(skb: *const u8) -> Segment {
     const FIN: u8 = 0x01;
     // SAFETY: `skb` is the tracepoint's trusted `struct sk_buff`, and the scratch space is a part
     // of it.
@@ -304,6 +304,6 @@ pub fn segment_of(skb: *const u8) -> Option<Segment> {
         let payload = end_seq
             .wrapping_sub(seq)
             .wrapping_sub(u32::from(flags & FIN));
-        Some(Segment::new(seq, read(cb, Field::CbAckSeq), flags, payload))
+        Segment::new(seq, read(cb, Field::CbAckSeq), flags, payload)
     }
 }

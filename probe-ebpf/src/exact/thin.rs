@@ -44,6 +44,7 @@ pub fn established(ctx: &SockOpsContext) {
         // Nobody's, until it is established and the filter lets it through.
         s.phase = phase::IGNORED;
         s.callbacks = FOLLOW_FLAGS & !ctx.cb_flags();
+        s.is_called = 1;
         arm(ctx, FOLLOW_FLAGS);
     }
 }
@@ -57,12 +58,13 @@ pub fn called(ctx: &SockOpsContext) {
     let Some(settings) = settings() else {
         return;
     };
-    if !follows(settings, s.cookie) {
+    if !follows(settings, s.cookie) || s.is_called == 0 {
         // Not any more, or another's callback.
         if s.callbacks != 0 {
             let _ = ctx.set_cb_flags((ctx.cb_flags() & !s.callbacks) as i32);
             s.callbacks = 0;
         }
+        s.is_called = 0;
         return;
     }
     let now_ns = emit::now_ns();
@@ -83,6 +85,7 @@ pub fn changing_state(tcp: &mut TcpSock, s: &mut Session, now_ns: u64, old: u8, 
     if closes
         && let Some(settings) = settings()
         && follows(settings, s.cookie)
+        && s.is_called != 0
     {
         look(tcp, s, settings, now_ns, false);
     }

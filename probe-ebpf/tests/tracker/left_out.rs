@@ -1,7 +1,7 @@
 //! Sessions that are left out to keep within the budget: only the sweep looks at them.
 
 use probe_ebpf::{
-    drive,
+    drive::{self, Segment},
     record::flag,
     session::{Session, phase},
     settings::{Settings, WHOLE},
@@ -129,4 +129,149 @@ fn a_smaller_share_is_a_part_of_a_larger_one_and_as_large_as_it_says() {
     );
     let followed = cookies.filter(|cookie| few.follows(*cookie)).count();
     assert!((12_000..13_000).contains(&followed), "{followed}");
+}
+
+impl LeftOut {
+    fn ends(&self) -> Vec<(u32, u64, u32)> {
+        let end = |report: &Report| match report {
+            Report::End(record) => Some((record.index, record.acked_bytes, record.flags)),
+            _ => None,
+        };
+        self.socket.reports.iter().filter_map(end).collect()
+    }
+
+    /// A request of so many bytes, seen by the programs.
+    fn asked(&mut self, t: u64, bytes: u32) {
+        let segment = Segment {
+            seq: self.socket.rcv_nxt,
+            ack: self.socket.snd_una,
+            has_ack: true,
+            payload: bytes,
+        };
+        drive::segment(
+            &mut self.socket,
+            &mut self.session,
+            &settings(),
+            t * MS,
+            segment,
+        );
+        self.socket.rcv_nxt += bytes;
+    }
+}
+
+#[test]
+fn what_was_late_is_reported_again_once_it_is_through() {
+    let mut w = LeftOut::default();
+    w.socket.write_seq = 1000;
+    for t in [10, 4011, 4261] {
+        w.sweep(t);
+    }
+    assert_eq!((w.late(), w.ends().len()), (1, 0));
+    w.socket.write_seq = 3000;
+    w.sweep(5000);
+    w.socket.snd_una = 3000;
+    w.sweep(6000);
+    w.sweep(6250);
+    let [(0, 3000, flags)] = w.ends()[..] else {
+        panic!("{:?}", w.ends());
+    };
+    let marks = flag::LATE | flag::END_BOUNDED | flag::REQUEST_BOUNDED | flag::LEFT_OUT;
+    assert_eq!(flags & marks, marks);
+    assert_eq!(flags & flag::ABORTED, 0);
+}
+
+#[test]
+fn a_request_that_nobody_answers_is_late_and_a_short_message_is_none() {
+    let mut w = LeftOut::default();
+    w.sweep(10);
+    w.socket.rcv_nxt += 40;
+    for t in [100, 4200, 8000] {
+        w.sweep(t);
+    }
+    assert_eq!(w.late(), 0, "nobody knows whether that asks");
+    w.socket.rcv_nxt += 200;
+    for t in [9000, 13_000, 13_001, 14_000] {
+        w.sweep(t);
+    }
+    assert_eq!(w.late(), 1);
+    // Answered and acknowledged between two looks.
+    w.socket.write_seq += 5000;
+    w.socket.snd_una += 5000;
+    w.sweep(15_000);
+    assert_eq!(w.ends().len(), 1);
+    for t in [16_000, 20_000, 25_000] {
+        w.sweep(t);
+    }
+    assert_eq!(w.late(), 1);
+}
+
+#[test]
+fn a_delivery_under_way_that_is_left_out_is_late_since_its_request() {
+    let mut w = LeftOut::default();
+    w.asked(1000, 200);
+    assert_eq!(w.session.phase, phase::ASKED);
+    w.sweep(3000);
+    assert_eq!(w.session.phase, phase::IDLE);
+    w.sweep(5000);
+    assert_eq!(w.late(), 0);
+    w.sweep(5001);
+    assert_eq!(w.late(), 1);
+}
+
+#[test]
+fn one_that_is_late_already_when_it_is_left_out_ends_under_its_own_index() {
+    let mut w = LeftOut::default();
+    w.asked(1000, 200);
+    drive::wrote(&mut w.socket, &mut w.session, 1100 * MS, 0);
+    w.socket.write_seq = 8000;
+    let epoch = w.session.epoch;
+    drive::swept(&mut w.socket, &mut w.session, &settings(), 6000 * MS, epoch);
+    assert_eq!(w.late(), 1);
+    w.sweep(6250);
+    w.socket.snd_una = 8000;
+    w.sweep(6500);
+    assert_eq!(w.late(), 1);
+    let [(0, 8000, flags)] = w.ends()[..] else {
+        panic!("{:?}", w.ends());
+    };
+    assert_ne!(flags & flag::LATE, 0);
+}
+
+#[test]
+fn the_next_request_once_it_is_followed_again_is_another_delivery_than_the_late_one() {
+    let mut w = LeftOut::default();
+    w.socket.write_seq = 1000;
+    for t in [10, 4011] {
+        w.sweep(t);
+    }
+    assert_eq!(w.late(), 1);
+    w.socket.snd_una = 1000;
+    w.asked(5000, 200);
+    assert_eq!((w.session.index, w.session.phase), (1, phase::ASKED));
+    w.asked(9001, 0);
+    assert_eq!(w.late(), 2);
+}
+
+#[test]
+fn a_late_one_that_comes_through_or_is_cut_off_just_before_the_end_is_reported_all_the_same() {
+    for (acked, aborted) in [(1000, 0), (400, flag::ABORTED)] {
+        let mut w = LeftOut::default();
+        w.socket.write_seq = 1000;
+        w.socket.state = drive::state::ESTABLISHED;
+        for t in [10, 4011] {
+            w.sweep(t);
+        }
+        w.socket.snd_una = acked;
+        drive::state_changed(
+            &mut w.socket,
+            &mut w.session,
+            4100 * MS,
+            drive::state::CLOSE,
+        );
+        let [(0, bytes, flags)] = w.ends()[..] else {
+            panic!("{:?}", w.ends());
+        };
+        assert_eq!(bytes, u64::from(acked));
+        assert_eq!(flags & (flag::ABORTED | flag::LATE), aborted | flag::LATE);
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use weir_proto::v1;
 
 use super::governor::Governor;
@@ -39,9 +40,12 @@ impl Budget {
         }
     }
 
-    /// Another limit, from now on.
+    /// Another limit, from now on; it is measured at once.
     pub(super) fn set_limit(&mut self, limit_core_permille: u32) {
-        self.governor.set_limit(limit_core_permille);
+        if limit_core_permille != self.governor.limit_core_permille() {
+            self.governor.set_limit(limit_core_permille);
+            self.next = Instant::now();
+        }
     }
 
     /// There is a new backend, which follows every session.
@@ -123,7 +127,12 @@ impl Budget {
                  {followed:.1} of 1000 sessions are followed now"
             );
         }
-        backend.follow(share)
+        let followed = backend.follow(share);
+        if followed.is_err() {
+            // To be tried again after the next measurement.
+            self.governor.not_taken(before);
+        }
+        followed.context("following another share of the sessions")
     }
 }
 

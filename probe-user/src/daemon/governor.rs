@@ -81,6 +81,11 @@ impl Governor {
         Some(share)
     }
 
+    /// The share could not be put in force: it is still the one before.
+    pub(super) fn not_taken(&mut self, before: u32) {
+        self.share = before;
+    }
+
     /// A power of two that is lower by the factor that it costs too much, and at least by half.
     fn lower(&self, factor: f64) -> u32 {
         let mut share = self.share / 2;
@@ -165,6 +170,19 @@ mod tests {
         governor.set_limit(0);
         assert_eq!(governor.measured(seconds(100), 1000.0), Some(WHOLE));
         assert_eq!(governor.measured(seconds(110), 1000.0), None);
+    }
+
+    #[test]
+    fn what_could_not_be_put_in_force_is_wanted_again() {
+        let mut governor = Governor::new(50);
+        let lower = governor.measured(seconds(0), 400.0);
+        assert!(lower.is_some());
+        governor.not_taken(WHOLE);
+        assert_eq!(governor.measured(seconds(10), 400.0), lower);
+        governor.set_limit(0);
+        assert_eq!(governor.measured(seconds(20), 0.0), Some(WHOLE));
+        governor.not_taken(WHOLE / 8);
+        assert_eq!(governor.measured(seconds(30), 0.0), Some(WHOLE));
     }
 
     #[test]

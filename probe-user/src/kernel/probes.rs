@@ -163,10 +163,11 @@ impl Clocks {
     /// Attaches them again.
     pub(super) fn start(&mut self, ebpf: &mut Ebpf) -> Result<()> {
         if self.links.is_empty() {
-            for name in &self.names {
-                let link = attach_clock(ebpf, name).with_context(|| format!("attaching {name}"))?;
-                self.links.push(link);
-            }
+            let attach = |name: &&'static str| {
+                attach_clock(ebpf, name).with_context(|| format!("attaching {name}"))
+            };
+            // All or none.
+            self.links = self.names.iter().map(attach).collect::<Result<_>>()?;
         }
         Ok(())
     }

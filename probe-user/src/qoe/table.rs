@@ -258,7 +258,7 @@ impl Sessions {
 impl Session {
     /// Whether it may stay where it is in its list though it is heard of again.
     fn may_stay(&self, now_ns: u64) -> bool {
-        self.list == Some(List::Idle) && now_ns < self.t_listed_ns + GRAIN_NS
+        self.list == Some(List::Idle) && now_ns < self.t_listed_ns.saturating_add(GRAIN_NS)
     }
 }
 
