@@ -274,6 +274,11 @@ impl Core {
             }
         });
         desk.take_records(ring, batch);
+        if ring == Ring::Hot && drained > 0 {
+            // Who was just told of it may be waiting for this very processor, which this thread
+            // does not give up by itself while there are records to fold.
+            std::thread::yield_now();
+        }
         Ok(drained)
     }
 

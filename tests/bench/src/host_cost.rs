@@ -41,7 +41,7 @@ pub(crate) fn measure(plan: &Plan, tools: &Tools, report: &mut Report) -> Result
             };
             let observer = Observer::start(variants[at], tools, &scene.lab, &scene.observer)?;
             for (case, slots) in cases.iter().zip(&mut slots) {
-                let slot = scene.load(case.work, case.pace, plan.host_span, &mut |_| Ok(()))?;
+                let slot = scene.calm_load(case.work, case.pace, plan.host_span)?;
                 slots[at].push(slot);
             }
             observer.finish()?;
@@ -53,6 +53,9 @@ pub(crate) fn measure(plan: &Plan, tools: &Tools, report: &mut Report) -> Result
         aims(case, slots, &mut report.aims);
     }
     report.tables.push(by_rate(&scene, plan, tools, &cases)?);
+    let calm = scene.calm();
+    report.slots += calm.slots;
+    report.disturbed += calm.disturbed;
     Ok(())
 }
 
@@ -71,7 +74,7 @@ fn by_rate(scene: &Scene, plan: &Plan, tools: &Tools, cases: &[Case]) -> Result<
             let observer = Observer::start(variants[at], tools, &scene.lab, &scene.observer)?;
             for (share, slots) in RATES.iter().zip(&mut slots) {
                 let pace = Pace::Rate((full * share).round());
-                let slot = scene.load(Work::Short, pace, plan.host_span, &mut |_| Ok(()))?;
+                let slot = scene.calm_load(Work::Short, pace, plan.host_span)?;
                 slots[at].push(slot);
             }
             observer.finish()?;
@@ -116,7 +119,7 @@ fn by_rate(scene: &Scene, plan: &Plan, tools: &Tools, cases: &[Case]) -> Result<
 fn cases(scene: &Scene, plan: &Plan) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for work in Work::ALL {
-        let slot = scene.load(work, Pace::Full, plan.host_span, &mut |_| Ok(()))?;
+        let slot = scene.calm_load(work, Pace::Full, plan.host_span)?;
         let rate = slot.answered.requests as f64 / slot.answered.seconds * SHARE;
         let (full, fixed) = match work {
             Work::Short => ("host-short-full", "host-short-rate"),

@@ -120,6 +120,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         quick: args.quick,
         machine: machine::describe()?,
         seconds: 0.0,
+        slots: 0,
+        disturbed: 0,
         tables: Vec::new(),
         aims: Vec::new(),
     };

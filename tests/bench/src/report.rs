@@ -21,6 +21,10 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     /// How long it took.
     pub(crate) seconds: f64,
+    /// Slots of load on the host,
+    pub(crate) slots: u32,
+    /// and those in which others took a part of the machine, and which are worth less.
+    pub(crate) disturbed: u32,
     /// What was measured.
     pub(crate) tables: Vec<Table>,
     /// What it should have come to.

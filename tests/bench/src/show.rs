@@ -56,8 +56,16 @@ fn text(report: &Report) -> String {
 
 fn head(report: &Report) -> String {
     let machine = &report.machine;
+    let disturbed = if report.disturbed > 0 {
+        format!(
+            "Others used the machine in {} of {} slots on the host.\n",
+            report.disturbed, report.slots
+        )
+    } else {
+        String::new()
+    };
     format!(
-        "weir {} on {}, {} processors, {:.0} GiB, Linux {}; {}, {:.0} minutes{}\n",
+        "weir {} on {}, {} processors, {:.0} GiB, Linux {}; {}, {:.0} minutes{}\n{disturbed}",
         report.commit,
         machine.cpu,
         machine.cpus,
