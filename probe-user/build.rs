@@ -62,6 +62,7 @@ fn build(out_dir: &Path) -> Result<(), Box<dyn Error>> {
     }
     for (features, name) in VARIANTS {
         let job = Job {
+            object: OBJECT,
             features,
             target: bpf_target(&variable("CARGO_CFG_TARGET_ENDIAN")?),
             target_arch: &variable("CARGO_CFG_TARGET_ARCH")?,

@@ -69,19 +69,26 @@ impl Segment {
     /// Takes the fields from a TCP header (RFC 9293, 3.1); `len` counts header and payload.
     #[inline(always)]
     pub fn parse(header: &[u8; 20], len: u32) -> Self {
+        let header_len = u32::from(header[12] >> 4) * 4;
+        Self::new(
+            u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
+            header[13],
+            len.saturating_sub(header_len),
+        )
+    }
+
+    /// With the header's flags and the payload's bytes; what a reset carries is none.
+    #[inline(always)]
+    pub fn new(seq: u32, ack: u32, flags: u8, payload: u32) -> Self {
         const RST: u8 = 0x04;
         const ACK: u8 = 0x10;
-        let header_len = u32::from(header[12] >> 4) * 4;
-        let reset = header[13] & RST != 0;
+        let reset = flags & RST != 0;
         Self {
-            seq: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
-            ack: u32::from_be_bytes([header[8], header[9], header[10], header[11]]),
-            has_ack: header[13] & ACK != 0 && !reset,
-            payload: if reset {
-                0
-            } else {
-                len.saturating_sub(header_len)
-            },
+            seq,
+            ack,
+            has_ack: flags & ACK != 0 && !reset,
+            payload: if reset { 0 } else { payload },
         }
     }
 }

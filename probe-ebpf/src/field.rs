@@ -111,10 +111,16 @@ fields! {
     CgroupKn = "cgroup"."kn", "the cgroup filter";
     /// Inode number of a directory.
     KernfsId = "kernfs_node"."id", "the cgroup filter";
-    /// Packet data; at the TCP header when `tcp_probe` runs.
-    SkbData = "sk_buff"."data", "";
-    /// Length from there.
-    SkbLen = "sk_buff"."len", "";
+    /// A packet's scratch space, in which TCP keeps what it has read of the header.
+    SkbCb = "sk_buff"."cb", "";
+    /// Sequence number of the first byte.
+    CbSeq = "tcp_skb_cb"."seq", "";
+    /// After the last one, SYN and FIN counted.
+    CbEndSeq = "tcp_skb_cb"."end_seq", "";
+    /// Acknowledged up to here.
+    CbAckSeq = "tcp_skb_cb"."ack_seq", "";
+    /// The header's flags.
+    CbFlags = "tcp_skb_cb"."tcp_flags", "";
     /// When the first SYN-ACK of a handshake was sent, microseconds of `CLOCK_MONOTONIC`.
     SntSynack = "tcp_request_sock"."snt_synack", "the handshake time after a repeated SYN-ACK";
     /// Kind of the memory a message is written from.

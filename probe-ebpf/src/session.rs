@@ -20,38 +20,29 @@ pub mod phase {
     pub const IGNORED: u8 = 3;
 }
 
-/// Everything the kernel remembers of one session, in the socket's own storage.
+/// Everything the kernel remembers of one session, in the socket's own storage. What an
+/// acknowledgement looks at comes first: the 56 bytes that share a cache line with what finds them.
+/// Times and bytes are those of the delivery under way, as in [`Delivery`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Session {
-    /// High half: counts changes, odd while one is under way. Low half: the delivery (index + 1)
-    /// that the sweep has reported as settled. One word, so that the sweep can settle a delivery
-    /// by compare-and-swap and lose against any change.
-    pub epoch: u64,
-    /// Socket cookie.
-    pub cookie: u64,
-    /// Who talks to whom.
-    pub endpoints: Endpoints,
-    /// Established, or adopted.
-    pub t_established_ns: u64,
-    /// As in [`Delivery`], for the delivery under way; so are the next eight.
-    pub t_request_ns: u64,
-    /// Last byte of the request.
-    pub t_request_last_ns: u64,
-    /// First write in answer.
-    pub t_first_write_ns: u64,
-    /// Latest write.
-    pub t_last_write_ns: u64,
-    /// First acknowledgement.
-    pub t_first_acked_ns: u64,
-    /// Latest acknowledgement.
-    pub t_last_acked_ns: u64,
-    /// When the sweep last reported progress.
-    pub t_progress_ns: u64,
-    /// Bytes of the request.
-    pub request_bytes: u64,
-    /// Bytes of the answer acknowledged.
-    pub acked_bytes: u64,
+    /// One of [`phase`].
+    pub phase: u8,
+    /// The server has closed its direction.
+    pub fin_queued: u8,
+    /// The client has closed its direction.
+    pub fin_received: u8,
+    /// The last delivery was closed by the quiet gap and no request has come since.
+    pub settled: u8,
+    /// A [`tls::Phase`].
+    pub tls_phase: u8,
+    /// The session speaks TLS 1.3.
+    pub is_tls_13: u8,
+    /// One of [`ended`]: who closed it first.
+    pub ended: u8,
+    /// A retransmission timeout is being made good; for those who are not told the kernel's
+    /// congestion state.
+    pub in_loss: u8,
     /// Acknowledged up to here; never behind the answer's start.
     pub acked_seq: u32,
     /// End of the data, once a FIN is queued behind it ([`Session::fin_queued`]).
@@ -60,12 +51,42 @@ pub struct Session {
     pub rcv_nxt: u32,
     /// Written up to here when last looked at.
     pub written_seq: u32,
+    /// Latest acknowledgement.
+    pub t_last_acked_ns: u64,
+    /// First acknowledgement.
+    pub t_first_acked_ns: u64,
+    /// Bytes of the answer acknowledged.
+    pub acked_bytes: u64,
+    /// Last byte of the request.
+    pub t_request_last_ns: u64,
+    /// High half: counts changes, odd while one is under way. Low half: the delivery (index + 1)
+    /// that the sweep has reported as settled. One word, so that the sweep can settle a delivery
+    /// by compare-and-swap and lose against any change.
+    pub epoch: u64,
+    /// Latest write.
+    pub t_last_write_ns: u64,
+    /// First write in answer.
+    pub t_first_write_ns: u64,
+    /// First byte of the request.
+    pub t_request_ns: u64,
+    /// When the sweep last reported progress.
+    pub t_progress_ns: u64,
     /// [`flag`] bits of the session.
     pub flags: u32,
     /// [`flag`] bits of the delivery.
     pub delivery_flags: u32,
     /// Index of the delivery under way, or of the next.
     pub index: u32,
+    /// Delivery (index + 1) that was reported late.
+    pub late_mark: u32,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Who talks to whom.
+    pub endpoints: Endpoints,
+    /// Established, or adopted.
+    pub t_established_ns: u64,
+    /// Bytes of the request.
+    pub request_bytes: u64,
     /// Client messages in the delivery.
     pub requests: u32,
     /// `data_segs_out` at the delivery's start.
@@ -80,27 +101,8 @@ pub struct Session {
     pub retrans_seen: u32,
     /// `total_retrans` when the session was adopted.
     pub retrans_before: u32,
-    /// Delivery (index + 1) that was reported late.
-    pub late_mark: u32,
     /// Generation of the filter that let it through.
     pub filter_generation: u32,
-    /// One of [`phase`].
-    pub phase: u8,
-    /// One of [`ended`]: who closed it first.
-    pub ended: u8,
-    /// A [`tls::Phase`].
-    pub tls_phase: u8,
-    /// The server has closed its direction.
-    pub fin_queued: u8,
-    /// The client has closed its direction.
-    pub fin_received: u8,
-    /// The last delivery was closed by the quiet gap and no request has come since.
-    pub settled: u8,
-    /// The session speaks TLS 1.3.
-    pub is_tls_13: u8,
-    /// A retransmission timeout is being made good; for those who are not told the kernel's
-    /// congestion state.
-    pub in_loss: u8,
     /// Callbacks that were asked for to follow this session and that nobody else had asked for.
     pub callbacks: u32,
     /// Not 0: the callbacks by which it can be followed were asked for.

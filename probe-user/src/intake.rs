@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use weir_proto::v1;
 
 use crate::config::{self, Config};
-use crate::kernel::{HalfOpenGiveUp, KernelCounts, Record, Ring};
+use crate::kernel::{Batch, HalfOpenGiveUp, KernelCounts, Record, Ring};
 use crate::labels::Labels;
 use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Event, fold::Folded};
 use crate::recording::Said;
@@ -136,6 +136,13 @@ impl Intake {
             intake.fold.deaf_until(header.begin_monotonic_ns);
         }
         Ok(intake)
+    }
+
+    /// The batch's record at `at` is next, and those after it follow: has at hand what they need
+    /// when they come.
+    #[inline]
+    pub fn foresee(&self, batch: &Batch, at: usize) {
+        self.fold.foresee(batch.cookies(), at, batch.last_ns());
     }
 
     /// Takes in one thing that was said, and passes it on to whoever records.

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod intake;
 pub mod kernel;
 pub mod labels;
+pub mod prefetch;
 pub mod qoe;
 pub mod query;
 pub mod recording;

@@ -168,7 +168,7 @@ pub fn session_state(state: State) -> v1::SessionState {
 /// A session.
 pub fn session(session: &Session, cell: &CellKey, context: &Context) -> v1::Session {
     let has = |bit: u32| session.flags & bit != 0;
-    let open = session.open.as_ref();
+    let open = session.open();
     v1::Session {
         session: session.cookie,
         endpoints: Some(endpoints(&session.endpoints)),

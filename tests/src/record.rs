@@ -172,6 +172,7 @@ pub struct Losses {
     pub records_malformed: u64,
     pub followers_dropped: u64,
     pub programs_skipped: u64,
+    pub looks_left_out: u64,
 }
 
 impl Losses {

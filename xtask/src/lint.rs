@@ -8,7 +8,7 @@ use crate::{
     process::{cargo, cargo_path, run as run_to_end, workspace},
     setup::{self, Need},
     steps,
-    toolchain::{Job, Route, Toolchain, VARIANTS, bpf_target},
+    toolchain::{BENCH_OBJECT, Job, OBJECT, Route, Toolchain, VARIANTS, host_bpf_target},
 };
 
 /// Seconds until a network that does not answer is given up.
@@ -50,14 +50,13 @@ fn clippy() -> Result<()> {
 fn clippy_bpf() -> Result<()> {
     let toolchain = Toolchain::detect()?;
     let clippy = bpf_clippy(&toolchain.route);
-    for (features, _) in VARIANTS {
+    let bench = std::iter::once(("programs", BENCH_OBJECT));
+    let variants = VARIANTS.iter().map(|(features, _)| (*features, OBJECT));
+    for (features, object) in variants.chain(bench) {
         let job = Job {
+            object,
             features,
-            target: bpf_target(if cfg!(target_endian = "big") {
-                "big"
-            } else {
-                "little"
-            }),
+            target: host_bpf_target(),
             target_arch: ARCH,
             target_dir: &workspace().join("target/bpf-clippy"),
             extra_flags: &["-Dwarnings"],

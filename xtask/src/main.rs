@@ -2,6 +2,7 @@
 //! file of its own.
 
 mod arch;
+mod bench;
 mod chores;
 mod cross;
 mod debian;
@@ -76,12 +77,18 @@ enum Chore {
     /// Try weir on other kernels: Debian's 5.10, 6.1, 6.12 and the newest, each in an emulated
     /// machine
     ///
-    /// Prints a table of kernels and checks, writes target/kernels/report.json, and fails when a
-    /// check does. What a kernel has no hook for is lost there, and no failure.
+    /// Every way of measuring that a kernel carries is tried on it. Prints a table of kernels and
+    /// checks for each, writes target/kernels/report.json, and fails when a check does. What a
+    /// kernel has no hook for is lost there, and no failure.
     Kernels(kernels::Args),
+    /// What weir costs: in the kernel, on the host beside other ways of looking, in user space
+    ///
+    /// Prints tables, and writes target/bench/report.json and plots. As root, on a machine that
+    /// does nothing else: all of it takes twenty minutes.
+    Bench(bench::Args),
     /// Formatting, clippy (kernel programs too), cargo-deny
     Lint,
-    /// What continuous integration runs: lint, then test
+    /// What continuous integration runs: lint, test, then kernels --quick
     Ci,
     /// Draw a terminal's capture (`tmux capture-pane -ep`) as an SVG
     Picture {
@@ -106,8 +113,11 @@ fn main() -> ExitCode {
         Chore::Demo { args } => chores::lab_program("demo", setup::Need::Demo, args),
         Chore::Truth { args } => chores::lab_program("truth", setup::Need::Test, args),
         Chore::Kernels(args) => kernels::run(&args),
+        Chore::Bench(args) => bench::run(&args),
         Chore::Lint => lint::run(),
-        Chore::Ci => lint::run().and_then(|()| test::run(None)),
+        Chore::Ci => lint::run()
+            .and_then(|()| test::run(None))
+            .and_then(|()| kernels::run(&kernels::Args::quick())),
         Chore::Picture { capture, svg } => picture::draw(&capture, &svg),
     };
     match result {

@@ -12,6 +12,8 @@ use std::{
 /// The binary target of `probe-ebpf`, and the name of the object that it becomes, in
 /// `<target_dir>/<target>/bpf`.
 pub(crate) const OBJECT: &str = "weir-ebpf";
+/// Likewise: the bench's programs, which are no part of weir.
+pub(crate) const BENCH_OBJECT: &str = "weir-ebpf-bench";
 /// The features of `probe-ebpf` that make an object each of its programs, and what the objects are
 /// called once they are told apart.
 pub(crate) const VARIANTS: [(&str, &str); 3] = [
@@ -188,7 +190,7 @@ impl Toolchain {
             .env("RUSTC_WRAPPER", "")
             .env("RUSTC_WORKSPACE_WRAPPER", "")
             .env("RUSTC", self.route.rustc())
-            .args([subcommand, "--package", "probe-ebpf", "--bin", OBJECT])
+            .args([subcommand, "--package", "probe-ebpf", "--bin", job.object])
             .args(["--features", job.features, "--profile", "bpf", "--target"])
             .arg(job.target)
             .arg("--target-dir")
@@ -206,7 +208,9 @@ impl Toolchain {
 /// What is to be built, and where.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job<'a> {
-    /// Of one of [`VARIANTS`].
+    /// [`OBJECT`] or [`BENCH_OBJECT`].
+    pub(crate) object: &'a str,
+    /// Of one of [`VARIANTS`]; the bench's object has those of the first.
     pub(crate) features: &'a str,
     /// One of [`bpf_target`]'s.
     pub(crate) target: &'a str,
@@ -225,6 +229,15 @@ pub(crate) fn bpf_target(endian: &str) -> &'static str {
     } else {
         "bpfel-unknown-none"
     }
+}
+
+/// The BPF target for the host that this was compiled for.
+pub(crate) fn host_bpf_target() -> &'static str {
+    bpf_target(if cfg!(target_endian = "big") {
+        "big"
+    } else {
+        "little"
+    })
 }
 
 /// Finds `bpf-linker` in `PATH`, else where `cargo install` puts it.
@@ -257,14 +270,9 @@ fn distro_has_bpf_core(rustc: &Path) -> bool {
         return false;
     };
     let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let endian = if cfg!(target_endian = "big") {
-        "big"
-    } else {
-        "little"
-    };
     let libraries = Path::new(&sysroot)
         .join("lib/rustlib")
-        .join(bpf_target(endian))
+        .join(host_bpf_target())
         .join("lib");
     file_names(&libraries).is_ok_and(|names| names.iter().any(|name| name.starts_with("libcore-")))
 }

@@ -24,7 +24,7 @@ pub const PARSE_ALL_FLAG: u32 = 1 << 4;
 /// Every segment that arrives on an established session, before it is processed (Linux 4.16).
 #[btf_tracepoint(function = "tcp_probe")]
 pub fn tcp_probe(ctx: BtfTracePointContext) -> i32 {
-    arrived(ctx.arg(0), || segment_of(ctx.arg(1)));
+    arrived(ctx.arg(0), || Some(segment_of(ctx.arg(1))));
     0
 }
 

@@ -289,13 +289,21 @@ impl TcpSock {
     }
 }
 
-/// Reads the TCP header at the start of a packet's data, where it is when `tcp_probe` runs.
+/// What TCP has noted of a packet's header when `tcp_probe` runs (`tcp_v4_fill_cb`,
+/// `tcp_v6_fill_cb`): read in place, where the packet itself would take a checked copy.
 #[inline(always)]
-pub fn segment_of(skb: *const u8) -> Option<Segment> {
-    // SAFETY: `skb` is the tracepoint's trusted `struct sk_buff`.
-    let (data, len): (u64, u32) = unsafe { (read(skb, Field::SkbData), read(skb, Field::SkbLen)) };
-    let mut header = [0u8; 20];
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel_buf(data as *const u8, &mut header) }.ok()?;
-    Some(Segment::parse(&header, len))
+pub fn segment_of(skb: *const u8) -> Segment {
+    const FIN: u8 = 0x01;
+    // SAFETY: `skb` is the tracepoint's trusted `struct sk_buff`, and the scratch space is a part
+    // of it.
+    unsafe {
+        let cb = skb.add(offset(Field::SkbCb) as usize);
+        let seq: u32 = read(cb, Field::CbSeq);
+        let end_seq: u32 = read(cb, Field::CbEndSeq);
+        let flags: u8 = read(cb, Field::CbFlags);
+        let payload = end_seq
+            .wrapping_sub(seq)
+            .wrapping_sub(u32::from(flags & FIN));
+        Segment::new(seq, read(cb, Field::CbAckSeq), flags, payload)
+    }
 }

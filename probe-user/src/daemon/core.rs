@@ -19,7 +19,7 @@ use super::budget::Budget;
 use super::desk::Desk;
 use super::measuring::{Measuring, Turn};
 use crate::intake::Intake;
-use crate::kernel::{Backend, KernelCounts, Ring, SWEEP_INTERVAL, Settings};
+use crate::kernel::{Backend, Batch, KernelCounts, Ring, SWEEP_INTERVAL, Settings};
 use crate::query::Query;
 use crate::recording::Said;
 use crate::throttle::Throttle;
@@ -67,6 +67,7 @@ pub(super) struct Core {
     pub(super) desk: Desk,
     /// None without a collector.
     pub(super) ticks: Option<Ticks>,
+    batch: Batch,
     budget: Budget,
     warnings: Warnings,
 }
@@ -107,6 +108,7 @@ impl Core {
             measuring,
             desk,
             ticks,
+            batch: Batch::new(),
             warnings: Warnings::new(),
         }
     }
@@ -160,6 +162,9 @@ impl Core {
                 }
                 ready = readable(rings.as_ref().map(|rings| &rings.bulk)) => {
                     let mut ready = ready.context("cannot wait for the bulk ring")?;
+                    // As long as this ring never runs dry, nobody is asked about the other: it is
+                    // looked into.
+                    self.drain(Ring::Hot, HOT_BATCH)?;
                     if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
                         ready.clear_ready();
                     }
@@ -247,9 +252,13 @@ impl Core {
             let now_ns = monotonic_ns()?;
             desk.take(&Said::Drain { ring, now_ns });
         }
+        let batch = &mut self.batch;
         let drained = backend.drain(ring, max, &mut |record| {
-            desk.take(&Said::Record { ring, record });
+            if batch.push(record) {
+                desk.take_records(ring, batch);
+            }
         });
+        desk.take_records(ring, batch);
         Ok(drained)
     }
 

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use probe_ebpf::record::Delivery;
 use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
 use crate::intake::{AlreadyRecorded, Intake, Listener, Recording, Told};
-use crate::kernel::Probe;
-use crate::qoe::Session;
+use crate::kernel::{Batch, Probe, Ring};
+use crate::qoe::{Session, delivery};
 use crate::query::filter::Filter;
 use crate::query::server::QueryCounts;
 use crate::query::{DeliveryPage, Followed, Query, SESSIONS_PER_PAGE, SessionPage};
@@ -36,6 +37,42 @@ pub(super) struct Identity {
     pub(super) config_path: String,
 }
 
+/// Those who follow deliveries as they end. Who follows troubled ones alone is not woken by all the
+/// others, and does not lose its own among them.
+#[derive(Debug)]
+pub(super) struct Followers {
+    all: broadcast::Sender<Followed>,
+    troubled: broadcast::Sender<Followed>,
+}
+
+impl Followers {
+    /// Nobody yet. `lag`: deliveries that each may be behind.
+    pub(super) fn new(lag: usize) -> Self {
+        Self {
+            all: broadcast::Sender::new(lag),
+            troubled: broadcast::Sender::new(lag),
+        }
+    }
+
+    fn subscribe(&self, only_troubled: bool) -> broadcast::Receiver<Followed> {
+        if only_troubled {
+            self.troubled.subscribe()
+        } else {
+            self.all.subscribe()
+        }
+    }
+
+    fn tell(&self, record: &Delivery, followed: impl Fn() -> Followed) {
+        // Fails only if the last follower has just gone.
+        if self.all.receiver_count() > 0 {
+            let _ = self.all.send(followed());
+        }
+        if self.troubled.receiver_count() > 0 && delivery::troubled(record) {
+            let _ = self.troubled.send(followed());
+        }
+    }
+}
+
 /// What is known, and everyone who asks for it or follows it.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -49,7 +86,7 @@ pub(super) struct Desk {
     pub(super) probes: Vec<Probe>,
     pub(super) query_counts: Arc<QueryCounts>,
     pub(super) uplink_counts: Arc<UplinkCounts>,
-    pub(super) followers: broadcast::Sender<Followed>,
+    pub(super) followers: Followers,
     /// None without a collector.
     pub(super) events: Option<broadcast::Sender<HotEvent>>,
     /// None: the daemon records nothing itself.
@@ -64,6 +101,15 @@ impl Desk {
         }
     }
 
+    /// Takes in a batch of records and empties it.
+    pub(super) fn take_records(&mut self, ring: Ring, batch: &mut Batch) {
+        for (at, record) in batch.iter().enumerate() {
+            self.intake.foresee(batch, at);
+            self.take(&Said::Record { ring, record });
+        }
+        batch.clear();
+    }
+
     /// Lets those know who follow; costs nothing if nobody does.
     fn tell(&self, told: Told<'_>) {
         let Told { record, folded } = told;
@@ -72,9 +118,8 @@ impl Desk {
             cell: self.intake.fold().cells().key(folded.cell).clone(),
             context: *self.intake.context(),
         };
-        if told.is_for_followers() && self.followers.receiver_count() > 0 {
-            // Fails only if the last follower has just gone.
-            let _ = self.followers.send(followed());
+        if told.is_for_followers() {
+            self.followers.tell(record, followed);
         }
         if let (Some(event), Some(events)) = (folded.event, &self.events) {
             let _ = events.send(HotEvent {
@@ -246,7 +291,7 @@ impl Desk {
         DeliveryPage {
             deliveries,
             context: *self.intake.context(),
-            follow: self.followers.subscribe(),
+            follow: self.followers.subscribe(filter.only_troubled()),
         }
     }
 

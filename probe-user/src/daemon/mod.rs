@@ -32,7 +32,7 @@ use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
 use crate::uplink::{self, FAREWELL, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
-use desk::{Desk, Identity};
+use desk::{Desk, Followers, Identity};
 use measuring::{KillSwitch, Make, Measuring};
 use recorder::Recorder;
 
@@ -314,7 +314,6 @@ fn desk(
         backend: backend.kind(),
     };
     let settings = Arc::new(intake::settings_of(config, 1));
-    let (followers, _) = broadcast::channel(config.limits.follower_lag as usize);
     Ok(Desk {
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
@@ -324,7 +323,7 @@ fn desk(
         probes: backend.probes().to_vec(),
         query_counts,
         uplink_counts,
-        followers,
+        followers: Followers::new(config.limits.follower_lag as usize),
         events,
         own_recording: None,
     })

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
 use super::QUERIES_WAITING;
-use super::desk::{Desk, Identity};
+use super::desk::{Desk, Followers, Identity};
 use crate::config::Config;
 use crate::intake::Intake;
 use crate::query::Query;
@@ -41,7 +41,7 @@ pub async fn play(
     let counts = Arc::new(QueryCounts::default());
     let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
     let (_error_to, config_error) = watch::channel(String::new());
-    let (followers, _) = broadcast::channel(config.limits.follower_lag as usize);
+    let followers = Followers::new(config.limits.follower_lag as usize);
     let header = chain.header();
     let desk = Desk {
         intake: Intake::at_beginning_of(header)?,

@@ -17,6 +17,18 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
         .with_context(|| format!("the object holds no map {name}"))
 }
 
+/// Hands at most `max` records of a ring to `sink`, oldest first; returns how many.
+pub fn drain(ring: &mut RingBuf<MapData>, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {
+    let mut taken = 0;
+    while taken < max
+        && let Some(item) = ring.next()
+    {
+        sink(decode::record(&item));
+        taken += 1;
+    }
+    taken
+}
+
 pub(super) struct Maps {
     hot: RingBuf<MapData>,
     bulk: RingBuf<MapData>,
@@ -123,14 +135,7 @@ impl Maps {
             Ring::Hot => &mut self.hot,
             Ring::Bulk => &mut self.bulk,
         };
-        let mut taken = 0;
-        while taken < max
-            && let Some(item) = ring.next()
-        {
-            sink(decode::record(&item));
-            taken += 1;
-        }
-        taken
+        drain(ring, max, sink)
     }
 
     /// The programs' own counts, as they stand.

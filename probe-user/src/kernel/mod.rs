@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod decode;
 pub mod diagnosis;
 
+mod batch;
 mod exact;
 mod half_open;
 mod maps;
@@ -26,7 +27,9 @@ use std::os::fd::BorrowedFd;
 use ipnet::IpNet;
 use probe_ebpf::record;
 
+pub use batch::Batch;
 pub use exact::Exact;
+pub use maps::drain;
 pub use polled::Polled;
 pub use portable::Portable;
 pub use probe_ebpf::settings::WHOLE;

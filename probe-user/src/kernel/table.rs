@@ -224,8 +224,10 @@ impl Table {
         max: usize,
         sink: &mut dyn FnMut(Record<'_>),
     ) -> usize {
-        let taken = self.drain_own(ring, max, sink);
-        taken + maps.drain(ring, max - taken, &mut |record| self.pass_on(record, sink))
+        // What the programs said came before what was found by looking: a report of a delivery
+        // under way must not overtake the end of the one before it.
+        let taken = maps.drain(ring, max, &mut |record| self.pass_on(record, sink));
+        taken + self.drain_own(ring, max - taken, sink)
     }
 
     fn drain_own(&mut self, ring: Ring, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {

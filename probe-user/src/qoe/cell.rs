@@ -132,10 +132,9 @@ pub struct Cell {
 impl Cell {
     /// Counts one value; beyond the largest bucket it counts in that.
     pub fn record(&mut self, metric: Metric, value: u64) {
-        let buckets = metric.buckets();
         let histogram = self.histograms[metric as usize]
-            .get_or_insert_with(|| Histogram::with_config(&buckets));
-        let largest = (1 << buckets.max_value_power()) - 1;
+            .get_or_insert_with(|| Histogram::with_config(&metric.buckets()));
+        let largest = (1 << metric.max_value_power()) - 1;
         // Cannot fail: the value is within the histogram's range.
         let _ = histogram.increment(value.min(largest));
     }

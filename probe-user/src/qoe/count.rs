@@ -15,28 +15,24 @@ impl Fold {
     pub(super) fn count_traffic(&mut self, place: u32, record: &Delivery, is_end: bool) {
         let session = self.sessions.at(place);
         let number = record.index.saturating_add(1);
-        let known = session.partial.number == number;
-        if !is_end && !known {
+        let known = session.partial_of(number);
+        if !is_end && known.is_none() {
             let over = record.index < session.over;
             // The hot ring may be ahead of the end of the delivery before, which is still to come
             // on the bulk ring: what was counted of that one must not be lost sight of.
             let ahead =
-                record.header.kind == record_kind::DELIVERY_LATE && session.partial.number != 0;
-            if over || ahead || number < session.partial.number {
+                record.header.kind == record_kind::DELIVERY_LATE && session.partial_number() != 0;
+            if over || ahead || number < session.partial_number() {
                 return;
             }
         }
-        let before = if known {
-            session.partial
-        } else {
-            Partial::default()
-        };
+        let before = known.unwrap_or_default();
         let now = partial_of(record);
         if !is_end {
             // Rings read out of step: this one may be older than what is known.
-            session.partial = now.at_least(&before);
-        } else if known {
-            session.partial = Partial::default();
+            session.set_partial(Some(now.at_least(&before)));
+        } else if known.is_some() {
+            session.set_partial(None);
         }
         let cell = self.cells.get_mut(session.cell);
         add_traffic(session, cell, &now.traffic, &before.traffic);

@@ -13,7 +13,8 @@ use super::cell::{CellKey, Cells, Transport};
 use super::count::{add_traffic, note_path, partial_of};
 use super::delivery::{self, Finished, Kind, Phase};
 use super::metric::Metric;
-use super::session::{List, OpenDelivery, Session, Sessions};
+use super::session::{OpenDelivery, Session};
+use super::table::{List, Sessions};
 use crate::kernel::BackendKind;
 use crate::labels::Label;
 
@@ -182,6 +183,13 @@ impl Fold {
         self.sessions.touch(place, t_ns);
     }
 
+    /// A record of the session `cookies[at]`, made at about `now_ns`, is next, and those of the
+    /// sessions after it follow: has at hand what they need when they come.
+    #[inline]
+    pub fn foresee(&self, cookies: &[u64], at: usize, now_ns: u64) {
+        self.sessions.foresee(cookies, at, now_ns);
+    }
+
     /// A delivery is over, late or under way.
     pub fn delivery(
         &mut self,
@@ -215,7 +223,10 @@ impl Fold {
         let cell = session.cell;
         if is_end {
             session.over = session.over.max(record.index.saturating_add(1));
-            if session.open.is_some_and(|open| open.index <= record.index) {
+            if session
+                .open()
+                .is_some_and(|open| open.index <= record.index)
+            {
                 self.set_open(place, None);
             }
             self.count_end(place, record, kind, phase);
@@ -226,23 +237,28 @@ impl Fold {
 
         let aborted = is_end && kind != Kind::Handshake && phase == Phase::Aborted;
         let event = event.or(aborted.then_some(Event::Aborted));
-        let finished = Finished {
+        let finished = || Finished {
             record: *record,
             cell,
         };
         let same = |known: &&mut Finished| {
             (known.record.cookie, known.record.index) == (record.cookie, record.index)
         };
-        if let Some(known) = self.troubled.iter_mut().rev().find(same) {
+        let was_late = record.index < self.sessions.at(place).late_counted;
+        if was_late && let Some(known) = self.troubled.iter_mut().rev().find(same) {
             if is_end {
                 // It was late, and this is what became of it.
-                *known = finished;
+                *known = finished();
             }
         } else if event.is_some() {
-            push_bounded(&mut self.troubled, finished, TROUBLED_KEPT);
+            push_bounded(&mut self.troubled, finished(), TROUBLED_KEPT);
         }
         if is_end {
-            push_bounded(&mut self.recent, finished, self.limits.max_deliveries_kept);
+            push_bounded(
+                &mut self.recent,
+                finished(),
+                self.limits.max_deliveries_kept,
+            );
         }
         Folded { cell, event }
     }
@@ -399,7 +415,7 @@ impl Fold {
         session.backend = backend;
         session.flags = flags & Session::LASTING_FLAGS & !flag::BUSY_PERIOD;
         session.forgotten_before_ns = self.forgotten_ns;
-        self.sessions.insert(session)
+        self.sessions.insert(&session)
     }
 
     /// Removes a session; one that was open is missed from now on.
@@ -417,7 +433,7 @@ impl Fold {
     /// delivery carried until now may have been counted then, so it is taken as counted.
     fn recall(&mut self, place: u32, record: &Delivery) {
         let session = self.sessions.at(place);
-        session.partial = partial_of(record);
+        session.set_partial(Some(partial_of(record)));
         if record.header.kind != record_kind::DELIVERY_LATE && record.flags & flag::LATE != 0 {
             session.late_counted = record.index.saturating_add(1);
         }
@@ -426,12 +442,12 @@ impl Fold {
     /// Takes over a report of a delivery under way, unless the session is already beyond it.
     fn note_under_way(&mut self, place: u32, record: &Delivery, late: bool) {
         let session = self.sessions.at(place);
-        let ahead = session.open.is_some_and(|open| open.index > record.index);
+        let ahead = session.open().is_some_and(|open| open.index > record.index);
         if session.is_ended() || record.index < session.over || ahead {
             return;
         }
         let was_late = session
-            .open
+            .open()
             .is_some_and(|open| open.index == record.index && open.late);
         let open = OpenDelivery {
             index: record.index,
@@ -446,7 +462,7 @@ impl Fold {
     /// Sets or clears the delivery under way, and the gauges with it.
     fn set_open(&mut self, place: u32, open: Option<OpenDelivery>) {
         let session = self.sessions.at(place);
-        let before = std::mem::replace(&mut session.open, open);
+        let before = session.set_open(open);
         let gauges = &mut self.cells.get_mut(session.cell).gauges;
         let late = |open: Option<OpenDelivery>| u64::from(open.is_some_and(|open| open.late));
         gauges.deliveries_open += u64::from(open.is_some());
@@ -456,6 +472,7 @@ impl Fold {
     }
 }
 
+#[inline]
 fn push_bounded(queue: &mut VecDeque<Finished>, finished: Finished, max: usize) {
     if queue.len() >= max {
         queue.pop_front();

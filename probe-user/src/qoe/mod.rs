@@ -8,8 +8,10 @@ mod count;
 pub mod counters;
 pub mod delivery;
 pub mod fold;
+mod index;
 pub mod metric;
 pub mod session;
+pub mod table;
 
 pub use cell::{Cell, CellKey, CellSnapshot, Gauges, Transport};
 pub use counters::Counters;

@@ -182,6 +182,11 @@ impl Filter {
             && self.matches_endpoints(&session.endpoints)
     }
 
+    /// Whether nothing matches but what went wrong.
+    pub fn only_troubled(&self) -> bool {
+        self.only_troubled
+    }
+
     /// Whether a delivery matches, its cell aside.
     pub fn matches_delivery(&self, record: &Delivery) -> bool {
         (!self.only_troubled || delivery::troubled(record))

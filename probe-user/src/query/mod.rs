@@ -96,6 +96,7 @@ pub struct DeliveryPage {
     pub deliveries: Vec<(Finished, CellKey)>,
     /// What their numbers are relative to.
     pub context: Context,
-    /// All that end from then on: none is missed between, none comes twice.
+    /// All that end from then on, or all that are troubled if the filter lets no others through:
+    /// none is missed between, none comes twice.
     pub follow: broadcast::Receiver<Followed>,
 }

@@ -98,7 +98,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<String>, Ending), ReadError> {
 /// Everything that can be said but records, which borrow.
 fn other() -> impl Strategy<Value = Said<'static>> {
     let ring = prop_oneof![Just(Ring::Hot), Just(Ring::Bulk)];
-    let counts = any::<[u64; 15]>().prop_map(|n| KernelCounts {
+    let counts = any::<[u64; 16]>().prop_map(|n| KernelCounts {
         hot: RingCounts {
             seen: n[0],
             exported: n[1],
@@ -118,6 +118,7 @@ fn other() -> impl Strategy<Value = Said<'static>> {
         ends_unseen: n[12],
         end_overflows: n[13],
         looks_left_out: n[14],
+        sessions_left_out: n[15],
     });
     let give_up = any::<([u8; 16], bool, u16, u16, u32)>().prop_map(|(ip, v4, from, to, n)| {
         let remote = if v4 {

@@ -64,7 +64,7 @@ impl Backend {
                 ends: &["client_fin", "server_fin", "client_rst"],
                 loads: true,
             },
-            // Called for what arrives, and late for what is written or goes unsampled.
+            // Called for every packet and for nothing that is written.
             Self::Portable => Promise {
                 apart: Duration::from_millis(20),
                 bound: Duration::from_millis(250),
@@ -74,7 +74,7 @@ impl Backend {
             },
             // Four looks a second, and a quiet gap of 300 ms.
             Self::Polled => Promise {
-                apart: Duration::from_secs(1),
+                apart: Duration::from_millis(1500),
                 bound: Duration::from_millis(250),
                 times_all: false,
                 ends: &[],
@@ -90,7 +90,7 @@ pub(super) struct Check {
     /// The hooks that it cannot hold without, each by any of its names in `weir doctor`; a backend
     /// that uses none of a hook's names does without it.
     needs: &'static [&'static [&'static str]],
-    /// The backends with which it may be lost, and what is.
+    /// The backends that do not promise it, and why; with these it is not tried.
     beyond: &'static [(Backend, &'static str)],
     /// Tries it; says what was measured.
     pub(super) run: fn(&mut Stage) -> Result<String>,
@@ -136,10 +136,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         name: "first write",
         needs: &[&["tp_btf/tcp_sendmsg_locked", "fentry/tcp_sendmsg_locked"]],
-        beyond: &[
-            (Backend::Portable, "writes are seen at the next callback"),
-            (Backend::Polled, "writes are seen at the next look"),
-        ],
+        beyond: &[(Backend::Polled, "writes are seen at the next look")],
         run: run::first_write,
     },
     Check {
@@ -178,13 +175,14 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 impl Check {
-    /// Why it may fail with this backend here, in the doctor's words or the backend's; none: it
-    /// must hold.
-    pub(super) fn missing(&self, backend: Backend, rung: &Rung) -> Option<String> {
+    /// Why this backend does not promise it.
+    pub(super) fn is_beyond(&self, backend: Backend) -> Option<&'static str> {
         let beyond = self.beyond.iter().find(|(of, _)| *of == backend);
-        if let Some((_, lost)) = beyond {
-            return Some((*lost).to_owned());
-        }
+        beyond.map(|(_, why)| *why)
+    }
+
+    /// Why it may fail here, in the doctor's words; none: it must hold.
+    pub(super) fn missing(&self, rung: &Rung) -> Option<String> {
         self.needs.iter().find_map(|names| {
             let probes: Vec<_> = rung
                 .probes
@@ -228,13 +226,13 @@ mod tests {
     #[test]
     fn one_hook_of_several_is_enough_to_hold_a_check_to_its_word() {
         let stands_in = rung(&[("tp_btf/a", "unsupported"), ("fentry/a", "ok")]);
-        assert_eq!(CHECK.missing(Backend::Exact, &stands_in), None);
+        assert_eq!(CHECK.missing(&stands_in), None);
     }
 
     #[test]
     fn without_any_of_its_hooks_a_check_is_lost_in_the_doctors_words() {
         let none = rung(&[("tp_btf/a", "unsupported"), ("fentry/a", "broken")]);
-        let lost = CHECK.missing(Backend::Exact, &none);
+        let lost = CHECK.missing(&none);
         assert_eq!(
             lost.as_deref(),
             Some("tp_btf/a or fentry/a: the first write")
@@ -242,12 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_has_no_such_hook_is_held_to_its_word_unless_it_is_excused() {
+    fn a_backend_that_has_no_such_hook_is_held_to_its_word_unless_it_promises_nothing() {
         let other = rung(&[("cgroup/sock_ops", "ok")]);
-        assert_eq!(CHECK.missing(Backend::Portable, &other), None);
-        assert_eq!(
-            CHECK.missing(Backend::Polled, &other).as_deref(),
-            Some("writes")
-        );
+        assert_eq!(CHECK.missing(&other), None);
+        assert_eq!(CHECK.is_beyond(Backend::Portable), None);
+        assert_eq!(CHECK.is_beyond(Backend::Polled), Some("writes"));
     }
 }

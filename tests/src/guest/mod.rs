@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::record::Rung;
 use crate::watched::binary;
 use crate::weir::doctor;
-use expected::{Backend, CHECKS};
+use expected::{Backend, CHECKS, Check};
 use stage::Stage;
 
 /// Names where findings go: the second serial line, a JSON object each.
@@ -90,12 +90,9 @@ fn check(report: &mut File) -> Result<()> {
 fn check_one(report: &mut File, backend: Backend, rung: &Rung) -> Result<()> {
     let mut stage = Stage::new(backend)?;
     for check in CHECKS {
-        let (verdict, said) = match (check.run)(&mut stage) {
-            Ok(said) => (Verdict::Ok, said),
-            Err(error) => match check.missing(backend, rung) {
-                Some(lost) => (Verdict::Lost, format!("{lost} ({error:#})")),
-                None => (Verdict::Fail, format!("{error:#}")),
-            },
+        let (verdict, said) = match check.is_beyond(backend) {
+            Some(why) => (Verdict::Lost, why.to_owned()),
+            None => attempt(check, &mut stage, rung),
         };
         let finding = Finding {
             backend,
@@ -106,6 +103,24 @@ fn check_one(report: &mut File, backend: Backend, rung: &Rung) -> Result<()> {
         say(report, &finding)?;
     }
     Ok(())
+}
+
+fn attempt(check: &Check, stage: &mut Stage, rung: &Rung) -> (Verdict, String) {
+    match (check.run)(stage) {
+        Ok(said) => (Verdict::Ok, said),
+        Err(error) => match check.missing(rung).or_else(|| coarse(stage)) {
+            Some(lost) => (Verdict::Lost, format!("{lost} ({error:#})")),
+            None => (Verdict::Fail, format!("{error:#}")),
+        },
+    }
+}
+
+/// Whether this machine is too slow for what is expected, by the daemon's own word.
+fn coarse(stage: &Stage) -> Option<String> {
+    let left_out = stage.looks_left_out().ok().filter(|count| *count > 0)?;
+    Some(format!(
+        "looking takes so long here that {left_out} looks were left out"
+    ))
 }
 
 /// A kernel without a hook loses something; a program that the kernel has the hook for and

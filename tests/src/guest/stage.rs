@@ -60,6 +60,12 @@ impl Stage {
         self.backend.promise()
     }
 
+    /// Looks that the daemon has left out, because looking takes long here: what it tells is then
+    /// coarser than is expected of it, and it says so.
+    pub(super) fn looks_left_out(&self) -> Result<u64> {
+        Ok(self.watched.daemon.status()?.losses.looks_left_out)
+    }
+
     /// Another daemon in the place of the one that was.
     pub(super) fn restart(&mut self) -> Result<()> {
         let dir = self.watched.lab.dir().join("again");
@@ -91,7 +97,7 @@ impl Stage {
             .map(|delivery| (delivery.kind.as_str(), delivery.phase.as_str()))
             .collect();
         if found != kinds {
-            bail!("{kinds:?} were made, and told {found:?}");
+            bail!("{kinds:?} were made, and told {found:?}: {deliveries:?}");
         }
         Ok((session, deliveries))
     }

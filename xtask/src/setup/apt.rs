@@ -27,20 +27,29 @@ const fn package(name: &'static str, program: &'static str, needs: &'static [Nee
     }
 }
 
-const LAB: &[Need] = &[Need::Test, Need::Demo];
-const TEST: &[Need] = &[Need::Test];
+const LAB: &[Need] = &[Need::Test, Need::Demo, Need::Bench];
+
+const TEST: &[Need] = &[Need::Test, Need::Bench];
 const KERNELS: &[Need] = &[Need::Kernels];
 
 const ARM64: &[Need] = &[Need::Arm64];
 
 const PACKAGES: [Package; 20] = [
     package("gcc", "cc", &[Need::Build]),
-    package("iproute2", "ip", &[Need::Test, Need::Demo, Need::Kernels]),
+    package(
+        "iproute2",
+        "ip",
+        &[Need::Test, Need::Demo, Need::Kernels, Need::Bench],
+    ),
     package("nginx", "nginx", LAB),
     package("nftables", "nft", LAB),
     package("curl", "curl", LAB),
     package("ffmpeg", "ffmpeg", &[Need::Demo]),
-    package("bpftool", "bpftool", &[Need::Test, Need::Kernels]),
+    package(
+        "bpftool",
+        "bpftool",
+        &[Need::Test, Need::Kernels, Need::Bench],
+    ),
     package("bpftrace", "bpftrace", TEST),
     package("openssl", "openssl", TEST),
     package("tcpdump", "tcpdump", TEST),

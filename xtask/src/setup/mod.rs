@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Kernels,
     /// Building for arm64 on another architecture, and trying that in an emulator
     Arm64,
+    /// The bench: a server to load, and what weir is compared with
+    Bench,
     /// Formatting, clippy and cargo-deny
     Lint,
 }

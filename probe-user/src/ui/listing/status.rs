@@ -141,19 +141,25 @@ fn budget_sentence(budget: Option<&BudgetStatus>, left_out: u64) -> (String, Mar
         );
     }
     let cost = budget.cost_core_permille / 10.0;
-    let mut text = format!("{cost:.2} % of a core of {limit:.1} %");
-    let is_thinned = budget.followed_permille < 1000.0;
-    if is_thinned {
-        let followed = budget.followed_permille / 10.0;
-        text.push_str(&format!(
+    let followed = budget.followed_permille / 10.0;
+    let is_thinned = followed < 100.0;
+    let thinned = if is_thinned {
+        format!(
             "; {followed:.1} % of the sessions are followed, of the others what is late or cut off"
-        ));
-    }
-    if left_out > 0 {
-        text.push_str(&format!("; {left_out} sessions were left out for a time"));
-    }
+        )
+    } else {
+        String::new()
+    };
+    let before = if left_out > 0 {
+        format!("; {left_out} sessions were left out for a time")
+    } else {
+        String::new()
+    };
     let mark = if is_thinned { Mark::Bad } else { Mark::Good };
-    (text, mark)
+    (
+        format!("{cost:.2} % of a core of {limit:.1} %{thinned}{before}"),
+        mark,
+    )
 }
 
 /// The uplink's state in a few words, and how it is meant.

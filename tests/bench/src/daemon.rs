@@ -1,0 +1,143 @@
+//! A weir daemon as the bench needs it: in a cgroup, asked through its socket without a process
+//! for each question.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use weir::query::client;
+use weir_proto::v1;
+use weir_tests::lab::process::Process;
+
+use crate::group::Group;
+
+/// Longer than any start takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `weir run`.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    process: Process,
+    socket: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Daemon {
+    /// Starts it with `config` and waits until it answers.
+    pub(crate) fn start(
+        binary: &Path,
+        dir: &Path,
+        group: Option<&Group>,
+        config: &str,
+    ) -> Result<Self> {
+        let mut daemon = Self::spawn(binary, dir, group, config)?;
+        daemon.wait("weir to answer", |_| true)?;
+        Ok(daemon)
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn spawn(
+        binary: &Path,
+        dir: &Path,
+        group: Option<&Group>,
+        config: &str,
+    ) -> Result<Self> {
+        let path = dir.join("weir.toml");
+        fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+        let socket = dir.join("weir.sock");
+        let mut command = Command::new(binary);
+        command.arg("run").arg("--config").arg(&path);
+        command.arg("--socket").arg(&socket);
+        if let Some(group) = group {
+            group.enter(&mut command)?;
+        }
+        Ok(Self {
+            process: Process::spawn(command, None, &dir.join("weir.log"))?,
+            socket,
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("starting a runtime")?,
+        })
+    }
+
+    /// Asks until the answer is as wanted.
+    pub(crate) fn wait(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&v1::Status) -> bool,
+    ) -> Result<v1::Status> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(status) = self.status()
+                && wanted(&status)
+            {
+                return Ok(status);
+            }
+            if let Some(status) = self.process.try_wait()? {
+                bail!("weir ended ({status}):\n{}", self.process.log_tail());
+            }
+            if Instant::now() > end {
+                bail!("waited in vain for {what}:\n{}", self.process.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What it says of itself.
+    pub(crate) fn status(&self) -> Result<v1::Status> {
+        self.runtime.block_on(async {
+            let mut client = client::local(&self.socket).await?;
+            let answer = client.get_status(v1::GetStatusRequest {}).await?;
+            Ok(answer.into_inner())
+        })
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Ends it; an error if it did not end well.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        let status = self.process.stop(Signal::SIGTERM)?;
+        if !status.success() {
+            bail!("weir ended with {status}:\n{}", self.process.log_tail());
+        }
+        Ok(())
+    }
+
+    /// Its programs' ids, or its maps' (`prog_id`, `map_id`), from what its descriptors say.
+    pub(crate) fn ids(&self, of: &str) -> Result<Vec<u32>> {
+        let dir = PathBuf::from(format!("/proc/{}/fdinfo", self.process.id()));
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry?.path()) else {
+                continue;
+            };
+            // Links name their program too.
+            let is_link = text.lines().any(|line| line.starts_with("link_id:"));
+            let id = text.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                (name == of).then(|| value.trim().parse().ok())?
+            });
+            if let Some(id) = id
+                && !is_link
+                && !ids.contains(&id)
+            {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Memory of its own that is in use.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.process.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        crate::machine::kilobytes(&text, "RssAnon:").map(|kb| kb * 1024)
+    }
+}

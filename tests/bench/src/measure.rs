@@ -1,0 +1,147 @@
+//! A run of the bench: which parts, for how long, in which order.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use weir_tests::lab::cleanup;
+
+use crate::observer::Tools;
+use crate::report::Report;
+use crate::scene::Span;
+use crate::{adoption, host_cost, kernel_cost, latency, machine, user_cost};
+
+/// The parts, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    Kernel,
+    Host,
+    User,
+    Latency,
+    Adoption,
+}
+
+/// What to run.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The weir to measure
+    #[arg(long)]
+    weir: PathBuf,
+    /// The bench's kernel programs
+    #[arg(long)]
+    programs: PathBuf,
+    /// Where report.json goes
+    #[arg(long)]
+    out: PathBuf,
+    /// What of the repository this is
+    #[arg(long)]
+    commit: String,
+    /// Shorter and fewer rounds
+    #[arg(long)]
+    quick: bool,
+    /// Only these parts
+    #[arg(long)]
+    only: Vec<Part>,
+}
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) kernel_rounds: usize,
+    pub(crate) kernel_span: Span,
+    pub(crate) host_rounds: usize,
+    pub(crate) host_span: Span,
+    pub(crate) rate_rounds: usize,
+    pub(crate) user_rounds: usize,
+    pub(crate) user_records: u64,
+    pub(crate) latency_rounds: usize,
+    pub(crate) latency_events: usize,
+    /// Sessions that are open when weir starts.
+    pub(crate) open_sessions: &'static [usize],
+    pub(crate) adoption_rounds: usize,
+}
+
+impl Plan {
+    /// Twenty minutes.
+    const FULL: Self = Self {
+        kernel_rounds: 5,
+        kernel_span: Span {
+            warm_ms: 300,
+            measure_ms: 2000,
+        },
+        host_rounds: 9,
+        host_span: Span {
+            warm_ms: 300,
+            measure_ms: 2000,
+        },
+        rate_rounds: 3,
+        user_rounds: 3,
+        user_records: 8_000_000,
+        latency_rounds: 4,
+        latency_events: 4000,
+        open_sessions: &[1_000, 10_000, 100_000],
+        adoption_rounds: 3,
+    };
+    /// Four.
+    const QUICK: Self = Self {
+        kernel_rounds: 2,
+        kernel_span: Span {
+            warm_ms: 200,
+            measure_ms: 800,
+        },
+        host_rounds: 2,
+        host_span: Span {
+            warm_ms: 200,
+            measure_ms: 1000,
+        },
+        rate_rounds: 1,
+        user_rounds: 1,
+        user_records: 2_000_000,
+        latency_rounds: 2,
+        latency_events: 1000,
+        open_sessions: &[1_000, 100_000],
+        adoption_rounds: 1,
+    };
+}
+
+/// Runs the parts and writes the report, also of a run that fails half way.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    cleanup::start()?;
+    let begin = Instant::now();
+    let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
+    let tools = Tools {
+        weir: args.weir.clone(),
+        programs: args.programs.clone(),
+    };
+    let mut report = Report {
+        commit: args.commit.clone(),
+        date: machine::date(),
+        quick: args.quick,
+        machine: machine::describe()?,
+        seconds: 0.0,
+        tables: Vec::new(),
+        aims: Vec::new(),
+    };
+    let mut result = Ok(());
+    for part in Part::value_variants() {
+        if !args.only.is_empty() && !args.only.contains(part) {
+            continue;
+        }
+        eprintln!("{part:?}");
+        let measured = match part {
+            Part::Kernel => kernel_cost::measure(&plan, &tools, &mut report),
+            Part::Host => host_cost::measure(&plan, &tools, &mut report),
+            Part::User => user_cost::measure(&plan, &tools, &mut report),
+            Part::Latency => latency::measure(&plan, &tools, &mut report),
+            Part::Adoption => adoption::measure(&plan, &tools, &mut report),
+        };
+        result = measured.with_context(|| format!("the part {part:?}"));
+        if result.is_err() {
+            break;
+        }
+    }
+    report.seconds = begin.elapsed().as_secs_f64();
+    report.write(&args.out.join("report.json"))?;
+    result
+}
