@@ -1,6 +1,6 @@
 //! Runs one scenario with every witness watching, and compares.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -10,7 +10,7 @@ use super::compare::{Comparison, Terms, bounds, compare, totals};
 use super::dissect;
 use super::promise::{BETWEEN_LOOKS, Backend, TICK};
 use super::scenario::{Scenario, Traffic};
-use super::witness::{self, Connection, Phase, Protocol, Rules};
+use super::witness::{self, Connection, Phase, Protocol, Rules, Witnessed};
 use crate::lab::capture::{Capture, Keep};
 use crate::lab::client::Seen;
 use crate::lab::counters::{SocketWitness, tcp_counts};
@@ -190,22 +190,7 @@ pub fn measure(
                 .map(|s| s.retransmitted() + u64::from(s.synack_retransmits))
                 .sum(),
         );
-        let every_phase = matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted);
-        comparison = if backend.tells_deliveries() {
-            let terms = Terms::new(backend, every_phase, &connections);
-            compare(&witnessed, &deliveries, &terms)
-        } else if scenario.protocol() == Protocol::Clear {
-            let ns = |time: Duration| u64::try_from(time.as_nanos());
-            let (most_ns, tick_ns) = (ns(BETWEEN_LOOKS)?, ns(TICK)?);
-            bounds(&witnessed, &deliveries, most_ns, tick_ns)
-        } else {
-            // Handshakes are among the deliveries: totals are all there is.
-            Comparison {
-                witnessed: witnessed.len() as u64,
-                reported: deliveries.len() as u64,
-                ..Comparison::default()
-            }
-        };
+        comparison = judged(scenario, backend, &connections, &witnessed, &deliveries)?;
         totals(&connections, &sessions, &mut comparison);
         retransmissions(&connections, &sessions, &mut comparison);
     }
@@ -229,16 +214,53 @@ pub fn measure(
     if outcome.comparison.differences.is_empty() && outcome.retransmitted.witnesses_agree() {
         return Ok(measured(outcome));
     }
-    let kept = keep.join(format!("{}.pcap", scenario.name.replace([' ', '%'], "-")));
-    std::fs::copy(&file, &kept).with_context(|| format!("cannot keep {}", kept.display()))?;
-    if let Some(keylog) = keylog {
-        std::fs::copy(keylog, kept.with_extension("keys"))
-            .context("cannot keep the TLS secrets")?;
-    }
+    let kept = keep_capture(scenario, &file, keylog, keep)?;
     Ok(measured(Outcome {
         kept: Some(kept.to_string_lossy().into_owned()),
         ..outcome
     }))
+}
+
+/// Keeps a capture for looking into what differs.
+fn keep_capture(
+    scenario: &Scenario,
+    file: &Path,
+    keylog: Option<&Path>,
+    keep: &Path,
+) -> Result<PathBuf> {
+    let kept = keep.join(format!("{}.pcap", scenario.name.replace([' ', '%'], "-")));
+    std::fs::copy(file, &kept).with_context(|| format!("cannot keep {}", kept.display()))?;
+    if let Some(keylog) = keylog {
+        std::fs::copy(keylog, kept.with_extension("keys"))
+            .context("cannot keep the TLS secrets")?;
+    }
+    Ok(kept)
+}
+
+/// The deliveries against the capture, by the backend's promise.
+fn judged(
+    scenario: &Scenario,
+    backend: Backend,
+    connections: &[Connection],
+    witnessed: &[Witnessed],
+    deliveries: &[Delivery],
+) -> Result<Comparison> {
+    if backend.tells_deliveries() {
+        let every_phase = matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted);
+        let terms = Terms::new(backend, every_phase, connections);
+        return Ok(compare(witnessed, deliveries, &terms));
+    }
+    if scenario.protocol() == Protocol::Clear {
+        let ns = |time: Duration| u64::try_from(time.as_nanos());
+        let (most_ns, tick_ns) = (ns(BETWEEN_LOOKS)?, ns(TICK)?);
+        return Ok(bounds(witnessed, deliveries, most_ns, tick_ns));
+    }
+    // Handshakes are among the deliveries: totals are all there is.
+    Ok(Comparison {
+        witnessed: witnessed.len() as u64,
+        reported: deliveries.len() as u64,
+        ..Comparison::default()
+    })
 }
 
 /// A daemon of a scenario's own.
