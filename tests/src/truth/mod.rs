@@ -49,6 +49,8 @@ pub fn run(plan: &Plan) -> Result<Report> {
     let sockets = SocketWitness::start(dir.path())?;
     let settings = Settings {
         backend: Some(plan.backend.name()),
+        // Ended sessions are kept in a bounded number: others' load must not push these out.
+        ports: matrix::PORTS.to_vec(),
         ..Settings::default()
     };
     let within = plan.backend == Backend::Polled;
