@@ -111,8 +111,11 @@ pub struct Header {
     pub len: u16,
     /// One of [`backend`]: what measured it.
     pub backend: u8,
+    /// Zero; so is the next. No array, which the compiler would fill in a way that only privileged
+    /// programs may.
+    pub reserved: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved_too: u16,
 }
 
 /// The two ends of a session.
@@ -238,7 +241,9 @@ pub struct Delivery {
     /// One of [`ended`].
     pub ended: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_too: u16,
 }
 
 /// A session is over.
@@ -280,5 +285,9 @@ pub struct SessionEnd {
     /// One of [`ended`].
     pub ended: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_too: u16,
+    /// Zero.
+    pub reserved_as_well: u32,
 }

@@ -296,6 +296,7 @@ impl Session {
             .sndbuf_limited
             .wrapping_sub(self.base_clocks.sndbuf_limited);
         out.ended = self.ended;
-        out.reserved = [0; 3];
+        out.reserved = 0;
+        out.reserved_too = 0;
     }
 }

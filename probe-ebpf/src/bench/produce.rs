@@ -148,7 +148,8 @@ fn header<T>(kind: u8, t_ns: u64) -> Header {
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
         backend: backend::EXACT,
-        reserved: [0; 3],
+        reserved: 0,
+        reserved_too: 0,
     }
 }
 

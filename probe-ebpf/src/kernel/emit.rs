@@ -36,7 +36,8 @@ fn header<T>(kind: u8, now_ns: u64) -> Header {
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
         backend: BACKEND,
-        reserved: [0; 3],
+        reserved: 0,
+        reserved_too: 0,
     }
 }
 
@@ -232,6 +233,8 @@ pub fn session_end(s: &Session, now_ns: u64, ended: u8, totals: &Totals) {
     out.srtt_us = totals.srtt_us;
     out.min_rtt_us = totals.min_rtt_us;
     out.ended = ended;
-    out.reserved = [0; 7];
+    out.reserved = 0;
+    out.reserved_too = 0;
+    out.reserved_as_well = 0;
     entry.submit(bulk_wakeup());
 }
