@@ -116,7 +116,7 @@ impl Core {
     /// Runs until it is told to stop; then reads what is left and sends a last tick.
     pub(super) async fn run(mut self, mut inputs: Inputs) -> anyhow::Result<()> {
         let mut rings = self.watch_rings()?;
-        self.adopt();
+        self.adopt()?;
         let mut sweep = interval(SWEEP_INTERVAL);
         let mut second = interval(Duration::from_secs(1));
         let mut tick = interval(
@@ -136,7 +136,7 @@ impl Core {
                 }
                 () = inputs.stop.cancelled() => break,
                 Some(query) = inputs.queries.recv() => self.answer(query)?,
-                Some(reload) = inputs.reloads.recv() => self.reload(reload),
+                Some(reload) = inputs.reloads.recv() => self.reload(reload)?,
                 _ = sweep.tick() => {
                     match self.measuring.turn() {
                         Turn::Stay => {}
@@ -146,7 +146,7 @@ impl Core {
                             self.turn_off()?;
                         }
                         Turn::On => {
-                            self.turn_on();
+                            self.turn_on()?;
                             self.budget.begin_again();
                             rings = self.watch_rings()?;
                         }
@@ -213,25 +213,39 @@ impl Core {
     }
 
     /// The kill switch is off again.
-    fn turn_on(&mut self) {
+    fn turn_on(&mut self) -> anyhow::Result<()> {
         match self.measuring.put_up() {
             Ok(()) => {
                 tracing::info!("the kill switch is gone: measuring again");
                 self.desk.off.clear();
-                self.adopt();
+                self.adopt()?;
             }
             Err(err) => {
                 tracing::error!("the kill switch is gone, but nothing is measured: {err:#}");
                 self.desk.off = format!("the kill switch is gone, but: {err:#}");
             }
         }
+        Ok(())
     }
 
-    fn adopt(&mut self) {
+    fn adopt(&mut self) -> anyhow::Result<()> {
+        let ring = Ring::Bulk;
+        let desk = &mut self.desk;
         let Some(backend) = self.measuring.backend() else {
-            return;
+            return Ok(());
         };
-        match backend.adopt() {
+        if desk.intake.is_recorded() {
+            let now_ns = monotonic_ns()?;
+            desk.take(&Said::Drain { ring, now_ns });
+        }
+        let batch = &mut self.batch;
+        let adopted = backend.adopt(&mut |record| {
+            if batch.push(record) {
+                desk.take_records(ring, batch);
+            }
+        });
+        desk.take_records(ring, batch);
+        match adopted {
             Ok(0) => {}
             Ok(left_out) => tracing::warn!(
                 left_out,
@@ -240,6 +254,7 @@ impl Core {
             ),
             Err(err) => tracing::warn!("sessions that are open already stay unmeasured: {err:#}"),
         }
+        Ok(())
     }
 
     /// Takes at most `max` records out of a ring.
@@ -284,16 +299,17 @@ impl Core {
         Ok(())
     }
 
-    fn reload(&mut self, reload: Reload) {
+    fn reload(&mut self, reload: Reload) -> anyhow::Result<()> {
         let applied = self.measuring.apply(reload.settings);
         if applied.is_ok() {
             self.desk.take(&Said::Settings(reload.recorded));
             self.budget.set_limit(reload.budget_core_permille);
             // A wider filter lets in sessions that are open already.
-            self.adopt();
+            self.adopt()?;
         }
         // Whoever asked for it is this daemon, and waits.
         let _ = reload.reply.send(applied);
+        Ok(())
     }
 
     fn sweep(&mut self) -> anyhow::Result<()> {

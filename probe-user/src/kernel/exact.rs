@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData},
@@ -261,10 +261,7 @@ impl Backend for Exact {
     }
 
     fn drain(&mut self, ring: Ring, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize {
-        match &mut self.table {
-            Some(table) => table.drain_with(&mut self.maps, ring, max, sink),
-            None => self.maps.drain(ring, max, sink),
-        }
+        drain(&mut self.maps, &mut self.table, ring, max, sink)
     }
 
     fn sweep(&mut self) -> Result<()> {
@@ -280,20 +277,28 @@ impl Backend for Exact {
         }
     }
 
-    fn adopt(&mut self) -> Result<usize> {
-        match &self.adopt {
-            Some(adopt) => {
-                forget(&mut self.listeners).context("forgetting earlier listeners")?;
-                let needs_cookies = self.table.is_some();
-                namespaces::in_each(|| {
-                    if needs_cookies {
-                        make_cookies().context("naming the sessions that are open already")?;
-                    }
-                    Ok(adopt.run()?)
-                })
+    fn adopt(&mut self, sink: &mut dyn FnMut(Record<'_>)) -> Result<usize> {
+        // Longer than taking out what is there, shorter than filling the ring.
+        const PAUSE: Duration = Duration::from_millis(1);
+        let Some(adopt) = &self.adopt else {
+            return Ok(0);
+        };
+        forget(&mut self.listeners).context("forgetting earlier listeners")?;
+        let needs_cookies = self.table.is_some();
+        let (maps, table) = (&mut self.maps, &mut self.table);
+        thread::scope(|scope| {
+            let walk = scope.spawn(|| walk(adopt, needs_cookies));
+            loop {
+                let is_over = walk.is_finished();
+                drain(maps, table, Ring::Bulk, usize::MAX, sink);
+                if is_over {
+                    break;
+                }
+                thread::sleep(PAUSE);
             }
-            None => Ok(0),
-        }
+            walk.join()
+                .unwrap_or_else(|_| Err(anyhow!("the thread that walks the sockets panicked")))
+        })
     }
 
     fn half_open_give_ups(&mut self) -> Result<Vec<HalfOpenGiveUp>> {
@@ -318,7 +323,11 @@ impl Backend for Exact {
         self.maps.set_share(share)?;
         self.clocks.stop();
         // Sessions that are open have not asked for callbacks.
-        self.adopt().map(drop)
+        let Some(adopt) = &self.adopt else {
+            return Ok(());
+        };
+        forget(&mut self.listeners).context("forgetting earlier listeners")?;
+        walk(adopt, self.table.is_some()).map(drop)
     }
 
     fn counts(&mut self) -> Result<KernelCounts> {
@@ -329,6 +338,29 @@ impl Backend for Exact {
         counts.programs_skipped = self.sum_of(|counts| counts.recursion_misses)?;
         Ok(counts)
     }
+}
+
+fn drain(
+    maps: &mut Maps,
+    table: &mut Option<Table>,
+    ring: Ring,
+    max: usize,
+    sink: &mut dyn FnMut(Record<'_>),
+) -> usize {
+    match table {
+        Some(table) => table.drain_with(maps, ring, max, sink),
+        None => maps.drain(ring, max, sink),
+    }
+}
+
+/// Meets every socket of every network namespace; returns how many of those could not be entered.
+fn walk(adopt: &IterLink, needs_cookies: bool) -> Result<usize> {
+    namespaces::in_each(|| {
+        if needs_cookies {
+            make_cookies().context("naming the sessions that are open already")?;
+        }
+        Ok(adopt.run()?)
+    })
 }
 
 /// Takes everything out of the listeners' map: what listened at the last walk may not any more.

@@ -306,8 +306,9 @@ pub trait Backend: Send {
     fn sweep(&mut self) -> anyhow::Result<()>;
 
     /// Meets the sessions that were established before the programs were attached. Returns how
-    /// many network namespaces could not be entered.
-    fn adopt(&mut self) -> anyhow::Result<usize>;
+    /// many network namespaces could not be entered. What the bulk ring is told meanwhile goes to
+    /// `sink`: the starts of all sessions may be more than it holds.
+    fn adopt(&mut self, sink: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<usize>;
 
     /// Half-open sessions that were given up since the last call. To be called about once a
     /// second.

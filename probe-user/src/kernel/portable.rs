@@ -240,7 +240,7 @@ impl Backend for Portable {
 
     /// Callbacks are asked for when a session is established: those that are there already are
     /// never met.
-    fn adopt(&mut self) -> Result<usize> {
+    fn adopt(&mut self, _sink: &mut dyn FnMut(Record<'_>)) -> Result<usize> {
         Ok(0)
     }
 

@@ -4,6 +4,7 @@
 //! code serves the daemon, a recording and a test. What each number means: `docs/metrics.md`.
 
 pub mod cell;
+mod chunks;
 mod count;
 pub mod counters;
 pub mod delivery;

@@ -5,6 +5,7 @@
 //! ended. Ended ones stay for a few seconds, because the two rings are not ordered against each
 //! other: a cut delivery (hot) may be read after its session's end (bulk), and must find it.
 
+use super::chunks::Chunks;
 use super::index::Index;
 use super::session::Session;
 use crate::prefetch::prefetch;
@@ -49,9 +50,9 @@ struct Link {
 #[derive(Debug)]
 pub struct Sessions {
     index: Index,
-    slots: Vec<Session>,
+    slots: Chunks<Session>,
     /// Of the slot at the same place.
-    links: Vec<Link>,
+    links: Chunks<Link>,
     free: Vec<u32>,
     lists: [Ends; 3],
     max: usize,
@@ -61,8 +62,8 @@ impl Sessions {
     pub(super) fn new(max: usize) -> Self {
         Self {
             index: Index::new(),
-            slots: Vec::new(),
-            links: Vec::new(),
+            slots: Chunks::new(),
+            links: Chunks::new(),
             free: Vec::new(),
             lists: [Ends {
                 oldest: NONE,
@@ -90,10 +91,8 @@ impl Sessions {
 
     /// Sessions from place `from` on, each with its place; for reading the table in pieces.
     pub fn iter_from(&self, from: usize) -> impl Iterator<Item = (usize, &Session)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .skip(from)
+        (from..)
+            .zip(self.slots.iter_from(from))
             .filter(|(_, session)| session.list.is_some())
     }
 
@@ -104,7 +103,7 @@ impl Sessions {
 
     pub(super) fn find(&self, cookie: u64) -> Option<u32> {
         self.index
-            .find(cookie, |place| self.slots[place as usize].cookie == cookie)
+            .find(cookie, |place| self.slots[place].cookie == cookie)
     }
 
     /// A record of the session `cookies[at]`, made at about `now_ns`, is next, and those of the others
@@ -129,19 +128,19 @@ impl Sessions {
             *place = self.index.guess(*cookie).unwrap_or(NONE);
         }
         for place in places {
-            if let Some(session) = self.slots.get(place as usize) {
+            if let Some(session) = self.slots.get(place) {
                 // One of each line that a delivery's record needs.
                 prefetch(&session.cookie);
                 prefetch(&session.min_rtt_us);
             }
         }
         for place in places {
-            if let Some(session) = self.slots.get(place as usize)
+            if let Some(session) = self.slots.get(place)
                 && !session.may_stay(now_ns)
             {
-                let link = self.links[place as usize];
+                let link = self.links[place];
                 for neighbour in [link.older, link.newer] {
-                    if let Some(link) = self.links.get(neighbour as usize) {
+                    if let Some(link) = self.links.get(neighbour) {
                         prefetch(link);
                     }
                 }
@@ -150,7 +149,7 @@ impl Sessions {
     }
 
     pub(super) fn at(&mut self, place: u32) -> &mut Session {
-        &mut self.slots[place as usize]
+        &mut self.slots[place]
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -163,7 +162,7 @@ impl Sessions {
         const CHANCES: usize = 16;
         for _ in 0..CHANCES {
             let place = List::ALL.into_iter().find_map(|list| self.oldest(list))?;
-            let session = &self.slots[place as usize];
+            let session = &self.slots[place];
             if session.t_updated_ns <= session.t_listed_ns {
                 return Some(place);
             }
@@ -186,7 +185,7 @@ impl Sessions {
         let cookie = session.cookie;
         let list = session.proper_list();
         let place = if let Some(place) = self.free.pop() {
-            self.slots[place as usize] = *session;
+            self.slots[place] = *session;
             place
         } else {
             self.slots.push(*session);
@@ -203,7 +202,7 @@ impl Sessions {
 
     pub(super) fn remove(&mut self, place: u32) -> Session {
         self.unlink(place);
-        let session = self.slots[place as usize];
+        let session = self.slots[place];
         self.index.remove(session.cookie, place);
         self.free.push(place);
         session
@@ -211,7 +210,7 @@ impl Sessions {
 
     /// Puts a session, just heard of, at the new end of the list it belongs to.
     pub(super) fn touch(&mut self, place: u32, t_ns: u64) {
-        let session = &mut self.slots[place as usize];
+        let session = &mut self.slots[place];
         session.t_updated_ns = session.t_updated_ns.max(t_ns);
         let list = session.proper_list();
         if session.list == Some(list) && session.may_stay(session.t_updated_ns) {
@@ -222,35 +221,35 @@ impl Sessions {
     }
 
     fn link(&mut self, place: u32, list: List) {
-        let session = &mut self.slots[place as usize];
+        let session = &mut self.slots[place];
         session.list = Some(list);
         session.t_listed_ns = session.t_updated_ns;
         let ends = &mut self.lists[list as usize];
-        self.links[place as usize] = Link {
+        self.links[place] = Link {
             older: ends.newest,
             newer: NONE,
         };
         match ends.newest {
             NONE => ends.oldest = place,
-            newest => self.links[newest as usize].newer = place,
+            newest => self.links[newest].newer = place,
         }
         ends.newest = place;
         ends.len += 1;
     }
 
     fn unlink(&mut self, place: u32) {
-        let Some(list) = self.slots[place as usize].list.take() else {
+        let Some(list) = self.slots[place].list.take() else {
             return;
         };
-        let Link { older, newer } = self.links[place as usize];
+        let Link { older, newer } = self.links[place];
         let ends = &mut self.lists[list as usize];
         match older {
             NONE => ends.oldest = newer,
-            older => self.links[older as usize].newer = newer,
+            older => self.links[older].newer = newer,
         }
         match newer {
             NONE => ends.newest = older,
-            newer => self.links[newer as usize].older = older,
+            newer => self.links[newer].older = older,
         }
         ends.len -= 1;
     }

@@ -229,7 +229,7 @@ impl Backend for Scripted {
         Ok(())
     }
 
-    fn adopt(&mut self) -> anyhow::Result<usize> {
+    fn adopt(&mut self, _sink: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<usize> {
         self.script.state.lock().unwrap().adopted = true;
         Ok(0)
     }

@@ -14,6 +14,9 @@ use weir_tests::lab::process::Process;
 
 use crate::group::Group;
 
+/// Follows every session, whatever it costs: what it costs is what is measured.
+pub(crate) const WITHOUT_BUDGET: &str = "budget_core_permille = 0\n";
+
 /// Longer than any start takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use aya::sys::{Stats, enable_stats};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, WITHOUT_BUDGET};
 use crate::measure::Plan;
 use crate::observer::Tools;
 use crate::programs::{Empty, NAMES, Run, names_of, runs};
@@ -159,7 +159,12 @@ fn slot(scene: &Scene, tools: &Tools, span: Span, case: Case, weir: bool) -> Res
     let stats = enable_stats(Stats::RunTime).context("the kernel's statistics of programs")?;
     let (daemon, empty);
     let programs = if weir {
-        daemon = Daemon::start(&tools.weir, scene.lab.dir(), Some(&scene.observer), "")?;
+        daemon = Daemon::start(
+            &tools.weir,
+            scene.lab.dir(),
+            Some(&scene.observer),
+            WITHOUT_BUDGET,
+        )?;
         names_of(&daemon.ids("prog_id")?)?
     } else {
         empty = Empty::attach(&tools.programs)?;

@@ -12,7 +12,7 @@ use weir_tests::lab::link::Lab;
 use weir_tests::lab::process::{Process, wait_for};
 use weir_tests::lab::relay::DEVICE;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, WITHOUT_BUDGET};
 use crate::group::Group;
 use crate::programs::Empty;
 
@@ -93,7 +93,12 @@ impl Observer {
             Variant::Empty => Self::Empty {
                 _programs: Empty::attach(&tools.programs)?,
             },
-            Variant::Weir => Self::Weir(Daemon::start(&tools.weir, lab.dir(), Some(group), "")?),
+            Variant::Weir => Self::Weir(Daemon::start(
+                &tools.weir,
+                lab.dir(),
+                Some(group),
+                WITHOUT_BUDGET,
+            )?),
             Variant::Bpftrace => Self::Other {
                 process: bpftrace(lab.dir(), group)?,
                 _files: None,

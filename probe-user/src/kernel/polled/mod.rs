@@ -252,7 +252,7 @@ impl Backend for Polled {
         self.look()
     }
 
-    fn adopt(&mut self) -> Result<usize> {
+    fn adopt(&mut self, _sink: &mut dyn FnMut(Record<'_>)) -> Result<usize> {
         let failed = self.search()?;
         self.look()?;
         Ok(failed)
