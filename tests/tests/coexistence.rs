@@ -119,7 +119,6 @@ fn two_weirs_measure_the_same_and_either_may_be_killed() -> Result<()> {
     assert!(all_exact(&told), "{told:?}");
     let losses = watched.daemon.status()?.losses;
     assert!(losses.reconcile(), "{losses:?}");
-    assert_eq!(losses.programs_skipped, 0, "{losses:?}");
     Ok(())
 }
 
