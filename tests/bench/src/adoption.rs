@@ -14,7 +14,6 @@ use weir_tests::lab::link::Lab;
 use crate::daemon::Daemon;
 use crate::group::Group;
 use crate::hold::Held;
-use crate::machine::kilobytes;
 use crate::measure::Plan;
 use crate::observer::Tools;
 use crate::report::{Aim, Bound, Report, Samples, Table, Unit};
@@ -86,9 +85,10 @@ fn tell(sizes: &[usize], started: &[Vec<Started>], report: &mut Report) {
     )
     .note(
         "From the start of the process. Adoption and sweep by themselves, as weir's core calls \
-         them; a sweep comes every 250 ms. Kernel memory: growth of SUnreclaim (/proc/meminfo), \
-         because socket storage is made by kmalloc and no map's own figure counts it; user memory: \
-         the daemon's RssAnon. Both less what a start with no session takes.",
+         them; a sweep comes every 250 ms. Kernel memory: growth of the objects in use of the \
+         kmalloc-cg caches (/proc/slabinfo), because socket storage is made there and no map's own \
+         figure counts it; user memory: the daemon's RssAnon. Both less what a start with no session \
+         takes.",
     );
     let each = |at: usize, value: &dyn Fn(&Started) -> f64| -> Samples {
         Samples(started[at].iter().map(value).collect())
@@ -124,6 +124,7 @@ fn tell(sizes: &[usize], started: &[Vec<Started>], report: &mut Report) {
     let kernel = per_session(last, &|one| one.kernel_bytes);
     let user = per_session(last, &|one| one.user_bytes);
     report.tables.push(table);
+    let in_all = |user: f64| kernel.map(|kernel| (kernel + user) * 1e6 / MIB);
     report.aims.extend([
         Aim {
             what: format!(
@@ -136,22 +137,25 @@ fn tell(sizes: &[usize], started: &[Vec<Started>], report: &mut Report) {
             measured: user.clone(),
         },
         Aim {
-            what: "kernel and user space together, at 1,000,000 sessions (by these, a million \
-                   times)"
+            what: "kernel (by this start, a million times) and user space together, at 1,000,000 \
+                   sessions"
                 .into(),
             unit: Unit::Mebibytes,
             bound: Bound::AtMost,
             limit: 1024.0,
-            measured: Samples(
-                kernel
-                    .0
-                    .iter()
-                    .zip(&user.0)
-                    .map(|(kernel, user)| (kernel + user) * 1e6 / MIB)
-                    .collect(),
-            ),
+            measured: folded_at_a_million(report)
+                .or(user.median())
+                .map(in_all)
+                .unwrap_or_default(),
         },
     ]);
+}
+
+/// What the fold took for each of a million sessions, if that was measured.
+fn folded_at_a_million(report: &Report) -> Option<f64> {
+    let rows = &report.table("user")?.rows;
+    let row = rows.iter().find(|row| row.name == thousands(1_000_000))?;
+    row.cells.last()?.median()
 }
 
 fn start(tools: &Tools, dir: &Path, group: &Group, sessions: usize) -> Result<Started> {
@@ -228,8 +232,42 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// What the kernel has taken for itself and cannot give back.
+/// What the kernel's small allocations on somebody's account take, of which socket storage is made;
+/// before Linux 5.14 there is no telling them from others.
 fn kernel_bytes() -> Result<f64> {
-    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    Ok(kilobytes(&text, "SUnreclaim:")? as f64 * 1024.0)
+    let text = fs::read_to_string("/proc/slabinfo").context("reading /proc/slabinfo")?;
+    let prefix = ["kmalloc-cg-", "kmalloc-"]
+        .into_iter()
+        .find(|prefix| text.lines().any(|line| line.starts_with(prefix)))
+        .context("/proc/slabinfo tells of no kmalloc")?;
+    Ok(slab_bytes(&text, prefix))
+}
+
+/// Of the caches whose names begin so: objects in use times their size.
+fn slab_bytes(table: &str, prefix: &str) -> f64 {
+    let lines = table.lines().filter(|line| line.starts_with(prefix));
+    lines
+        .filter_map(|line| {
+            // name, objects in use, objects, size of one
+            let mut numbers = line.split_whitespace().skip(1);
+            let in_use: f64 = numbers.next()?.parse().ok()?;
+            let size: f64 = numbers.nth(1)?.parse().ok()?;
+            Some(in_use * size)
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_objects_in_use_of_the_caches_meant_are_counted() {
+        let table = "slabinfo - version: 2.1\n\
+                     # name <active_objs> <num_objs> <objsize> <objperslab>\n\
+                     kmalloc-cg-512 10 16 512 16 2 : tunables 0 0 0\n\
+                     kmalloc-cg-192 5 21 192 21 1 : tunables 0 0 0\n\
+                     kmalloc-512 100 128 512 16 2 : tunables 0 0 0\n";
+        assert!((slab_bytes(table, "kmalloc-cg-") - 6080.0).abs() < f64::EPSILON);
+    }
 }

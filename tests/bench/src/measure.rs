@@ -100,7 +100,7 @@ impl Plan {
         user_records: 2_000_000,
         latency_rounds: 2,
         latency_events: 1000,
-        open_sessions: &[1_000, 100_000],
+        open_sessions: &[1_000, 20_000],
         adoption_rounds: 1,
     };
 }
