@@ -99,7 +99,7 @@ pub fn session_start(s: &Session, handshake_us: u32, synack_retransmits: u32) {
     out.header = header::<SessionStart>(kind::SESSION_START, now_ns());
     out.cookie = s.cookie;
     out.t_established_ns = s.t_established_ns;
-    out.endpoints = s.endpoints;
+    out.endpoints.copy_from(&s.endpoints);
     out.handshake_us = handshake_us;
     out.synack_retransmits = synack_retransmits;
     out.flags = s.flags;
@@ -221,7 +221,7 @@ pub fn session_end(s: &Session, now_ns: u64, ended: u8, totals: &Totals) {
     out.t_established_ns = s.t_established_ns;
     out.received_bytes = totals.received_bytes;
     out.acked_bytes = totals.acked_bytes;
-    out.endpoints = s.endpoints;
+    out.endpoints.copy_from(&s.endpoints);
     out.deliveries = s.index;
     out.flags = s.flags;
     out.segments = totals.segments;
