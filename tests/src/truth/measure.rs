@@ -278,7 +278,7 @@ impl Own {
             ..Settings::default()
         };
         let dir = lab.dir().join("weir");
-        let daemon = Daemon::start_unprivileged(binary, &dir, &settings, &lab.server, &[])?;
+        let daemon = Daemon::start_unprivileged(binary, &dir, &settings, &lab.server, &[], &[])?;
         Ok(Self {
             sessions: daemon.note_sessions()?,
             follower: daemon.follow()?,
