@@ -123,8 +123,8 @@ pub struct Comparison {
     pub phase_differs: u64,
     /// Busy periods not marked so, or other kinds mixed up.
     pub kind_differs: u64,
-    /// Pairs in which weir counts a TLS handshake's last flight with the first request, where its
-    /// way of measuring may.
+    /// Pairs in which weir counts a TLS handshake's last flight with another delivery than the
+    /// capture does, where its way of measuring may.
     pub merged: u64,
     /// Sessions whose acknowledged bytes differ.
     pub totals_differ: u64,
@@ -245,9 +245,15 @@ pub fn compare(witnessed: &[Witnessed], reported: &[Delivery], terms: &Terms) ->
     result
 }
 
-/// Takes a TLS handshake's last flight, of `most_bytes` at the most, out of a delivery that may be
-/// counted with it: the times are then the flight's, and no later than the request's.
+/// Puts a TLS handshake's last flight, of `most_bytes` at the most, where the capture has it: the
+/// client's may have come together with the request, and the server's (its session tickets) may
+/// then be counted with either. If with the request, the times are the flight's, and no later.
 fn unmerge(witnessed: &Witnessed, delivery: &mut Delivery, most_bytes: u64) -> bool {
+    let less = witnessed.acked_bytes.saturating_sub(delivery.acked_bytes);
+    if delivery.tls && (1..=most_bytes).contains(&less) {
+        delivery.acked_bytes += less;
+        return true;
+    }
     let more = delivery.acked_bytes.saturating_sub(witnessed.acked_bytes);
     let is_merged = delivery.tls
         && (1..=most_bytes).contains(&more)

@@ -20,8 +20,8 @@ pub enum Backend {
     #[default]
     Exact,
     /// The same, but for times that are marked as bounds: they are no earlier than it was.
-    /// A TLS handshake's last flight that comes together with
-    /// the first request may be counted with it.
+    /// Where the client's last flight of a TLS handshake comes together with the first request, it
+    /// and the server's session tickets may be counted with the request or with the handshake.
     Portable,
     /// Every session's bytes and retransmissions. Every time is marked as a bound, no earlier
     /// than it was but for a tick, and later by the time between two looks at the most. What is between two
@@ -49,7 +49,7 @@ impl Backend {
         self != Self::Exact
     }
 
-    /// Whether a TLS handshake's last flight may be counted with the first request.
+    /// Whether a TLS handshake's last flight may be counted with the first request, or not.
     pub fn merges_handshake(self) -> bool {
         self == Self::Portable
     }
