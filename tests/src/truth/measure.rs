@@ -124,6 +124,8 @@ pub fn measure(
     let lab = Lab::with_relay(Shape::default(), scenario.seed)?;
     let since = unix_ns()?;
     lab.set_congestion_control(scenario.congestion_control)?;
+    let servers = scenario.serve(&lab)?;
+    // Who looks now and then has to have looked since the servers listen.
     let own = match weir {
         Some(Weir::Within(binary)) => Some(Own::start(binary, &lab, backend, quiet_gap_ms)?),
         _ => None,
@@ -134,7 +136,6 @@ pub fn measure(
         (None, Some(Weir::Beside(watched))) => Some(watched),
         _ => None,
     };
-    let servers = scenario.serve(&lab)?;
     let capture = Capture::start(
         &lab,
         match scenario.protocol() {
