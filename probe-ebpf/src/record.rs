@@ -111,8 +111,11 @@ pub struct Header {
     pub len: u16,
     /// One of [`backend`]: what measured it.
     pub backend: u8,
+    /// Zero; so is the next. No array, which the compiler would fill in a way that only privileged
+    /// programs may.
+    pub reserved: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved_too: u16,
 }
 
 /// The two ends of a session.
@@ -132,6 +135,20 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// Takes another's place, word by word: a copy as a whole becomes a call, in which pointers
+    /// are compared, as only privileged programs may.
+    #[inline(always)]
+    pub fn copy_from(&mut self, from: &Self) {
+        let to: &mut [u32; 10] = bytemuck::must_cast_mut(self);
+        let from: &[u32; 10] = bytemuck::must_cast_ref(from);
+        let mut i = 0;
+        while i < 10 {
+            // SAFETY: both are references; volatile, so that the words stay words.
+            unsafe { core::ptr::write_volatile(&raw mut to[i], from[i]) };
+            i += 1;
+        }
+    }
+
     /// The client's address is IPv4.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
@@ -238,7 +255,9 @@ pub struct Delivery {
     /// One of [`ended`].
     pub ended: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_too: u16,
 }
 
 /// A session is over.
@@ -280,5 +299,9 @@ pub struct SessionEnd {
     /// One of [`ended`].
     pub ended: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: u8,
+    /// Zero.
+    pub reserved_too: u16,
+    /// Zero.
+    pub reserved_as_well: u32,
 }

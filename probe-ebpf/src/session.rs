@@ -272,7 +272,7 @@ impl Session {
         out.request_bytes = self.request_bytes;
         out.acked_bytes = self.acked_bytes;
         out.written_bytes = self.acked_bytes + u64::from(end.wrapping_sub(self.acked_seq));
-        out.endpoints = self.endpoints;
+        out.endpoints.copy_from(&self.endpoints);
         out.index = self.index;
         out.flags = flags;
         out.segments = gauges.segments.wrapping_sub(self.base_segments);
@@ -296,6 +296,7 @@ impl Session {
             .sndbuf_limited
             .wrapping_sub(self.base_clocks.sndbuf_limited);
         out.ended = self.ended;
-        out.reserved = [0; 3];
+        out.reserved = 0;
+        out.reserved_too = 0;
     }
 }

@@ -140,7 +140,8 @@ impl Daemon {
         Self::start_by(Command::new(binary), None, &[], binary, dir, settings)
     }
 
-    /// Starts `weir run ARGS` inside a namespace as a user without any privilege, and waits until
+    /// Starts `weir run ARGS` inside a namespace as a user without privilege but for `capabilities`
+    /// (as setpriv(1) names them), and waits until
     /// it answers.
     ///
     /// # Errors
@@ -150,6 +151,7 @@ impl Daemon {
         dir: &Path,
         settings: &Settings,
         netns: &Netns,
+        capabilities: &[&str],
         args: &[&str],
     ) -> Result<Self> {
         const NOBODY: u32 = 65_534;
@@ -168,7 +170,15 @@ impl Daemon {
             "--regid",
             &NOBODY.to_string(),
         ]);
-        command.args(["--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        let mut held = "-all".to_owned();
+        for capability in capabilities {
+            held.push_str(",+");
+            held.push_str(capability);
+        }
+        command.arg("--clear-groups");
+        for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+            command.args([set, &held]);
+        }
         command.arg(&copy);
         Self::start_by(command, Some(netns), args, binary, dir, settings)
     }

@@ -26,7 +26,7 @@ use weir_tests::record::Delivery;
 use weir_tests::watched::{
     DISTANT, PATIENCE, Watched, binary, kernel_objects, settings, still_there, v4,
 };
-use weir_tests::weir::{Daemon, doctor};
+use weir_tests::weir::{Daemon, Settings, doctor};
 
 const PATHS: [&str; 3] = ["/f/30000", "/f/500", "/f/300000"];
 
@@ -119,7 +119,6 @@ fn two_weirs_measure_the_same_and_either_may_be_killed() -> Result<()> {
     assert!(all_exact(&told), "{told:?}");
     let losses = watched.daemon.status()?.losses;
     assert!(losses.reconcile(), "{losses:?}");
-    assert_eq!(losses.programs_skipped, 0, "{losses:?}");
     Ok(())
 }
 
@@ -196,6 +195,43 @@ fn agents_that_add_their_flags_keep_them_and_so_does_weir() -> Result<()> {
     drop(later);
     let told = exchanges(&watched, port)?;
     assert!(all_exact(&told), "{told:?}");
+    Ok(())
+}
+
+#[test]
+fn the_portable_programs_share_the_cgroup_with_agents_and_with_an_exact_weir() -> Result<()> {
+    let port = own_port(7);
+    let lab = Lab::with_relay(DISTANT, 1)?;
+    let flags = STATE_FLAG | RTT_FLAG;
+    let attach = || {
+        Agent::attach(&cgroup_root()?, port, flags, Manner::Adds, Hold::Beside).context("an agent")
+    };
+    let earlier = attach()?;
+    let portable = Settings {
+        backend: Some("portable"),
+        ..settings()
+    };
+    let watched = Watched::new(lab, &portable)?;
+    let later = attach()?;
+    let other = Daemon::start(&binary(), &watched.lab.dir().join("other"), &settings())?;
+    let _server = BlockingServer::v4(&watched.lab.server, port, Mode::KeepAlive)?;
+    let told = exchanges(&watched, port)?;
+    for agent in [&earlier, &later] {
+        wait_for("the last change of state", PATIENCE, || {
+            Ok(agent.callbacks(STATE_CB)? >= 8)
+        })?;
+        assert!(agent.callbacks(RTT_CB)? > 5, "no more callbacks");
+        assert_eq!(agent.flags_gone()?, 0, "its own flags were taken away");
+    }
+    let session = told.first().context("none")?.session;
+    let by_portable = watched.daemon.sessions()?;
+    let by_exact = other.sessions()?;
+    for (backend, sessions) in [("portable", by_portable), ("exact", by_exact)] {
+        let found = sessions.iter().find(|told| told.session == session);
+        let found = found.with_context(|| format!("{backend} knows nothing of it"))?;
+        assert_eq!(found.backend, backend);
+        assert_eq!(found.deliveries, PATHS.len() as u64, "{found:?}");
+    }
     Ok(())
 }
 

@@ -30,6 +30,7 @@ fn beside(watched: &Watched) -> Result<Daemon> {
         &watched.lab.dir().join("polled"),
         &settings(),
         &watched.lab.server,
+        &[],
         &["--backend", "polled"],
     )
 }

@@ -24,7 +24,7 @@ pub(crate) enum Step {
     Host,
     /// weir-tests: the lab in network namespaces, as root
     Kernel,
-    /// `truth --quick`, as root
+    /// `truth --quick` of each way of measuring, as root
     Truth,
 }
 
@@ -33,7 +33,15 @@ pub(crate) fn run(only: Option<Step>) -> Result<()> {
     let all: Vec<(Step, steps::Step<'_>)> = vec![
         (Step::Host, ("tests on the host", Box::new(host))),
         (Step::Kernel, ("tests on the kernel", Box::new(kernel))),
-        (Step::Truth, ("truth, quick", Box::new(truth))),
+        (Step::Truth, ("truth, quick", Box::new(|| truth("exact")))),
+        (
+            Step::Truth,
+            ("truth, quick, portable", Box::new(|| truth("portable"))),
+        ),
+        (
+            Step::Truth,
+            ("truth, quick, polled", Box::new(|| truth("polled"))),
+        ),
     ];
     let mut chosen: Vec<steps::Step<'_>> = vec![(
         "setup",
@@ -107,9 +115,11 @@ fn test_programs(messages: &[u8]) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-fn truth() -> Result<()> {
+fn truth(backend: &str) -> Result<()> {
     let weir = release_weir()?;
-    run_to_end(lab_command("truth", &weir)?.arg("--quick"))
+    let mut command = lab_command("truth", &weir)?;
+    command.args(["--quick", "--backend", backend, "--out"]);
+    run_to_end(command.arg(workspace().join("target/truth").join(backend)))
 }
 
 #[cfg(test)]

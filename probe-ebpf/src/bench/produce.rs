@@ -148,7 +148,8 @@ fn header<T>(kind: u8, t_ns: u64) -> Header {
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
         backend: backend::EXACT,
-        reserved: [0; 3],
+        reserved: 0,
+        reserved_too: 0,
     }
 }
 
@@ -245,7 +246,8 @@ impl Subject {
         } else {
             ended::CLIENT_RST
         };
-        out.reserved = [0; 3];
+        out.reserved = 0;
+        out.reserved_too = 0;
     }
 
     #[inline(always)]
@@ -271,7 +273,9 @@ impl Subject {
         out.srtt_us = 25_000;
         out.min_rtt_us = 20_000;
         out.ended = ended::CLIENT_FIN;
-        out.reserved = [0; 7];
+        out.reserved = 0;
+        out.reserved_too = 0;
+        out.reserved_as_well = 0;
         entry.submit(NO_WAKEUP);
         Some(())
     }

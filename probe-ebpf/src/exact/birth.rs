@@ -112,7 +112,7 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     };
     count(Counter::SessionsTracked);
     s.cookie = cookie;
-    s.endpoints = endpoints;
+    s.endpoints.copy_from(&endpoints);
     s.t_established_ns = now_ns;
     s.flags = flags;
     if !endpoints.is_v4() {

@@ -36,7 +36,8 @@ fn header<T>(kind: u8, now_ns: u64) -> Header {
         version: ABI_VERSION,
         len: size_of::<T>() as u16,
         backend: BACKEND,
-        reserved: [0; 3],
+        reserved: 0,
+        reserved_too: 0,
     }
 }
 
@@ -98,7 +99,7 @@ pub fn session_start(s: &Session, handshake_us: u32, synack_retransmits: u32) {
     out.header = header::<SessionStart>(kind::SESSION_START, now_ns());
     out.cookie = s.cookie;
     out.t_established_ns = s.t_established_ns;
-    out.endpoints = s.endpoints;
+    out.endpoints.copy_from(&s.endpoints);
     out.handshake_us = handshake_us;
     out.synack_retransmits = synack_retransmits;
     out.flags = s.flags;
@@ -220,7 +221,7 @@ pub fn session_end(s: &Session, now_ns: u64, ended: u8, totals: &Totals) {
     out.t_established_ns = s.t_established_ns;
     out.received_bytes = totals.received_bytes;
     out.acked_bytes = totals.acked_bytes;
-    out.endpoints = s.endpoints;
+    out.endpoints.copy_from(&s.endpoints);
     out.deliveries = s.index;
     out.flags = s.flags;
     out.segments = totals.segments;
@@ -232,6 +233,8 @@ pub fn session_end(s: &Session, now_ns: u64, ended: u8, totals: &Totals) {
     out.srtt_us = totals.srtt_us;
     out.min_rtt_us = totals.min_rtt_us;
     out.ended = ended;
-    out.reserved = [0; 7];
+    out.reserved = 0;
+    out.reserved_too = 0;
+    out.reserved_as_well = 0;
     entry.submit(bulk_wakeup());
 }

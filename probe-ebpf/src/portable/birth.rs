@@ -35,7 +35,7 @@ pub fn established(ctx: &SockOpsContext, now_ns: u64) -> bool {
     let ops = ctx.ops;
     let s = &mut kept.session;
     s.cookie = cookie;
-    s.endpoints = endpoints;
+    s.endpoints.copy_from(&endpoints);
     s.t_established_ns = now_ns;
     if !endpoints.is_v4() {
         s.flags = flag::IPV6;

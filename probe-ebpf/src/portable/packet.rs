@@ -1,5 +1,7 @@
 //! A packet of a session: which segment it is.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{helpers::generated::bpf_skb_load_bytes, programs::SkBuffContext};
 use probe_ebpf::drive::Segment;
 
@@ -47,8 +49,10 @@ pub fn first_bytes(ctx: &SkBuffContext, seq: u32) -> Option<[u8; 3]> {
 
 #[inline(always)]
 fn load<const LEN: usize>(ctx: &SkBuffContext, offset: u32) -> Option<[u8; LEN]> {
-    let mut bytes = [0u8; LEN];
-    // SAFETY: the helper checks the packet's length and writes as many bytes as there is room for.
+    // Not zeroed first: that would be a call that moves a pointer in a loop.
+    let mut bytes = MaybeUninit::<[u8; LEN]>::uninit();
+    // SAFETY: the helper checks the packet's length and writes as many bytes as there is room for:
+    // the packet's, or zeros if it is shorter.
     let result = unsafe {
         bpf_skb_load_bytes(
             ctx.skb.skb.cast_const().cast(),
@@ -57,5 +61,9 @@ fn load<const LEN: usize>(ctx: &SkBuffContext, offset: u32) -> Option<[u8; LEN]>
             LEN as u32,
         )
     };
-    (result == 0).then_some(bytes)
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: written just now.
+    Some(unsafe { bytes.assume_init() })
 }

@@ -1,6 +1,6 @@
 //! `weir record`: takes what a daemon passes on and keeps it in a file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -161,17 +161,30 @@ fn create(path: &Path, force: bool) -> Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600);
     if force {
-        options.create(true).truncate(true);
+        // Not before it is certain that nobody else is writing it.
+        options.create(true);
     } else {
         options.create_new(true);
     }
-    options.open(path).map_err(|err| match err.kind() {
+    let file = options.open(path).map_err(|err| match err.kind() {
         io::ErrorKind::AlreadyExists => anyhow::anyhow!(
             "{} is there already; name another file, or write over it with --force",
             path.display()
         ),
         _ => anyhow::Error::from(err).context(format!("cannot create {}", path.display())),
-    })
+    })?;
+    file.try_lock().map_err(|err| match err {
+        TryLockError::WouldBlock => anyhow::anyhow!(
+            "{} is being written by another recorder; name another file",
+            path.display()
+        ),
+        TryLockError::Error(err) => {
+            anyhow::Error::from(err).context(format!("cannot lock {}", path.display()))
+        }
+    })?;
+    file.set_len(0)
+        .with_context(|| format!("cannot write over {}", path.display()))?;
+    Ok(file)
 }
 
 /// Bytes, with K, M or G for 1024, 1024² or 1024³ of them.

@@ -12,6 +12,10 @@ use crate::kernel::{Backend, Statistics, WHOLE};
 /// Between two measurements. One takes from one call of [`Budget::keep`] to the next, and not all
 /// the time, because the kernel's statistics cost too.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// One that is shorter tells of what happened to happen, not of what goes on.
+const LEAST_SPAN: Duration = Duration::from_millis(200);
+/// Loading and adopting are over by then.
+const FIRST: Duration = Duration::from_millis(500);
 
 pub(super) struct Budget {
     governor: Governor,
@@ -34,7 +38,7 @@ impl Budget {
         Self {
             governor: Governor::new(limit_core_permille),
             measurement: None,
-            next: Instant::now(),
+            next: Instant::now() + FIRST,
             begun: Instant::now(),
             status: v1::BudgetStatus::default(),
         }
@@ -103,6 +107,10 @@ impl Budget {
             });
             return Ok(());
         };
+        if now - measurement.since < LEAST_SPAN {
+            self.measurement = Some(measurement);
+            return Ok(());
+        }
         self.next = now + INTERVAL;
         let run_time = backend.run_time()?.unwrap_or_default();
         let ran = run_time.saturating_sub(measurement.run_time);

@@ -20,8 +20,8 @@ use probe_ebpf::{
 };
 
 use super::{
-    Backend, BackendKind, HalfOpenGiveUp, IterLink, KernelCounts, Options, Probe, Record, Ring,
-    Settings,
+    Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Options, Probe, Record,
+    Ring, Settings,
     half_open::HalfOpenTable,
     maps::{Maps, take},
     namespaces,
@@ -101,7 +101,12 @@ impl Exact {
     /// already there wait for [`Backend::adopt`].
     pub fn load(options: &Options, settings: &Settings) -> Result<Self> {
         let object = Object::of_this_kernel();
-        let (mut ebpf, probes, clocks) = load_programs(object, options)?;
+        let Loaded {
+            mut ebpf,
+            probes,
+            clocks,
+            maps,
+        } = load_programs(object, options, settings)?;
         if let Some(probe) = probes::missing_required(&probes) {
             bail!("{}: {}", probe.name, probe.reason);
         }
@@ -126,7 +131,7 @@ impl Exact {
             logger,
             probes,
             clocks,
-            maps: Maps::take(&mut ebpf)?,
+            maps,
             table,
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
             half_open: HalfOpenTable::new(take(&mut ebpf, "HALF_OPEN")?)?,
@@ -161,8 +166,18 @@ impl Exact {
 pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     let options = Options::smallest();
     let object = Object::of_this_kernel();
-    match load_programs(object, &options) {
-        Ok((_ebpf, probes, _clocks)) => {
+    let no_session = Settings {
+        deadline_ms: 0,
+        quiet_gap_ms: 0,
+        progress_ms: 0,
+        filter: Filter {
+            // None has this port.
+            ports: vec![0],
+            ..Filter::default()
+        },
+    };
+    match load_programs(object, &options, &no_session) {
+        Ok(Loaded { probes, .. }) => {
             let works = probes::missing_required(&probes).is_none();
             (probes, works)
         }
@@ -170,7 +185,15 @@ pub(super) fn try_programs() -> (Vec<Probe>, bool) {
     }
 }
 
-fn load_programs(object: Object, options: &Options) -> Result<(Ebpf, Vec<Probe>, Clocks)> {
+/// Programs in the kernel, attached.
+struct Loaded {
+    ebpf: Ebpf,
+    probes: Vec<Probe>,
+    clocks: Clocks,
+    maps: Maps,
+}
+
+fn load_programs(object: Object, options: &Options, settings: &Settings) -> Result<Loaded> {
     let offsets = Offsets::of_running_kernel()?;
     offsets.check()?;
     for spec in offsets.absent() {
@@ -196,8 +219,17 @@ fn load_programs(object: Object, options: &Options) -> Result<(Ebpf, Vec<Probe>,
     let mut ebpf = loader
         .load(object.bytes())
         .context("making the maps; needs CAP_BPF and CAP_PERFMON, or root")?;
+    // In force before the first program sees a session.
+    let mut maps = Maps::take(&mut ebpf)?;
+    maps.apply(settings)
+        .context("the configured filter cannot be put in force")?;
     let (probes, clocks) = probes::attach_all(object, &mut ebpf, &btf);
-    Ok((ebpf, probes, clocks))
+    Ok(Loaded {
+        ebpf,
+        probes,
+        clocks,
+        maps,
+    })
 }
 
 /// Links an iterator, if its program could be loaded.

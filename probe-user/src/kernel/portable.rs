@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
     maps::HashMap,
@@ -21,6 +21,7 @@ use super::{
     Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Options, Probe, Record, Ring,
     Settings, Verdict, cgroup,
     maps::{Maps, take},
+    probes::gist,
     sys,
     table::Table,
 };
@@ -37,7 +38,11 @@ const HOOK: &str = "cgroup/sock_ops, cgroup_skb/ingress, cgroup_skb/egress";
 const SINCE: &str = "5.10";
 
 /// What the program does not tell, which the exact ones do.
-const NOT_TOLD: [(&str, &str); 2] = [
+const NOT_TOLD: [(&str, &str); 3] = [
+    (
+        "whether the application limited a rate",
+        "the delivery rate, which tells of the path only where it did not",
+    ),
     (
         "what is written and not yet sent",
         "the last write: the last segment's sending stands for it; time limited by receiver \
@@ -159,11 +164,20 @@ fn load_program(options: &Options) -> Result<Ebpf> {
         .map_max_entries("SESSIONS", options.max_sessions)
         .load(PROGRAM)
         .context("making the maps; needs CAP_BPF and CAP_NET_ADMIN, or root")?;
-    program::<SockOps>(&mut ebpf, CALLBACKS)?.load()?;
+    program::<SockOps>(&mut ebpf, CALLBACKS)?
+        .load()
+        .map_err(short)?;
     for packets in [ARRIVALS, DEPARTURES] {
-        program::<CgroupSkb>(&mut ebpf, packets)?.load()?;
+        program::<CgroupSkb>(&mut ebpf, packets)?
+            .load()
+            .map_err(short)?;
     }
     Ok(ebpf)
+}
+
+/// An error without the verifier's whole log.
+fn short(error: ProgramError) -> anyhow::Error {
+    anyhow!(gist(&format!("{:#}", anyhow::Error::from(error))))
 }
 
 /// Whether the program can be loaded and attached here: tries it, and takes it out again.

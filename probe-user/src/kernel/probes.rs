@@ -342,7 +342,7 @@ fn is_absent(error: &anyhow::Error) -> bool {
 }
 
 /// An error may carry the verifier's whole log; its last words say why, the rest is for the log.
-fn gist(text: &str) -> String {
+pub(super) fn gist(text: &str) -> String {
     // How the log ends, whatever went wrong.
     const SUMMARY: [&str; 4] = ["processed ", "stack depth ", "verification time ", ": "];
     let Some((head, verifier)) = text.split_once("Verifier output:") else {

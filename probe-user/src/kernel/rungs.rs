@@ -34,7 +34,7 @@ impl BackendKind {
                 bounded: "the last write, by the last segment sent; the kind of a retransmission, \
                           by what is lost then",
                 lost: "sessions from before the daemon, telling resets and timeouts from other \
-                       ends, half-open sessions, network namespaces, time limited by receiver \
+                       ends, half-open sessions, network namespaces, delivery rates, time limited by receiver \
                        window and send buffer",
                 needs: "Linux 5.10, cgroup v2; CAP_BPF and CAP_NET_ADMIN, or root; no BTF",
             },

@@ -199,7 +199,8 @@ impl Table {
             version: ABI_VERSION,
             len: u16::try_from(size_of::<T>()).unwrap_or(u16::MAX),
             backend: self.backend,
-            reserved: [0; 3],
+            reserved: 0,
+            reserved_too: 0,
         }
     }
 

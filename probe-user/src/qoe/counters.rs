@@ -51,7 +51,9 @@ counters! {
     sessions_adopted,
     /// Sessions of both kinds that are over.
     sessions_ended,
-    /// Of those, closed first by the client.
+    /// Of those, left out for a time to keep within the budget: the deliveries are a sample then.
+    sessions_left_out,
+    /// Closed first by the client.
     ended_client_fin,
     /// Closed first by the server.
     ended_server_fin,

@@ -304,6 +304,7 @@ impl Fold {
             }
         }
         counters.sessions_ended += 1;
+        counters.sessions_left_out += u64::from(record.flags & flag::LEFT_OUT != 0);
         *match record.ended {
             ended::CLIENT_FIN => &mut counters.ended_client_fin,
             ended::SERVER_FIN => &mut counters.ended_server_fin,

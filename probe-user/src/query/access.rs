@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -132,9 +132,10 @@ impl Socket {
         let lock = lock(&lock_path, path)?;
         // From here on, only a dead daemon's socket can be there.
         match fs::symlink_metadata(path) {
-            Ok(found) if found.file_type().is_dir() => {
-                anyhow::bail!("query.socket {} is a directory", path.display())
-            }
+            Ok(found) if !found.file_type().is_socket() => anyhow::bail!(
+                "query.socket {} is there and is no socket: name another path, or remove it",
+                path.display()
+            ),
             Ok(_) => fs::remove_file(path)
                 .with_context(|| format!("cannot remove the stale socket {}", path.display()))?,
             Err(_) => {}

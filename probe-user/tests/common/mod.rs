@@ -382,10 +382,16 @@ where
 }
 
 pub fn header(kind: u8, t_ns: u64) -> Header {
+    let len = match kind {
+        kind::SESSION_START => size_of::<SessionStart>(),
+        kind::SESSION_END => size_of::<SessionEnd>(),
+        _ => size_of::<Delivery>(),
+    };
     Header {
         t_ns,
         kind,
         version: ABI_VERSION,
+        len: u16::try_from(len).expect("a record is short"),
         ..Header::default()
     }
 }

@@ -16,6 +16,9 @@ struct Args {
     /// The binary to measure (default: the environment's `WEIR_BIN`)
     #[arg(long, value_name = "PATH")]
     weir: Option<PathBuf>,
+    /// The way of measuring, by whose promise it is judged
+    #[arg(long, value_name = "NAME", default_value = "exact")]
+    backend: truth::promise::Backend,
     /// A few hundred deliveries in a minute and a half instead of thousands
     #[arg(long)]
     quick: bool,
@@ -32,7 +35,7 @@ struct Args {
         value_name = "DIR",
         num_args = 0..=1,
         default_missing_value = "tests/recordings",
-        conflicts_with_all = ["quick", "witnesses"]
+        conflicts_with_all = ["quick", "witnesses", "backend"]
     )]
     record: Option<PathBuf>,
     /// Where report.json and the captures of what differs go
@@ -61,6 +64,7 @@ fn main() -> Result<ExitCode> {
     }
     let plan = truth::Plan {
         weir,
+        backend: args.backend,
         quick: args.quick,
         only: args.only,
         out: args.out,

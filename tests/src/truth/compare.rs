@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::witness::{Kind, Phase, Witnessed};
-use crate::record::Delivery;
+use super::promise::Backend;
+use super::witness::{Connection, Kind, Phase, Witnessed};
+use crate::record::{Delivery, Session};
 
 /// What counts as the same time.
 pub const TOLERANCE_NS: u64 = 1_000_000;
@@ -24,9 +25,32 @@ pub struct Measure {
     pub worst_us: u64,
     /// Pairs in which only one side has it; they are not within 1 ms.
     pub one_sided: u64,
+    /// Marked as bounds, and no earlier than it was; not among those compared.
+    pub bounds: u64,
+    /// Marked as bounds that do not hold.
+    pub bounds_broken: u64,
 }
 
 impl Measure {
+    /// A time that is marked as a bound: no earlier than it was, but for `least_ns`, and later by
+    /// `most_ns` at the most.
+    fn add_bound(
+        &mut self,
+        witnessed_ns: u64,
+        weir_ns: u64,
+        most_ns: u64,
+        least_ns: u64,
+    ) -> Option<String> {
+        let latest_ns = witnessed_ns.saturating_add(most_ns);
+        if weir_ns.saturating_add(least_ns) >= witnessed_ns && weir_ns <= latest_ns {
+            self.bounds += 1;
+            return None;
+        }
+        self.bounds_broken += 1;
+        let apart_ms = (i128::from(weir_ns) - i128::from(witnessed_ns)) as f64 / 1e6;
+        Some(format!("{apart_ms:+.3} ms, which is no bound"))
+    }
+
     fn add(&mut self, witnessed_ns: Option<u64>, weir_ns: u64) -> Option<String> {
         match (witnessed_ns, weir_ns) {
             (None, 0) => None,
@@ -60,6 +84,8 @@ impl Measure {
         self.within_1ms += other.within_1ms;
         self.worst_us = self.worst_us.max(other.worst_us);
         self.one_sided += other.one_sided;
+        self.bounds += other.bounds;
+        self.bounds_broken += other.bounds_broken;
     }
 
     /// Share within 1 ms; 1 if nothing was compared.
@@ -97,6 +123,11 @@ pub struct Comparison {
     pub phase_differs: u64,
     /// Busy periods not marked so, or other kinds mixed up.
     pub kind_differs: u64,
+    /// Pairs in which weir counts a TLS handshake's last flight with another delivery than the
+    /// capture does, where its way of measuring may.
+    pub merged: u64,
+    /// Sessions whose acknowledged bytes differ.
+    pub totals_differ: u64,
     /// Weir says of so many times that they are bounds.
     pub bounded: u64,
     /// What differs, in words.
@@ -127,17 +158,42 @@ impl Comparison {
         self.bytes_differ += other.bytes_differ;
         self.phase_differs += other.phase_differs;
         self.kind_differs += other.kind_differs;
+        self.merged += other.merged;
+        self.totals_differ += other.totals_differ;
         self.bounded += other.bounded;
     }
 }
 
-/// Compares. `every_phase`: what every delivery must end as, where packets cannot tell (they do
-/// not show what was written and never sent).
-pub fn compare(
-    witnessed: &[Witnessed],
-    reported: &[Delivery],
-    every_phase: Option<Phase>,
-) -> Comparison {
+/// By what deliveries are held against the capture.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Whose promise.
+    pub backend: Backend,
+    /// What every delivery must end as, where packets cannot tell (they do not show what was
+    /// written and never sent).
+    pub every_phase: Option<Phase>,
+    /// Acknowledged bytes of a connection that are in no delivery: the TLS handshake's.
+    pub handshakes: BTreeMap<(SocketAddr, SocketAddr), u64>,
+}
+
+impl Terms {
+    /// For a capture's connections.
+    pub fn new(backend: Backend, every_phase: Option<Phase>, connections: &[Connection]) -> Self {
+        let outside = |connection: &Connection| {
+            let inside: u64 = connection.deliveries.iter().map(|d| d.acked_bytes).sum();
+            let ends = (connection.client, connection.server);
+            (ends, connection.acked_bytes.saturating_sub(inside))
+        };
+        Self {
+            backend,
+            every_phase,
+            handshakes: connections.iter().map(outside).collect(),
+        }
+    }
+}
+
+/// Compares every delivery.
+pub fn compare(witnessed: &[Witnessed], reported: &[Delivery], terms: &Terms) -> Comparison {
     let mut result = Comparison {
         witnessed: witnessed.len() as u64,
         reported: reported.len() as u64,
@@ -155,12 +211,20 @@ pub fn compare(
         let ends = (delivery.endpoints.remote(), delivery.endpoints.local());
         sessions.entry(ends).or_default().1.push(delivery);
     }
-    for (witnessed, mut reported) in sessions.into_values() {
+    for (ends, (witnessed, mut reported)) in sessions {
         reported.sort_by_key(|delivery| (delivery.session, delivery.index));
-        for pair in align(&witnessed, &reported) {
+        for (n, pair) in align(&witnessed, &reported).into_iter().enumerate() {
             match pair {
                 (Some(witnessed), Some(delivery)) => {
-                    result.pair(witnessed, delivery, every_phase.unwrap_or(witnessed.phase));
+                    let handshake = terms.handshakes.get(&ends).filter(|_| n == 0);
+                    let mut delivery = delivery.clone();
+                    if let Some(bytes) = handshake
+                        && terms.backend.merges_handshake()
+                        && unmerge(witnessed, &mut delivery, *bytes)
+                    {
+                        result.merged += 1;
+                    }
+                    result.pair(witnessed, &delivery, terms);
                 }
                 (Some(witnessed), None) => {
                     result.unmatched += 1;
@@ -176,6 +240,107 @@ pub fn compare(
                 }
                 (None, None) => {}
             }
+        }
+    }
+    result
+}
+
+/// Puts a TLS handshake's last flight, of `most_bytes` at the most, where the capture has it: the
+/// client's may have come together with the request, and the server's (its session tickets) may
+/// then be counted with either. If with the request, the times are the flight's, and no later.
+fn unmerge(witnessed: &Witnessed, delivery: &mut Delivery, most_bytes: u64) -> bool {
+    let less = witnessed.acked_bytes.saturating_sub(delivery.acked_bytes);
+    if delivery.tls && (1..=most_bytes).contains(&less) {
+        delivery.acked_bytes += less;
+        return true;
+    }
+    let more = delivery.acked_bytes.saturating_sub(witnessed.acked_bytes);
+    let is_merged = delivery.tls
+        && (1..=most_bytes).contains(&more)
+        && delivery.request_unix_ns <= witnessed.request_ns.saturating_add(TOLERANCE_NS);
+    if is_merged {
+        delivery.acked_bytes -= more;
+        delivery.request_unix_ns = witnessed.request_ns;
+        delivery.first_write_unix_ns = witnessed.first_sent_ns.unwrap_or(0);
+        delivery.first_acked_unix_ns = witnessed.first_acked_ns.unwrap_or(0);
+        delivery.kind = match witnessed.kind {
+            Kind::Exchange if delivery.kind == "busy_period" => "exchange".into(),
+            _ => std::mem::take(&mut delivery.kind),
+        };
+    }
+    is_merged
+}
+
+/// Holds every session's total against the capture.
+pub fn totals(connections: &[Connection], sessions: &[Session], result: &mut Comparison) {
+    for connection in connections {
+        let session = sessions.iter().find(|session| {
+            session.endpoints.remote() == connection.client
+                && session.endpoints.local() == connection.server
+        });
+        // One that is missing is noted with its retransmissions.
+        if let Some(session) = session
+            && session.acked_bytes != connection.acked_bytes
+        {
+            result.totals_differ += 1;
+            result.differences.push(format!(
+                "session {}: {} bytes acknowledged in the capture, {} in weir",
+                connection.client, connection.acked_bytes, session.acked_bytes
+            ));
+        }
+    }
+}
+
+/// Holds times of looks against the capture: each is marked as a bound, and is one of what
+/// happened last before it, later by `most_ns` at the most. The kernel tells the times of what a look
+/// finds by its tick, which begins before the event: they may be earlier by `tick_ns`.
+pub fn bounds(
+    witnessed: &[Witnessed],
+    reported: &[Delivery],
+    most_ns: u64,
+    tick_ns: u64,
+) -> Comparison {
+    let mut result = Comparison {
+        witnessed: witnessed.len() as u64,
+        reported: reported.len() as u64,
+        ..Comparison::default()
+    };
+    for delivery in reported {
+        let ends = (delivery.endpoints.remote(), delivery.endpoints.local());
+        // The last before it, or else the first of all.
+        let last_before = |weir_ns: u64, time: fn(&Witnessed) -> Option<u64>| {
+            let of_session = witnessed.iter().filter(|w| (w.client, w.server) == ends);
+            let mut times: Vec<u64> = of_session.filter_map(time).collect();
+            times.sort_unstable();
+            let earlier = times.partition_point(|t| *t <= weir_ns.saturating_add(tick_ns));
+            times.get(earlier.saturating_sub(1)).copied().unwrap_or(0)
+        };
+        let mut words = Vec::new();
+        // What nobody asked for has the first write's time for a request's.
+        let is_asked = !["unsolicited", "resumed"].contains(&delivery.kind.as_str());
+        let request_bounded = delivery.request_bounded || !is_asked;
+        if !(request_bounded && delivery.first_write_bounded && delivery.end_bounded) {
+            result.request.bounds_broken += 1;
+            words.push("not every time is marked as a bound".to_owned());
+        }
+        result.bounded += 1;
+        let (request_ns, end_ns) = (delivery.request_unix_ns, delivery.last_acked_unix_ns);
+        let request = last_before(request_ns, |w| Some(w.request_ns));
+        if let Some(what) = result
+            .request
+            .add_bound(request, request_ns, most_ns, tick_ns)
+        {
+            words.push(format!("request {what}"));
+        }
+        if end_ns != 0 {
+            let end = last_before(end_ns, |w| w.last_acked_ns);
+            if let Some(what) = result.end.add_bound(end, end_ns, most_ns, tick_ns) {
+                words.push(format!("end {what}"));
+            }
+        }
+        if !words.is_empty() {
+            let what = format!("{}: {}", words.join("; "), show(delivery));
+            result.differences.push(what);
         }
     }
     result
@@ -216,35 +381,46 @@ fn align<'a>(witnessed: &[&'a Witnessed], reported: &[&'a Delivery]) -> Vec<Pair
 }
 
 impl Comparison {
-    fn pair(&mut self, witnessed: &Witnessed, delivery: &Delivery, phase: Phase) {
+    fn pair(&mut self, witnessed: &Witnessed, delivery: &Delivery, terms: &Terms) {
+        let phase = terms.every_phase.unwrap_or(witnessed.phase);
         let mut words = Vec::new();
-        for (name, measure, witnessed_ns, weir_ns) in [
+        for (name, measure, is_bounded, witnessed_ns, weir_ns) in [
             (
                 "request",
                 &mut self.request,
+                delivery.request_bounded,
                 Some(witnessed.request_ns),
                 delivery.request_unix_ns,
             ),
             (
                 "first byte",
                 &mut self.first_byte,
+                delivery.first_write_bounded,
                 witnessed.first_sent_ns,
                 delivery.first_write_unix_ns,
             ),
             (
                 "first acked",
                 &mut self.first_acked,
+                delivery.end_bounded,
                 witnessed.first_acked_ns,
                 delivery.first_acked_unix_ns,
             ),
             (
                 "end",
                 &mut self.end,
+                delivery.end_bounded,
                 witnessed.last_acked_ns,
                 delivery.last_acked_unix_ns,
             ),
         ] {
-            if let Some(what) = measure.add(witnessed_ns, weir_ns) {
+            let what = match witnessed_ns {
+                Some(witnessed_ns) if is_bounded && terms.backend.allows_bounds() => {
+                    measure.add_bound(witnessed_ns, weir_ns, u64::MAX, TOLERANCE_NS)
+                }
+                _ => measure.add(witnessed_ns, weir_ns),
+            };
+            if let Some(what) = what {
                 words.push(format!("{name} {what}"));
             }
         }
@@ -336,105 +512,4 @@ fn show_witnessed(witnessed: &Witnessed) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::Endpoints;
-
-    const T: u64 = 1_700_000_000_000_000_000;
-
-    fn witnessed(at_ns: u64) -> Witnessed {
-        Witnessed {
-            server: "10.0.0.1:80".parse().unwrap(),
-            client: "10.0.0.2:4000".parse().unwrap(),
-            kind: Kind::Exchange,
-            phase: Phase::Complete,
-            request_ns: T + at_ns,
-            first_sent_ns: Some(T + at_ns + 10),
-            first_acked_ns: Some(T + at_ns + 20),
-            last_acked_ns: Some(T + at_ns + 30),
-            acked_bytes: 100,
-            sent_bytes: 100,
-            request_bytes: 10,
-        }
-    }
-
-    fn reported(index: u32, at_ns: u64) -> Delivery {
-        Delivery {
-            session: 7,
-            index,
-            endpoints: Endpoints {
-                local_address: "10.0.0.1".parse().unwrap(),
-                local_port: 80,
-                remote_address: "10.0.0.2".parse().unwrap(),
-                remote_port: 4000,
-                netns: 1,
-            },
-            kind: "exchange".into(),
-            phase: "complete".into(),
-            ended: "unspecified".into(),
-            request_unix_ns: T + at_ns,
-            first_write_unix_ns: T + at_ns + 10,
-            first_acked_unix_ns: T + at_ns + 20,
-            last_acked_unix_ns: T + at_ns + 30,
-            latency_us: 0,
-            request_bytes: 10,
-            acked_bytes: 100,
-            written_bytes: 100,
-            requests: 1,
-            retrans_fast: 0,
-            retrans_rto: 0,
-            retrans_tlp: 0,
-            adopted: false,
-            tls: false,
-            late: false,
-            settled: false,
-            end_bounded: false,
-            first_write_bounded: false,
-            request_bounded: false,
-        }
-    }
-
-    const SECOND: u64 = 1_000_000_000;
-
-    #[test]
-    fn equal_lists_have_no_differences() {
-        let found = compare(
-            &[witnessed(0), witnessed(SECOND)],
-            &[reported(1, SECOND), reported(0, 300_000)],
-            None,
-        );
-        assert!(found.differences.is_empty(), "{:?}", found.differences);
-        assert_eq!((found.request.within_1ms, found.request.worst_us), (2, 300));
-    }
-
-    #[test]
-    fn a_missing_and_an_extra_delivery_are_told_apart() {
-        let found = compare(
-            &[witnessed(0), witnessed(SECOND)],
-            &[reported(0, SECOND)],
-            None,
-        );
-        assert_eq!(
-            (found.unmatched, found.invented, found.request.compared),
-            (1, 0, 1)
-        );
-        let found = compare(
-            &[witnessed(0)],
-            &[reported(0, 0), reported(1, SECOND)],
-            None,
-        );
-        assert_eq!((found.unmatched, found.invented), (0, 1));
-    }
-
-    #[test]
-    fn late_times_other_bytes_and_other_ends_differ() {
-        let mut delivery = reported(0, 2_000_000);
-        delivery.acked_bytes = 99;
-        delivery.first_acked_unix_ns = 0;
-        let found = compare(&[witnessed(0)], &[delivery], Some(Phase::Aborted));
-        assert_eq!(found.request.within_1ms, 0);
-        assert_eq!(found.first_acked.one_sided, 1);
-        assert_eq!((found.bytes_differ, found.phase_differs), (1, 1));
-        assert_eq!(found.differences.len(), 1);
-    }
-}
+mod tests;

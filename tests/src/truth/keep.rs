@@ -12,8 +12,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::compare::{Comparison, compare};
-use super::measure::{Measured, Watched, measure};
+use super::compare::{Comparison, Terms, compare};
+use super::measure::{Measured, Watched, Weir, measure};
+use super::promise::Backend;
 use super::report;
 use super::scenario::{Scenario, Traffic};
 use super::witness::{self, Kind, Phase, Witnessed};
@@ -161,7 +162,11 @@ impl Truth {
             .into_iter()
             .filter(|delivery| delivery.phase != "late")
             .collect();
-        Ok(compare(&self.witnessed(), &told, self.about.every_phase))
+        let terms = Terms {
+            every_phase: self.about.every_phase,
+            ..Terms::default()
+        };
+        Ok(compare(&self.witnessed(), &told, &terms))
     }
 }
 
@@ -305,7 +310,15 @@ pub fn keep(
     };
     let mut held = Vec::new();
     let gap_ms = settings.quiet_gap_ms;
-    let measured = measure(scenario, sockets, gap_ms, Some(&watched), &mut held, out)?;
+    let measured = measure(
+        scenario,
+        sockets,
+        Backend::Exact,
+        gap_ms,
+        Some(Weir::Beside(&watched)),
+        &mut held,
+        out,
+    )?;
     sessions.finish()?;
     follower.finish()?;
     let status = daemon.stop()?;

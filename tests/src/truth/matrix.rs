@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::scenario::{Cut, Scenario, Server, Traffic};
+use super::scenario::{BLOCKING, Cut, Scenario, Server, Traffic};
 use crate::lab::client::Abort;
 use crate::lab::link::Family::{self, V4, V6};
 use crate::lab::nginx::{CLEAR, CLOSE, COPY, H2, MAPPED, TLS12, TLS13};
@@ -31,6 +31,9 @@ struct Row(
     usize,
     &'static [usize],
 );
+
+/// Every port that a scenario is served at.
+pub const PORTS: [u16; 8] = [CLEAR, COPY, CLOSE, MAPPED, TLS12, TLS13, H2, BLOCKING];
 
 const SMALL: &[usize] = &[2_000, 500, 30_000, 10_000, 100_000];
 const MIXED: &[usize] = &[
@@ -341,6 +344,10 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all.len());
+        assert!(
+            all.iter()
+                .all(|scenario| PORTS.contains(&scenario.address().port()))
+        );
         for loss_ppm in [0, 1_000, 10_000, 30_000] {
             let lossy = || {
                 all.iter()

@@ -1,15 +1,16 @@
 //! Runs one scenario with every witness watching, and compares.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use super::compare::{Comparison, compare};
+use super::compare::{Comparison, Terms, bounds, compare, totals};
 use super::dissect;
+use super::promise::{BETWEEN_LOOKS, Backend, TICK};
 use super::scenario::{Scenario, Traffic};
-use super::witness::{self, Connection, Phase, Protocol, Rules};
+use super::witness::{self, Connection, Phase, Protocol, Rules, Witnessed};
 use crate::lab::capture::{Capture, Keep};
 use crate::lab::client::Seen;
 use crate::lab::counters::{SocketWitness, tcp_counts};
@@ -19,7 +20,7 @@ use crate::lab::process::wait_for;
 use crate::lab::relay::Direction;
 use crate::lab::shaper::Shape;
 use crate::record::{Delivery, Losses, Session};
-use crate::weir::{Daemon, Follower, SessionLog};
+use crate::weir::{Daemon, Follower, SessionLog, Settings};
 
 /// Segments that the server sent again, by four who counted; SYN-ACKs are in all of them.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -61,6 +62,8 @@ pub struct Outcome {
     pub comparison: Comparison,
     /// Retransmissions.
     pub retransmitted: Retransmitted,
+    /// Weir's losses, if it was this scenario's alone.
+    pub losses: Option<Losses>,
     /// How long it took.
     pub seconds: f64,
     /// Files kept for looking into what differs.
@@ -89,6 +92,16 @@ pub struct Watched<'a> {
     pub sessions: &'a SessionLog,
 }
 
+/// The weir that is measured.
+#[derive(Clone, Copy, Debug)]
+pub enum Weir<'a> {
+    /// One that sees the whole host, for all scenarios.
+    Beside(&'a Watched<'a>),
+    /// This binary, started in each scenario's namespace: looking finds other namespaces only
+    /// after a while.
+    Within(&'a Path),
+}
+
 /// Namespaces of scenarios that are over. A namespace is known by its inode, and the kernel gives
 /// the number of one that is gone to the next.
 pub type Held = Vec<Netns>;
@@ -101,8 +114,9 @@ pub type Held = Vec<Netns>;
 pub fn measure(
     scenario: &Scenario,
     sockets: &SocketWitness,
+    backend: Backend,
     quiet_gap_ms: u32,
-    weir: Option<&Watched<'_>>,
+    weir: Option<Weir<'_>>,
     held: &mut Held,
     keep: &Path,
 ) -> Result<Measured> {
@@ -111,6 +125,17 @@ pub fn measure(
     let since = unix_ns()?;
     lab.set_congestion_control(scenario.congestion_control)?;
     let servers = scenario.serve(&lab)?;
+    // Who looks now and then has to have looked since the servers listen.
+    let own = match weir {
+        Some(Weir::Within(binary)) => Some(Own::start(binary, &lab, backend, quiet_gap_ms)?),
+        _ => None,
+    };
+    let own = own.as_ref().map(Own::watched);
+    let weir = match (&own, weir) {
+        (Some(own), _) => Some(own),
+        (None, Some(Weir::Beside(watched))) => Some(watched),
+        _ => None,
+    };
     let capture = Capture::start(
         &lab,
         match scenario.protocol() {
@@ -159,15 +184,15 @@ pub fn measure(
         ..Comparison::default()
     };
     if let Some(weir) = weir {
-        let (sessions, deliveries) = told(weir, netns, since, connections.len());
+        let (sessions, deliveries) = told(weir, netns, since, &connections);
         retransmitted.weir = Some(
             sessions
                 .iter()
                 .map(|s| s.retransmitted() + u64::from(s.synack_retransmits))
                 .sum(),
         );
-        let every_phase = matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted);
-        comparison = compare(&witnessed, &deliveries, every_phase);
+        comparison = judged(scenario, backend, &connections, &witnessed, &deliveries)?;
+        totals(&connections, &sessions, &mut comparison);
         retransmissions(&connections, &sessions, &mut comparison);
     }
     let counts = [Direction::Down, Direction::Up].map(|d| lab.relay().counts(d).lost());
@@ -176,6 +201,7 @@ pub fn measure(
         connections: connections.len() as u64,
         lost_packets: counts.iter().sum(),
         kept: None,
+        losses: own.as_ref().map(losses).transpose()?,
         comparison,
         retransmitted,
         seconds: begin.elapsed().as_secs_f64(),
@@ -189,16 +215,85 @@ pub fn measure(
     if outcome.comparison.differences.is_empty() && outcome.retransmitted.witnesses_agree() {
         return Ok(measured(outcome));
     }
-    let kept = keep.join(format!("{}.pcap", scenario.name.replace([' ', '%'], "-")));
-    std::fs::copy(&file, &kept).with_context(|| format!("cannot keep {}", kept.display()))?;
-    if let Some(keylog) = keylog {
-        std::fs::copy(keylog, kept.with_extension("keys"))
-            .context("cannot keep the TLS secrets")?;
-    }
+    let kept = keep_capture(scenario, &file, keylog, keep)?;
     Ok(measured(Outcome {
         kept: Some(kept.to_string_lossy().into_owned()),
         ..outcome
     }))
+}
+
+/// Keeps a capture for looking into what differs.
+fn keep_capture(
+    scenario: &Scenario,
+    file: &Path,
+    keylog: Option<&Path>,
+    keep: &Path,
+) -> Result<PathBuf> {
+    let kept = keep.join(format!("{}.pcap", scenario.name.replace([' ', '%'], "-")));
+    std::fs::copy(file, &kept).with_context(|| format!("cannot keep {}", kept.display()))?;
+    if let Some(keylog) = keylog {
+        std::fs::copy(keylog, kept.with_extension("keys"))
+            .context("cannot keep the TLS secrets")?;
+    }
+    Ok(kept)
+}
+
+/// The deliveries against the capture, by the backend's promise.
+fn judged(
+    scenario: &Scenario,
+    backend: Backend,
+    connections: &[Connection],
+    witnessed: &[Witnessed],
+    deliveries: &[Delivery],
+) -> Result<Comparison> {
+    if backend.tells_deliveries() {
+        let every_phase = matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted);
+        let terms = Terms::new(backend, every_phase, connections);
+        return Ok(compare(witnessed, deliveries, &terms));
+    }
+    if scenario.protocol() == Protocol::Clear {
+        let ns = |time: Duration| u64::try_from(time.as_nanos());
+        let (most_ns, tick_ns) = (ns(BETWEEN_LOOKS)?, ns(TICK)?);
+        return Ok(bounds(witnessed, deliveries, most_ns, tick_ns));
+    }
+    // Handshakes are among the deliveries: totals are all there is.
+    Ok(Comparison {
+        witnessed: witnessed.len() as u64,
+        reported: deliveries.len() as u64,
+        ..Comparison::default()
+    })
+}
+
+/// A daemon of a scenario's own.
+struct Own {
+    sessions: SessionLog,
+    follower: Follower,
+    daemon: Daemon,
+}
+
+impl Own {
+    fn start(binary: &Path, lab: &Lab, backend: Backend, quiet_gap_ms: u32) -> Result<Self> {
+        let settings = Settings {
+            backend: Some(backend.name()),
+            quiet_gap_ms,
+            ..Settings::default()
+        };
+        let dir = lab.dir().join("weir");
+        let daemon = Daemon::start_unprivileged(binary, &dir, &settings, &lab.server, &[], &[])?;
+        Ok(Self {
+            sessions: daemon.note_sessions()?,
+            follower: daemon.follow()?,
+            daemon,
+        })
+    }
+
+    fn watched(&self) -> Watched<'_> {
+        Watched {
+            daemon: &self.daemon,
+            follower: &self.follower,
+            sessions: &self.sessions,
+        }
+    }
 }
 
 /// The clients know what they got: if the witness does not see that, it is no witness.
@@ -259,22 +354,24 @@ fn told(
     weir: &Watched<'_>,
     netns: u32,
     since: u64,
-    connections: usize,
+    connections: &[Connection],
 ) -> (Vec<Session>, Vec<Delivery>) {
     let mut sessions = Vec::new();
     let ended = wait_for(
         "weir to report every session's end",
         Duration::from_secs(10),
         || {
-            sessions = weir.sessions.of(netns, since)?;
-            Ok(sessions.len() >= connections && sessions.iter().all(|s| s.state == "ended"))
+            sessions = of_capture(weir.sessions.of(netns, since)?, connections);
+            Ok(sessions.len() >= connections.len() && sessions.iter().all(|s| s.state == "ended"))
         },
     );
     if let Err(error) = ended {
-        eprintln!("{error:#}: it shows {} of {connections}", sessions.len());
+        let (shown, all) = (sessions.len(), connections.len());
+        eprintln!("{error:#}: it shows {shown} of {all}");
     }
     let mine = |d: &Delivery| {
         d.endpoints.is_in(netns)
+            && (d.endpoints.netns != 0 || sessions.iter().any(|s| s.session == d.session))
             && d.request_unix_ns >= since
             && d.kind != "handshake"
             && d.phase != "late"
@@ -287,6 +384,26 @@ fn told(
         Ok(deliveries.len() as u64 >= expected)
     });
     (sessions, deliveries)
+}
+
+/// Of sessions that may be in any namespace, those that the capture shows: other labs on this host
+/// have the same addresses.
+fn of_capture(mut sessions: Vec<Session>, connections: &[Connection]) -> Vec<Session> {
+    let mut shown = Vec::new();
+    for connection in connections {
+        let is_it = |session: &Session| {
+            session.endpoints.netns == 0
+                && session.endpoints.remote() == connection.client
+                && session.endpoints.local() == connection.server
+        };
+        let candidates = sessions.iter().filter(|session| is_it(session));
+        let nearest = candidates
+            .min_by_key(|session| session.established_unix_ns.abs_diff(connection.begun_ns));
+        shown.extend(nearest.cloned());
+    }
+    sessions.retain(|session| session.endpoints.netns != 0);
+    sessions.extend(shown);
+    sessions
 }
 
 /// Notes sessions whose retransmissions differ from the capture's.

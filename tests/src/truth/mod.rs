@@ -6,6 +6,7 @@ pub mod dissect;
 pub mod keep;
 pub mod matrix;
 pub mod measure;
+pub mod promise;
 pub mod report;
 pub mod scenario;
 pub mod witness;
@@ -14,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use self::measure::{Held, Watched, losses, measure};
+use self::measure::{Held, Watched, Weir, losses, measure};
+use self::promise::Backend;
 use self::report::Report;
 use crate::lab::cleanup;
 use crate::lab::counters::SocketWitness;
@@ -25,6 +27,8 @@ use crate::weir::{Daemon, Settings};
 pub struct Plan {
     /// The binary; without one, the witnesses are checked against one another.
     pub weir: Option<PathBuf>,
+    /// Which way of measuring, and so which promise.
+    pub backend: Backend,
     /// A few hundred deliveries instead of thousands.
     pub quick: bool,
     /// Only scenarios whose name contains this.
@@ -43,10 +47,18 @@ pub fn run(plan: &Plan) -> Result<Report> {
         .with_context(|| format!("cannot make {}", plan.out.display()))?;
     let dir = tempfile::tempdir().context("cannot make a directory")?;
     let sockets = SocketWitness::start(dir.path())?;
-    let settings = Settings::default();
+    let settings = Settings {
+        backend: Some(plan.backend.name()),
+        // Ended sessions are kept in a bounded number: others' load must not push these out.
+        ports: matrix::PORTS.to_vec(),
+        ..Settings::default()
+    };
+    let within = plan.backend == Backend::Polled;
     let daemon = match &plan.weir {
-        Some(binary) => Some(Daemon::start(binary, &dir.path().join("weir"), &settings)?),
-        None => None,
+        Some(binary) if !within => {
+            Some(Daemon::start(binary, &dir.path().join("weir"), &settings)?)
+        }
+        _ => None,
     };
     let follower = daemon.as_ref().map(Daemon::follow).transpose()?;
     let sessions = daemon.as_ref().map(Daemon::note_sessions).transpose()?;
@@ -57,6 +69,11 @@ pub fn run(plan: &Plan) -> Result<Report> {
             sessions,
         }),
         _ => None,
+    };
+    let weir = match (&watched, &plan.weir) {
+        (Some(watched), _) => Some(Weir::Beside(watched)),
+        (None, Some(binary)) => Some(Weir::Within(binary)),
+        (None, None) => None,
     };
     let mut held = Held::new();
     let mut outcomes = Vec::new();
@@ -73,8 +90,9 @@ pub fn run(plan: &Plan) -> Result<Report> {
         match measure(
             &scenario,
             &sockets,
+            plan.backend,
             settings.quiet_gap_ms,
-            watched.as_ref(),
+            weir,
             &mut held,
             &plan.out,
         ) {
@@ -105,7 +123,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
     sockets.finish()?;
     let version = plan.weir.as_deref().map(version).transpose()?;
     let kernel = kernel()?;
-    let report = Report::new(version, kernel, outcomes, losses, failures);
+    let report = Report::new(version, kernel, plan.backend, outcomes, losses, failures);
     report.write(&plan.out.join("report.json"))?;
     Ok(report)
 }

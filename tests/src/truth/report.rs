@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::compare::Comparison;
 use super::measure::Outcome;
+use super::promise::Backend;
 use crate::record::Losses;
 
 /// Least share of each time within 1 ms.
@@ -22,6 +23,8 @@ pub struct Report {
     pub weir: Option<String>,
     /// `uname -r`.
     pub kernel: String,
+    /// The way of measuring, and so the promise.
+    pub backend: Backend,
     /// Sums over the scenarios.
     pub total: Comparison,
     /// Each.
@@ -37,6 +40,7 @@ impl Report {
     pub fn new(
         weir: Option<String>,
         kernel: String,
+        backend: Backend,
         scenarios: Vec<Outcome>,
         losses: Option<Losses>,
         mut failures: Vec<String>,
@@ -45,6 +49,9 @@ impl Report {
         for outcome in &scenarios {
             total.merge(&outcome.comparison);
             judge_retransmissions(outcome, &mut failures);
+            if let Some(losses) = &outcome.losses {
+                judge_losses(losses, &mut failures);
+            }
         }
         if weir.is_some() {
             judge(&total, &mut failures);
@@ -55,6 +62,7 @@ impl Report {
         Self {
             weir,
             kernel,
+            backend,
             total,
             scenarios,
             losses,
@@ -84,22 +92,27 @@ impl Report {
             let _ = writeln!(
                 text,
                 "unmatched {}, invented {}, bytes differ {}, phase differs {}, kind differs {}, \
-                 bounded times {}",
+                 totals differ {}, handshakes merged {}, bounded times {}",
                 self.total.unmatched,
                 self.total.invented,
                 self.total.bytes_differ,
                 self.total.phase_differs,
                 self.total.kind_differs,
+                self.total.totals_differ,
+                self.total.merged,
                 self.total.bounded,
             );
             for (name, measure) in self.total.measures() {
                 let _ = writeln!(
                     text,
-                    "{name:<12} {:>8.3} % within 1 ms of {}, worst {:.3} ms, one-sided {}",
+                    "{name:<12} {:>8.3} % within 1 ms of {}, worst {:.3} ms, one-sided {}; bounds {}, \
+                     broken {}",
                     measure.share() * 100.0,
                     measure.compared,
                     measure.worst_us as f64 / 1e3,
                     measure.one_sided,
+                    measure.bounds,
+                    measure.bounds_broken,
                 );
             }
         }
@@ -225,6 +238,7 @@ fn judge(total: &Comparison, failures: &mut Vec<String>) {
         ("deliveries have other bytes", total.bytes_differ),
         ("deliveries ended otherwise", total.phase_differs),
         ("deliveries are of another kind", total.kind_differs),
+        ("sessions have other totals", total.totals_differ),
     ] {
         if count > 0 {
             failures.push(format!("{count} {what}"));
@@ -234,6 +248,12 @@ fn judge(total: &Comparison, failures: &mut Vec<String>) {
     for (name, measure) in total.measures() {
         compared += measure.compared;
         within += measure.within_1ms;
+        if measure.bounds_broken > 0 {
+            failures.push(format!(
+                "{name}: {} times are no bounds, and are marked so",
+                measure.bounds_broken
+            ));
+        }
         if measure.share() < LEAST_SHARE {
             failures.push(format!(
                 "{name}: {:.3} % within 1 ms, at least {} % wanted",
@@ -293,7 +313,7 @@ mod tests {
             compared: 100,
             within_1ms: 100,
             worst_us: 5,
-            one_sided: 0,
+            ..Measure::default()
         };
         Outcome {
             name: "one".into(),
@@ -315,6 +335,7 @@ mod tests {
                 weir: Some(3),
                 synack: 0,
             },
+            losses: None,
             seconds: 1.0,
             kept: None,
         }
@@ -324,6 +345,7 @@ mod tests {
         Report::new(
             Some("weir".into()),
             String::new(),
+            Backend::Exact,
             vec![outcome],
             None,
             Vec::new(),
@@ -334,12 +356,14 @@ mod tests {
     #[test]
     fn exact_outcomes_pass_and_each_bound_fails_on_its_own() {
         assert!(failures(outcome()).is_empty());
-        let spoil: [fn(&mut Outcome); 8] = [
+        let spoil: [fn(&mut Outcome); 10] = [
             |o| o.comparison.unmatched = 1,
             |o| o.comparison.invented = 1,
             |o| o.comparison.bytes_differ = 1,
             |o| o.comparison.phase_differs = 1,
             |o| o.comparison.kind_differs = 1,
+            |o| o.comparison.totals_differ = 1,
+            |o| o.comparison.end.bounds_broken = 1,
             |o| o.comparison.end.within_1ms = 98,
             |o| o.retransmitted.weir = Some(4),
             |o| o.retransmitted.capture = 2,

@@ -106,6 +106,10 @@ pub struct Connection {
     pub client: SocketAddr,
     /// In order.
     pub deliveries: Vec<Witnessed>,
+    /// The first SYN-ACK.
+    pub begun_ns: u64,
+    /// Bytes of the server's acknowledged, TLS handshakes and alerts included.
+    pub acked_bytes: u64,
     /// Data and FIN segments that the server sent more than once, matched by sequence range.
     pub retransmitted: u64,
     /// SYN-ACKs beyond the first.
@@ -183,6 +187,8 @@ impl Stream {
                 server,
                 client,
                 deliveries: Vec::new(),
+                begun_ns: 0,
+                acked_bytes: 0,
                 retransmitted: 0,
                 synack_retransmitted: 0,
             },
@@ -301,6 +307,9 @@ impl Stream {
     fn server_packet(&mut self, packet: &Packet) {
         if packet.flags & flag::SYN != 0 {
             self.server_base = Some(packet.seq.wrapping_add(1));
+            if self.synacks == 0 {
+                self.connection.begun_ns = packet.unix_ns;
+            }
             self.synacks += 1;
             return;
         }
@@ -376,6 +385,7 @@ impl Stream {
 
     fn finish(mut self) -> Connection {
         self.close();
+        self.connection.acked_bytes = self.acked.unsigned_abs();
         self.connection.synack_retransmitted = self.synacks.saturating_sub(1);
         self.connection
     }

@@ -145,7 +145,8 @@ fn header<T>(kind: u8, t_ns: u64) -> Header {
         version: ABI_VERSION,
         len: u16::try_from(size_of::<T>()).unwrap_or(u16::MAX),
         backend: backend::POLLED,
-        reserved: [0; 3],
+        reserved: 0,
+        reserved_too: 0,
     }
 }
 
@@ -281,7 +282,9 @@ impl Host for Glance<'_> {
             srtt_us: self.found.info.rtt_us,
             min_rtt_us: self.found.info.min_rtt_us,
             ended,
-            reserved: [0; 7],
+            reserved: 0,
+            reserved_too: 0,
+            reserved_as_well: 0,
         }));
     }
 }

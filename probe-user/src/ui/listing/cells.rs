@@ -116,6 +116,10 @@ pub const COLUMNS: &[Column<Row>] = &[
     Column::right("late", |row| {
         Value::count(row.counters().late_deliveries, Mark::Bad)
     }),
+    Column::right("left_out", |row| {
+        // Not 0: the deliveries are a sample.
+        Value::count(row.counters().sessions_left_out, Mark::Warn)
+    }),
     Column::right("aborted", |row| {
         Value::count(row.counters().aborted_deliveries, Mark::Warn)
     }),
