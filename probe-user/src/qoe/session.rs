@@ -208,7 +208,7 @@ impl Session {
 
     /// The delivery under way.
     pub fn open(&self) -> Option<OpenDelivery> {
-        self.is_open.then_some(self.open)
+        self.is_open.then(|| self.far().0)
     }
 
     /// Sets or clears it; returns what it was.
@@ -223,7 +223,14 @@ impl Session {
 
     /// What was counted of a delivery that is not over, if it is this one.
     pub(super) fn partial_of(&self, number: u32) -> Option<Partial> {
-        (self.partial_number == number).then_some(self.partial)
+        (self.partial_number == number).then(|| self.far().1)
+    }
+
+    /// What lies beyond the first two lines. Not inlined, because a compiler that sees it reads it
+    /// in any case and throws it away when it is not wanted, and reading it is what costs.
+    #[inline(never)]
+    fn far(&self) -> (OpenDelivery, Partial) {
+        (self.open, self.partial)
     }
 
     /// Which delivery was counted in part; 0: none was.
