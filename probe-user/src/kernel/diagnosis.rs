@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{BackendKind, Verdict, rungs::Rung};
+use super::{BackendKind, Verdict, rungs::Rung, sys};
 use crate::config;
 
 /// What `weir doctor` found.
@@ -151,11 +151,8 @@ const LEAST_KERNEL: (u32, u32) = (5, 10);
 
 fn release(root: &Path) -> Fact {
     let release = kernel_release(root);
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|part| part.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) < LEAST_KERNEL => Fact::bad(
+    match sys::version_of(&release) {
+        Some(version) if version < LEAST_KERNEL => Fact::bad(
             "kernel",
             release,
             format!(

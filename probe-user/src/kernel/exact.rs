@@ -120,14 +120,19 @@ impl Exact {
                 link(&ebpf, probes::SWEEP, Some(storage.fd().as_fd()))?,
                 None,
             ),
-            sessions => (None, Some(Table::new(sessions.try_into()?, backend::EXACT))),
+            sessions => {
+                let mut table = Table::new(sessions.try_into()?, backend::EXACT);
+                table.apply(maps.applied(), &settings.filter);
+                (None, Some(table))
+            }
         };
         let clock: Array<MapData, Pod<Clock>> = take(&mut ebpf, "CLOCK")?.try_into()?;
         let tick_hz = match sweep.as_ref().or(adopt.as_ref()) {
             Some(walk) => measure_tick(walk, &clock).context("measuring the tick rate")?,
             None => 0,
         };
-        let mut backend = Self {
+        sys::give_back_memory();
+        Ok(Self {
             logger,
             probes,
             clocks,
@@ -139,12 +144,7 @@ impl Exact {
             sweep,
             adopt,
             tick_hz,
-        };
-        backend
-            .apply(settings)
-            .context("the configured filter cannot be put in force")?;
-        sys::give_back_memory();
-        Ok(backend)
+        })
     }
 
     /// The sum over all programs of one of the kernel's counts.

@@ -105,6 +105,11 @@ impl Maps {
         Ok(value)
     }
 
+    /// The settings in force, as the programs have them.
+    pub(super) fn applied(&self) -> settings::Settings {
+        self.applied
+    }
+
     /// Puts a share of the sessions to be followed in force.
     pub(super) fn set_share(&mut self, share: u32) -> Result<()> {
         let value = settings::Settings {
