@@ -6,7 +6,7 @@ use crate::{
     record::{ended, flag},
     session::{Gauges, Session, phase},
     settings::Settings,
-    tracker::Watched,
+    tracker::{EPOCH_STEP, UNMARKED, Watched},
 };
 
 /// What the steps need of the socket they run on, and where their records go.
@@ -32,10 +32,15 @@ pub trait Host {
     /// What describes a delivery's two ends.
     fn gauges(&self, out: &mut Gauges);
 
-    /// Raises [`Session::epoch`] by one step and returns what it was; atomic.
-    fn step_epoch(&mut self, s: &mut Session) -> u64;
+    /// Adds to [`Session::epoch`] and returns what it was; atomic.
+    fn add_epoch(&mut self, s: &mut Session, n: u64) -> u64;
     /// Sets [`Session::epoch`] if it is `expected`; says whether it was; atomic.
     fn swap_epoch(&mut self, s: &mut Session, expected: u64, new: u64) -> bool;
+    /// Marks the session as one that the sweep has to look at; says whether it will. It may be
+    /// marked already.
+    fn mark(&mut self) -> bool;
+    /// Takes the mark away, if there is one.
+    fn unmark(&mut self);
 
     /// Writes the record of the open delivery's end; what was written in answer ends at
     /// `write_seq`.
@@ -118,13 +123,46 @@ pub fn after(a: u32, b: u32) -> bool {
 /// function of it, and the verifier refuses one that returns nothing.
 #[inline(always)]
 fn begin_change<H: Host>(host: &mut H, s: &mut Session) {
-    let before = host.step_epoch(s);
+    let before = host.add_epoch(s, EPOCH_STEP);
     s.changing(before);
 }
 
 #[inline(always)]
 fn end_change<H: Host>(host: &mut H, s: &mut Session) {
-    host.step_epoch(s);
+    let before = host.add_epoch(s, EPOCH_STEP);
+    show(host, s, before.wrapping_add(EPOCH_STEP));
+}
+
+/// Sees to it that the sweep looks at the session, whose epoch is `epoch`, if something is open.
+#[inline(always)]
+pub fn show<H: Host>(host: &mut H, s: &mut Session, epoch: u64) {
+    if epoch & UNMARKED != 0 && s.is_open() && host.mark() {
+        // If that fails, the sweep has been here meanwhile, and the mark is there all the same.
+        host.swap_epoch(s, epoch, epoch & !UNMARKED);
+    }
+}
+
+/// The sweep turns away from a session in which nothing has been open for a while, so that its
+/// rounds cost by what is open, and not by what is there.
+#[inline(always)]
+pub fn rested<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, epoch: u64) {
+    if Session::is_changing(epoch) {
+        return;
+    }
+    if epoch & UNMARKED != 0 {
+        // One that could not be marked when it opened may be met on a round past all.
+        if !s.is_claimed(epoch) {
+            show(host, s, epoch);
+        }
+        return;
+    }
+    if s.is_at_rest(now_ns, epoch) {
+        host.unmark();
+        // Whoever has opened a delivery since the epoch was read took the session for marked.
+        if !host.swap_epoch(s, epoch, epoch | UNMARKED) && !host.mark() {
+            host.add_epoch(s, UNMARKED);
+        }
+    }
 }
 
 /// A segment of the client has arrived and is about to be processed.
@@ -138,12 +176,22 @@ pub fn segment<H: Host>(
 ) {
     let write_seq = host.write_seq();
     let una = host.snd_una();
-    if segment.has_ack && after(segment.ack, una) && !after(segment.ack, host.snd_nxt()) {
-        s.acked(now_ns, segment.ack, write_seq, host.srtt_us());
-    } else if after(una, s.acked_seq) {
-        // The kernel skips a program that interrupts itself on a CPU, so that an
-        // acknowledgement may have gone unseen.
-        s.catch_up(now_ns, una, write_seq, host.srtt_us());
+    let is_new = segment.has_ack && after(segment.ack, una) && !after(segment.ack, host.snd_nxt());
+    // The kernel skips a program that interrupts itself on a CPU, so that an acknowledgement may
+    // have gone unseen.
+    if is_new || after(una, s.acked_seq) {
+        let begins_answer = s.phase == phase::ASKED;
+        if begins_answer {
+            begin_change(host, s);
+        }
+        if is_new {
+            s.acked(now_ns, segment.ack, write_seq, host.srtt_us());
+        } else {
+            s.catch_up(now_ns, una, write_seq, host.srtt_us());
+        }
+        if begins_answer {
+            end_change(host, s);
+        }
     }
     if segment.payload != 0 {
         let expected = host.rcv_nxt();

@@ -21,8 +21,8 @@ pub mod phase {
 }
 
 /// Everything the kernel remembers of one session, in the socket's own storage. What an
-/// acknowledgement looks at comes first: the 56 bytes that share a cache line with what finds them.
-/// Times and bytes are those of the delivery under way, as in [`Delivery`].
+/// acknowledgement and the sweep look at comes first: the 56 bytes that share a cache line with what
+/// finds them. Times and bytes are those of the delivery under way, as in [`Delivery`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Session {
@@ -45,8 +45,8 @@ pub struct Session {
     pub in_loss: u8,
     /// Acknowledged up to here; never behind the answer's start.
     pub acked_seq: u32,
-    /// End of the data, once a FIN is queued behind it ([`Session::fin_queued`]).
-    pub data_end_seq: u32,
+    /// Generation of the filter that let it through.
+    pub filter_generation: u32,
     /// Received up to here when last looked at.
     pub rcv_nxt: u32,
     /// Written up to here when last looked at.
@@ -59,9 +59,10 @@ pub struct Session {
     pub acked_bytes: u64,
     /// Last byte of the request.
     pub t_request_last_ns: u64,
-    /// High half: counts changes, odd while one is under way. Low half: the delivery (index + 1)
-    /// that the sweep has reported as settled. One word, so that the sweep can settle a delivery
-    /// by compare-and-swap and lose against any change.
+    /// Low half: the delivery (index + 1) that the sweep has reported as settled. Then one bit:
+    /// the sweep does not know of the session ([`crate::tracker::UNMARKED`]). The rest counts
+    /// changes, odd while one is under way. One word, so that the sweep can settle a delivery, or
+    /// turn away from a session, by compare-and-swap and lose against any change.
     pub epoch: u64,
     /// Latest write.
     pub t_last_write_ns: u64,
@@ -101,8 +102,8 @@ pub struct Session {
     pub retrans_seen: u32,
     /// `total_retrans` when the session was adopted.
     pub retrans_before: u32,
-    /// Generation of the filter that let it through.
-    pub filter_generation: u32,
+    /// End of the data, once a FIN is queued behind it ([`Session::fin_queued`]).
+    pub data_end_seq: u32,
     /// Callbacks that were asked for to follow this session and that nobody else had asked for.
     pub callbacks: u32,
     /// Not 0: the callbacks by which it can be followed were asked for.
@@ -223,6 +224,29 @@ pub struct Gauges {
     pub delivery_rate_bytes_per_s: u64,
     /// It was application-limited.
     pub rate_app_limited: bool,
+}
+
+impl Gauges {
+    /// Sets the delivery rate from the kernel's latest sample of so many segments of
+    /// [`Gauges::mss`]; there is none without an interval.
+    #[inline(always)]
+    pub fn set_delivery_rate(&mut self, segments: u32, interval_us: u32) {
+        self.delivery_rate_bytes_per_s = if interval_us == 0 {
+            0
+        } else {
+            u64::from(segments) * u64::from(self.mss) * 1_000_000 / u64::from(interval_us)
+        };
+    }
+}
+
+/// The kernel's least round-trip time; 0 if it has no sample.
+#[inline(always)]
+pub fn sampled_rtt_us(min_rtt_us: u32) -> u32 {
+    if min_rtt_us == u32::MAX {
+        0
+    } else {
+        min_rtt_us
+    }
 }
 
 impl Retrans {

@@ -89,10 +89,13 @@ pub enum Counter {
     HalfOpenRefused = 10,
     /// Tracked sessions that were left out at any time, to keep within the budget.
     SessionsLeftOut = 11,
+    /// Openings that the sweep could not be told of, for want of memory; the daemon has it look at
+    /// all sessions then.
+    MarksRefused = 12,
 }
 
 /// How many counters there are.
-pub const COUNTERS: u32 = 12;
+pub const COUNTERS: u32 = 13;
 
 /// Key of the map `HALF_OPEN`: a handshake whose SYN-ACK was sent again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]

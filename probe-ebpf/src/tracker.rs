@@ -22,8 +22,16 @@ const MAX_BUSY_CONTROL_BYTES: u64 = 64;
 /// Less than the shortest HTTP/1 request line.
 const MAX_CLEAR_CONTROL_BYTES: u64 = 15;
 
+/// In [`Session::epoch`]: the delivery that the sweep has reported as settled.
+const SETTLED: u64 = 0xffff_ffff;
+/// In [`Session::epoch`]: the sweep does not know of the session, so that whoever opens a delivery
+/// has to mark it.
+pub const UNMARKED: u64 = 1 << 32;
 /// One change of [`Session::epoch`].
-pub const EPOCH_STEP: u64 = 1 << 32;
+pub const EPOCH_STEP: u64 = 1 << 33;
+/// The sweep goes on looking at a session for so long after its last delivery: longer than most
+/// clients wait before they ask again, and not so long that looking costs more than marking anew.
+const REST_NS: u64 = 2_000_000_000;
 
 impl Session {
     /// Whether a change is under way at this epoch.
@@ -35,14 +43,14 @@ impl Session {
     /// Whether the sweep has settled the open delivery at this epoch.
     #[inline(always)]
     pub fn is_claimed(&self, epoch: u64) -> bool {
-        (epoch & 0xffff_ffff) as u32 == self.index + 1
+        (epoch & SETTLED) as u32 == self.index + 1
     }
 
     /// The epoch that says that the sweep has settled the open delivery, if nothing has changed
     /// since `epoch`.
     #[inline(always)]
     pub fn settled_epoch(&self, epoch: u64) -> u64 {
-        (epoch & !(EPOCH_STEP - 1)) | u64::from(self.index + 1)
+        (epoch & !SETTLED) | u64::from(self.index + 1)
     }
 
     /// To be called at the start of every change with the epoch before it: takes notice of the
@@ -52,6 +60,16 @@ impl Session {
         if self.is_open() && self.is_claimed(epoch) {
             self.close_settled();
         }
+    }
+
+    /// Whether the sweep has had nothing to wait for, at this epoch, for so long that it may turn
+    /// away. What may be no request is never late.
+    #[inline(always)]
+    pub fn is_at_rest(&self, now_ns: u64, epoch: u64) -> bool {
+        now_ns > self.t_last_acked_ns.wrapping_add(REST_NS)
+            && now_ns > self.t_request_last_ns.wrapping_add(REST_NS)
+            && now_ns > self.t_last_write_ns.wrapping_add(REST_NS)
+            && (!self.is_open() || self.is_claimed(epoch) || self.is_tentative())
     }
 
     /// Whether a delivery is open.

@@ -1,10 +1,11 @@
 //! Giving a session its state: when it is established, or when it is met later.
 
 use probe_ebpf::{
-    drive::{Host, state},
+    drive::{self, Host, state},
     record::{Endpoints, flag},
     session::{Gauges, Retrans, Session, phase},
     settings::{Counter, HalfOpenKey, Settings},
+    tracker::UNMARKED,
 };
 
 use super::{
@@ -79,6 +80,8 @@ pub fn adopted(sk: Sock, tcp: TcpSock, state: u8, now_ns: u64) -> bool {
         let mut gauges = Gauges::default();
         tcp.read_gauges(&mut gauges);
         s.open_adopted(now_ns, una, &gauges);
+        let epoch = s.epoch;
+        drive::show(&mut { tcp }, s, epoch);
     }
     emit::session_start(s, 0, 0);
     true
@@ -130,7 +133,7 @@ fn born(sk: Sock, tcp: TcpSock, now_ns: u64, flags: u32) -> Option<&'static mut 
     s.retrans_before = s.retrans_seen;
     s.filter_generation = settings.filter_generation;
     s.index = 0;
-    s.epoch = 0;
+    s.epoch = UNMARKED;
     s.ended = 0;
     s.fin_queued = 0;
     s.fin_received = 0;

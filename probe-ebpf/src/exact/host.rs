@@ -4,13 +4,17 @@ use probe_ebpf::{
     drive::Host,
     field::Field,
     session::{Gauges, Session},
-    tracker::EPOCH_STEP,
 };
+
+#[cfg(not(feature = "keyed"))]
+use probe_ebpf::settings::Counter;
 
 use super::sock::TcpSock;
 #[cfg(not(feature = "keyed"))]
-use crate::kernel::atomic;
+use super::storage;
 use crate::kernel::emit;
+#[cfg(not(feature = "keyed"))]
+use crate::kernel::{atomic, maps::count};
 
 impl Host for TcpSock {
     #[inline(always)]
@@ -65,23 +69,38 @@ impl Host for TcpSock {
 
     #[cfg(not(feature = "keyed"))]
     #[inline(always)]
-    fn step_epoch(&mut self, s: &mut Session) -> u64 {
+    fn add_epoch(&mut self, s: &mut Session, n: u64) -> u64 {
         // SAFETY: an aligned u64 of the session, accessed only atomically while programs run.
-        unsafe { atomic::fetch_add(&raw mut s.epoch, EPOCH_STEP) }
+        unsafe { atomic::fetch_add(&raw mut s.epoch, n) }
     }
 
     #[cfg(not(feature = "keyed"))]
     #[inline(always)]
     fn swap_epoch(&mut self, s: &mut Session, expected: u64, new: u64) -> bool {
-        // SAFETY: as in `step_epoch`.
+        // SAFETY: as in `add_epoch`.
         unsafe { atomic::compare_exchange(&raw mut s.epoch, expected, new) == expected }
     }
 
-    // No sweep settles a delivery beside these programs.
+    #[cfg(not(feature = "keyed"))]
+    #[inline(always)]
+    fn mark(&mut self) -> bool {
+        let is_marked = storage::mark(*self);
+        if !is_marked {
+            count(Counter::MarksRefused);
+        }
+        is_marked
+    }
+
+    #[cfg(not(feature = "keyed"))]
+    #[inline(always)]
+    fn unmark(&mut self) {
+        storage::unmark(*self);
+    }
+
+    // No sweep runs beside these programs.
     #[cfg(feature = "keyed")]
     #[inline(always)]
-    fn step_epoch(&mut self, s: &mut Session) -> u64 {
-        s.epoch += EPOCH_STEP;
+    fn add_epoch(&mut self, _s: &mut Session, _n: u64) -> u64 {
         0
     }
 
@@ -91,18 +110,24 @@ impl Host for TcpSock {
         false
     }
 
+    #[cfg(feature = "keyed")]
+    #[inline(always)]
+    fn mark(&mut self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "keyed")]
+    #[inline(always)]
+    fn unmark(&mut self) {}
+
     #[inline(always)]
     fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64) {
-        let mut gauges = Gauges::default();
-        self.read_gauges(&mut gauges);
-        emit::delivery_end(s, write_seq, &gauges, now_ns);
+        emit::delivery_end(self, s, write_seq, now_ns);
     }
 
     #[inline(always)]
     fn delivery_settled(&mut self, s: &mut Session, now_ns: u64, expected: u64, new: u64) {
-        let mut gauges = Gauges::default();
-        self.read_gauges(&mut gauges);
-        if let Some(settled) = emit::settled(s, self.write_seq(), &gauges, now_ns) {
+        if let Some(settled) = emit::settled(self, s, now_ns) {
             let is_claimed = self.swap_epoch(s, expected, new);
             settled.report(is_claimed);
         }
@@ -110,16 +135,12 @@ impl Host for TcpSock {
 
     #[inline(always)]
     fn delivery_late(&mut self, s: &Session, now_ns: u64) {
-        let mut gauges = Gauges::default();
-        self.read_gauges(&mut gauges);
-        emit::delivery_late(s, self.write_seq(), &gauges, now_ns);
+        emit::delivery_late(self, s, now_ns);
     }
 
     #[inline(always)]
     fn delivery_progress(&mut self, s: &Session, now_ns: u64) {
-        let mut gauges = Gauges::default();
-        self.read_gauges(&mut gauges);
-        emit::delivery_progress(s, self.write_seq(), &gauges, now_ns);
+        emit::delivery_progress(self, s, now_ns);
     }
 
     /// A FIN that was received or acknowledged is taken off the kernel's byte counts, in which it

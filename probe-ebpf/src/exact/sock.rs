@@ -11,7 +11,7 @@ use probe_ebpf::{
     drive::Segment,
     field::{ABSENT, COUNT, Field},
     record::Endpoints,
-    session::{Clocks, Gauges},
+    session::{Clocks, Gauges, sampled_rtt_us},
 };
 
 /// Set by user space before the programs are loaded, frozen after.
@@ -229,8 +229,7 @@ impl TcpSock {
     /// Least round-trip time; 0 if there was no sample.
     #[inline(always)]
     pub fn min_rtt_us(self) -> u32 {
-        let us = self.get::<u32>(Field::MinRttUs);
-        if us == u32::MAX { 0 } else { us }
+        sampled_rtt_us(self.get(Field::MinRttUs))
     }
 
     #[inline(always)]
@@ -278,13 +277,10 @@ impl TcpSock {
         out.cwnd = self.get(Field::Cwnd);
         out.mss = self.get(Field::Mss);
         out.peer_window_bytes = self.get(Field::SndWnd);
-        let segments: u32 = self.get(Field::RateDelivered);
-        let interval_us: u32 = self.get(Field::RateIntervalUs);
-        out.delivery_rate_bytes_per_s = if interval_us == 0 {
-            0
-        } else {
-            u64::from(segments) * u64::from(out.mss) * 1_000_000 / u64::from(interval_us)
-        };
+        out.set_delivery_rate(
+            self.get(Field::RateDelivered),
+            self.get(Field::RateIntervalUs),
+        );
         out.rate_app_limited = self.bits(Field::RateAppLimited, Field::RateAppLimitedMask) != 0;
     }
 }

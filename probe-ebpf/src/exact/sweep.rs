@@ -1,66 +1,79 @@
-//! The walk over every measured session.
+//! The walk over the sessions: those with a mark, in which something is open, or all of them, when
+//! the filter has changed or only a share is followed.
 
 use core::{ffi::c_void, ptr::read_volatile};
 
 use probe_ebpf::{
     drive,
     session::{Session, phase},
-    settings::Counter,
+    settings::{Counter, Settings},
 };
 
-use super::{cgroup, sock::Sock};
+use super::{
+    cgroup,
+    sock::{Sock, TcpSock},
+    storage,
+};
 use crate::kernel::{
     emit,
     maps::{count, read_clocks, settings},
 };
 
 /// Looks at one session (`bpf_iter` over socket storage, Linux 5.9): settles it if it is quiet,
-/// reports it if it is late or under way. Runs beside the other programs, without the lock.
+/// reports it if it is late or under way, takes away its mark if it is at rest. Runs beside the
+/// other programs, without the lock.
+///
+/// It is linked to two maps, and so finds the session by its socket, whatever the map's value is.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/bpf_sk_storage_map")]
 pub extern "C" fn sweep(ctx: *mut c_void) -> i32 {
     // SAFETY: `struct bpf_iter__bpf_sk_storage_map`: meta, map, sk, value; 8 bytes each.
-    let (sk, value) = unsafe {
-        let fields = ctx.cast::<u64>();
-        (
-            read_volatile(fields.add(2)) as *const u8,
-            read_volatile(fields.add(3)) as *mut Session,
-        )
-    };
-    let now = emit::now_ns();
-    // SAFETY: the map's values are `Session`; the kernel passes the whole one.
-    let s = unsafe { value.as_mut() };
-    let (Some(sk), Some(s)) = (Sock::new(sk), s) else {
+    let sk = unsafe { read_volatile(ctx.cast::<u64>().add(2)) as *const u8 };
+    let now_ns = emit::now_ns();
+    let Some(sk) = Sock::new(sk) else {
         // The end of the walk.
-        read_clocks(now);
+        read_clocks(now_ns);
         return 0;
     };
-    let Some(settings) = settings() else {
-        return 0;
-    };
-    if s.phase == phase::IGNORED {
-        return 0;
+    if let Some(s) = storage::session(sk)
+        && let Some(settings) = settings()
+        && let Some(mut tcp) = sk.tcp()
+    {
+        // SAFETY: an aligned u64 of the session. Read before anything else of it: what is read
+        // after holds if the epoch is still the same.
+        let epoch = unsafe { read_volatile(&raw const s.epoch) };
+        if s.phase == phase::IGNORED || look(sk, &mut tcp, s, settings, now_ns, epoch) {
+            drive::rested(&mut tcp, s, now_ns, epoch);
+        }
     }
-    let Some(mut tcp) = sk.tcp() else {
-        return 0;
-    };
+    0
+}
+
+/// Returns whether the session is followed.
+#[inline(always)]
+fn look(
+    sk: Sock,
+    tcp: &mut TcpSock,
+    s: &mut Session,
+    settings: &Settings,
+    now_ns: u64,
+    epoch: u64,
+) -> bool {
     if s.filter_generation != settings.filter_generation {
         if !cgroup::admits(settings, sk, &s.endpoints) {
-            drive::untracked(&mut tcp, s, now);
-            return 0;
+            drive::untracked(tcp, s, now_ns);
+            return false;
         }
         s.filter_generation = settings.filter_generation;
     }
-    // SAFETY: an aligned u64 of the session.
-    let epoch = unsafe { read_volatile(&raw const s.epoch) };
     // Where callbacks cannot be asked for on behalf of an open session (before Linux 6.12), it is
     // left out too.
     if settings.is_thinned() && !(settings.follows(s.cookie) && s.is_called != 0) {
-        if drive::watched(&mut tcp, s, settings, now, epoch) {
+        if drive::watched(tcp, s, settings, now_ns, epoch) {
             count(Counter::SessionsLeftOut);
         }
-        return 0;
+        return false;
     }
-    drive::swept(&mut tcp, s, settings, now, epoch);
-    0
+    drive::swept(tcp, s, settings, now_ns, epoch);
+    true
 }

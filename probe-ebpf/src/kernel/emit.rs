@@ -2,6 +2,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use probe_ebpf::{
+    drive::Host,
     record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, backend, flag, kind},
     session::{Gauges, Session},
     settings::Counter,
@@ -109,58 +110,60 @@ pub fn session_start(s: &Session, handshake_us: u32, synack_retransmits: u32) {
 
 /// Writes a delivery, what was written in answer ending at `write_seq`, into a place in a ring.
 #[inline(always)]
-fn fill(
+fn fill<H: Host>(
     entry: &mut RingBufEntry<Delivery>,
+    host: &H,
     s: &Session,
     write_seq: u32,
-    gauges: &Gauges,
     now_ns: u64,
     kind: u8,
 ) {
+    let mut gauges = Gauges::default();
+    host.gauges(&mut gauges);
     // SAFETY: the header here, everything else in `Session::fill`.
     let out = unsafe { place(entry) };
     out.header = header::<Delivery>(kind, now_ns);
-    s.fill(out, write_seq, gauges);
+    s.fill(out, write_seq, &gauges);
 }
 
 /// Reports a delivery on the hot ring.
 #[inline(always)]
-fn hot(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64, kind: u8) {
+fn hot<H: Host>(host: &H, s: &Session, write_seq: u32, now_ns: u64, kind: u8) {
     if let Some(mut entry) = reserve_hot::<Delivery>() {
-        fill(&mut entry, s, write_seq, gauges, now_ns, kind);
+        fill(&mut entry, host, s, write_seq, now_ns, kind);
         entry.submit(0);
     }
 }
 
 /// Reports a delivery on the bulk ring.
 #[inline(always)]
-fn bulk(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64, kind: u8) {
+fn bulk<H: Host>(host: &H, s: &Session, write_seq: u32, now_ns: u64, kind: u8) {
     if let Some(mut entry) = reserve_bulk::<Delivery>() {
-        fill(&mut entry, s, write_seq, gauges, now_ns, kind);
+        fill(&mut entry, host, s, write_seq, now_ns, kind);
         entry.submit(bulk_wakeup());
     }
 }
 
 /// Reports a delivery's end.
 #[inline(always)]
-pub fn delivery_end(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) {
+pub fn delivery_end<H: Host>(host: &H, s: &Session, write_seq: u32, now_ns: u64) {
     if s.delivery_flags & flag::ABORTED != 0 {
-        hot(s, write_seq, gauges, now_ns, kind::DELIVERY_END);
+        hot(host, s, write_seq, now_ns, kind::DELIVERY_END);
     } else {
-        bulk(s, write_seq, gauges, now_ns, kind::DELIVERY_END);
+        bulk(host, s, write_seq, now_ns, kind::DELIVERY_END);
     }
 }
 
 /// Reports that a delivery is late.
 #[inline(always)]
-pub fn delivery_late(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) {
-    hot(s, write_seq, gauges, now_ns, kind::DELIVERY_LATE);
+pub fn delivery_late<H: Host>(host: &H, s: &Session, now_ns: u64) {
+    hot(host, s, host.write_seq(), now_ns, kind::DELIVERY_LATE);
 }
 
 /// Reports how far a delivery is.
 #[inline(always)]
-pub fn delivery_progress(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) {
-    bulk(s, write_seq, gauges, now_ns, kind::DELIVERY_PROGRESS);
+pub fn delivery_progress<H: Host>(host: &H, s: &Session, now_ns: u64) {
+    bulk(host, s, host.write_seq(), now_ns, kind::DELIVERY_PROGRESS);
 }
 
 /// The end of a delivery that is settled, written and not yet reported.
@@ -169,9 +172,10 @@ pub struct Settled(RingBufEntry<Delivery>);
 /// Writes the end of a delivery that is settled. None if the ring is full: the delivery is not
 /// lost, the next sweep or the next request reports it.
 #[inline(always)]
-pub fn settled(s: &Session, write_seq: u32, gauges: &Gauges, now_ns: u64) -> Option<Settled> {
+pub fn settled<H: Host>(host: &H, s: &Session, now_ns: u64) -> Option<Settled> {
     let mut entry = BULK.reserve::<Delivery>(0)?;
-    fill(&mut entry, s, write_seq, gauges, now_ns, kind::DELIVERY_END);
+    let write_seq = host.write_seq();
+    fill(&mut entry, host, s, write_seq, now_ns, kind::DELIVERY_END);
     // SAFETY: `fill` has written every field.
     unsafe { place(&mut entry) }.flags |= flag::SETTLED;
     Some(Settled(entry))

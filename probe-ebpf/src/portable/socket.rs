@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use probe_ebpf::{
     drive::{Host, after, state},
-    session::{Gauges, Session},
+    session::{Gauges, Session, sampled_rtt_us},
 };
 
 use crate::kernel::emit;
@@ -184,22 +184,19 @@ impl Host for Socket {
     fn gauges(&self, out: &mut Gauges) {
         out.segments = field!(self.ops, data_segs_out: u32);
         out.srtt_us = self.srtt_us();
-        out.min_rtt_us = min_rtt_us(self.ops);
+        out.min_rtt_us = sampled_rtt_us(field!(self.ops, rtt_min: u32));
         out.cwnd = field!(self.ops, snd_cwnd: u32);
         out.mss = field!(self.ops, mss_cache: u32);
-        let segments = field!(self.ops, rate_delivered: u32);
-        let interval_us = field!(self.ops, rate_interval_us: u32);
-        out.delivery_rate_bytes_per_s = if interval_us == 0 {
-            0
-        } else {
-            u64::from(segments) * u64::from(out.mss) * 1_000_000 / u64::from(interval_us)
-        };
+        out.set_delivery_rate(
+            field!(self.ops, rate_delivered: u32),
+            field!(self.ops, rate_interval_us: u32),
+        );
         out.rate_app_limited = true;
     }
 
-    // Nothing settles a delivery beside this program.
+    // No sweep runs beside this program.
     #[inline(always)]
-    fn step_epoch(&mut self, _s: &mut Session) -> u64 {
+    fn add_epoch(&mut self, _s: &mut Session, _n: u64) -> u64 {
         0
     }
 
@@ -209,10 +206,16 @@ impl Host for Socket {
     }
 
     #[inline(always)]
+    fn mark(&mut self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn unmark(&mut self) {}
+
+    #[inline(always)]
     fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64) {
-        let mut gauges = Gauges::default();
-        self.gauges(&mut gauges);
-        emit::delivery_end(s, write_seq, &gauges, now_ns);
+        emit::delivery_end(self, s, write_seq, now_ns);
     }
 
     #[inline(always)]
@@ -220,16 +223,12 @@ impl Host for Socket {
 
     #[inline(always)]
     fn delivery_late(&mut self, s: &Session, now_ns: u64) {
-        let mut gauges = Gauges::default();
-        self.gauges(&mut gauges);
-        emit::delivery_late(s, self.snd_nxt, &gauges, now_ns);
+        emit::delivery_late(self, s, now_ns);
     }
 
     #[inline(always)]
     fn delivery_progress(&mut self, s: &Session, now_ns: u64) {
-        let mut gauges = Gauges::default();
-        self.gauges(&mut gauges);
-        emit::delivery_progress(s, self.snd_nxt, &gauges, now_ns);
+        emit::delivery_progress(self, s, now_ns);
     }
 
     /// A FIN counts as a byte in the kernel's own counts.
@@ -243,15 +242,8 @@ impl Host for Socket {
             segments: field!(self.ops, data_segs_out: u32),
             retrans: self.total_retrans(),
             srtt_us: self.srtt_us(),
-            min_rtt_us: min_rtt_us(self.ops),
+            min_rtt_us: sampled_rtt_us(field!(self.ops, rtt_min: u32)),
         };
         emit::session_end(s, now_ns, ended, &totals);
     }
-}
-
-/// Least round-trip time; 0 if there was no sample.
-#[inline(always)]
-fn min_rtt_us(ops: *mut bpf_sock_ops) -> u32 {
-    let us = field!(ops, rtt_min: u32);
-    if us == u32::MAX { 0 } else { us }
 }

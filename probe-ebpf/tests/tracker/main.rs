@@ -4,4 +4,5 @@ mod exchanges;
 mod histories;
 mod left_out;
 mod looks;
+mod marks;
 mod wire;

@@ -7,7 +7,7 @@ use probe_ebpf::{
     session::{Gauges, Session},
     settings::Settings,
     tls,
-    tracker::EPOCH_STEP,
+    tracker::{EPOCH_STEP, UNMARKED},
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -35,6 +35,12 @@ pub(crate) struct Socket {
     pub(crate) reports: Vec<Report>,
     /// Runs between the writing of a settled record and its claim.
     pub(crate) race: bool,
+    /// The sweep has the session on its round.
+    pub(crate) marked: bool,
+    /// There is no memory for marks.
+    pub(crate) refuses_marks: bool,
+    /// What happens while the sweep takes the mark away.
+    pub(crate) meanwhile: Option<fn(&mut Self, &mut Session)>,
 }
 
 impl Socket {
@@ -80,12 +86,15 @@ impl Host for Socket {
         out.segments = self.segments;
         out.srtt_us = 1000;
     }
-    fn step_epoch(&mut self, s: &mut Session) -> u64 {
+    fn add_epoch(&mut self, s: &mut Session, n: u64) -> u64 {
         let before = s.epoch;
-        s.epoch = s.epoch.wrapping_add(EPOCH_STEP);
+        s.epoch = s.epoch.wrapping_add(n);
         before
     }
     fn swap_epoch(&mut self, s: &mut Session, expected: u64, new: u64) -> bool {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile(self, s);
+        }
         if self.race {
             s.epoch = s.epoch.wrapping_add(2 * EPOCH_STEP);
         }
@@ -94,6 +103,13 @@ impl Host for Socket {
             s.epoch = new;
         }
         same
+    }
+    fn mark(&mut self) -> bool {
+        self.marked |= !self.refuses_marks;
+        self.marked
+    }
+    fn unmark(&mut self) {
+        self.marked = false;
     }
     fn delivery_end(&mut self, s: &Session, write_seq: u32, _now_ns: u64) {
         let record = self.record(s, write_seq, kind::DELIVERY_END);
@@ -143,6 +159,7 @@ impl Wire {
             t_established_ns: 1000 * MS,
             acked_seq: isn,
             rcv_nxt: isn,
+            epoch: UNMARKED,
             ..Session::default()
         };
         Self {
@@ -228,16 +245,19 @@ impl Wire {
         }
     }
 
-    /// The daemon sweeps.
+    /// The daemon sweeps, past all sessions.
     pub(crate) fn sweeps(&mut self) {
-        let epoch = self.session.epoch;
-        drive::swept(
-            &mut self.socket,
-            &mut self.session,
-            &self.settings,
-            self.now_ns,
-            epoch,
-        );
+        let (host, s) = (&mut self.socket, &mut self.session);
+        let epoch = s.epoch;
+        drive::swept(host, s, &self.settings, self.now_ns, epoch);
+        drive::rested(host, s, self.now_ns, epoch);
+    }
+
+    /// The daemon sweeps, past marked sessions only.
+    pub(crate) fn sweeps_marked(&mut self) {
+        if self.socket.marked {
+            self.sweeps();
+        }
     }
 
     /// What has been reported since the last call.

@@ -31,6 +31,7 @@ use super::{
     probes::{self, Clocks},
     sys,
     table::Table,
+    walks::Walks,
 };
 
 /// The programs, compiled for the kernel by this crate's build script.
@@ -82,7 +83,7 @@ pub struct Exact {
     table: Option<Table>,
     half_open: HalfOpenTable,
     listeners: HashMap<MapData, Pod<ListenerKey>, u8>,
-    sweep: Option<IterLink>,
+    walks: Option<Walks>,
     adopt: Option<IterLink>,
     tick_hz: u32,
 }
@@ -115,11 +116,16 @@ impl Exact {
             .transpose()
             .context("the programs' own log")?;
         let adopt = link(&ebpf, probes::ADOPT, None)?;
-        let (sweep, table) = match take(&mut ebpf, "SESSIONS")? {
-            Map::SkStorage(storage) => (
-                link(&ebpf, probes::SWEEP, Some(storage.fd().as_fd()))?,
-                None,
-            ),
+        let (walks, table) = match take(&mut ebpf, "SESSIONS")? {
+            Map::SkStorage(all) => {
+                let Map::SkStorage(open) = take(&mut ebpf, "OPEN")? else {
+                    bail!("the map OPEN holds no socket storage");
+                };
+                let open = link(&ebpf, probes::SWEEP, Some(open.fd().as_fd()))?;
+                let all = link(&ebpf, probes::SWEEP, Some(all.fd().as_fd()))?;
+                let walks = open.zip(all).map(|(open, all)| Walks::new(open, all));
+                (walks, None)
+            }
             sessions => {
                 let mut table = Table::new(sessions.try_into()?, backend::EXACT);
                 table.apply(maps.applied(), &settings.filter);
@@ -127,7 +133,8 @@ impl Exact {
             }
         };
         let clock: Array<MapData, Pod<Clock>> = take(&mut ebpf, "CLOCK")?.try_into()?;
-        let tick_hz = match sweep.as_ref().or(adopt.as_ref()) {
+        let shortest = walks.as_ref().map(Walks::shortest);
+        let tick_hz = match shortest.or(adopt.as_ref()) {
             Some(walk) => measure_tick(walk, &clock).context("measuring the tick rate")?,
             None => 0,
         };
@@ -141,7 +148,7 @@ impl Exact {
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
             half_open: HalfOpenTable::new(take(&mut ebpf, "HALF_OPEN")?)?,
             ebpf,
-            sweep,
+            walks,
             adopt,
             tick_hz,
         })
@@ -285,6 +292,9 @@ impl Backend for Exact {
         if let Some(table) = &mut self.table {
             table.apply(applied, &settings.filter);
         }
+        if let Some(walks) = &mut self.walks {
+            walks.judge_all();
+        }
         Ok(())
     }
 
@@ -303,10 +313,10 @@ impl Backend for Exact {
         if let Some(table) = &mut self.table {
             return table.sweep();
         }
-        match &self.sweep {
-            Some(sweep) => sweep.run().context("walking the sessions"),
-            None => Ok(()),
-        }
+        let Some(walks) = &mut self.walks else {
+            return Ok(());
+        };
+        walks.sweep(self.maps.applied().is_thinned(), self.maps.marks_refused()?)
     }
 
     fn adopt(&mut self, sink: &mut dyn FnMut(Record<'_>)) -> Result<usize> {
@@ -338,7 +348,7 @@ impl Backend for Exact {
     }
 
     fn run_time(&self) -> Result<Option<Duration>> {
-        if self.sweep.is_none() {
+        if self.walks.is_none() {
             // Nothing would look at the sessions that are left out.
             return Ok(None);
         }

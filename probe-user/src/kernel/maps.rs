@@ -143,15 +143,22 @@ impl Maps {
         drain(ring, max, sink)
     }
 
+    /// Openings that the sweep could not be told of.
+    pub(super) fn marks_refused(&self) -> Result<u64> {
+        self.count(Counter::MarksRefused)
+    }
+
+    fn count(&self, counter: Counter) -> Result<u64> {
+        let per_cpu = self
+            .counters
+            .get(&(counter as u32), 0)
+            .context("reading the programs' counters")?;
+        Ok(per_cpu.iter().sum())
+    }
+
     /// The programs' own counts, as they stand.
     fn read_counts(&self) -> Result<KernelCounts> {
-        let get = |counter: Counter| -> Result<u64> {
-            let per_cpu = self
-                .counters
-                .get(&(counter as u32), 0)
-                .context("reading the programs' counters")?;
-            Ok(per_cpu.iter().sum())
-        };
+        let get = |counter| self.count(counter);
         Ok(KernelCounts {
             hot: RingCounts {
                 seen: get(Counter::HotSeen)?,

@@ -20,6 +20,7 @@ mod probes;
 pub mod rungs;
 mod sys;
 mod table;
+mod walks;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;

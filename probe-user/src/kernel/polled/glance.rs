@@ -4,7 +4,6 @@ use probe_ebpf::{
     drive::{Host, Look, state},
     record::{ABI_VERSION, Delivery, Header, SessionEnd, SessionStart, backend, flag, kind},
     session::{Clocks, Gauges, Session},
-    tracker::EPOCH_STEP,
 };
 
 use super::{
@@ -221,9 +220,9 @@ impl Host for Glance<'_> {
         *out = self.rest.as_ref().unwrap_or(&self.found).gauges();
     }
 
-    fn step_epoch(&mut self, s: &mut Session) -> u64 {
+    fn add_epoch(&mut self, s: &mut Session, n: u64) -> u64 {
         let before = s.epoch;
-        s.epoch = before.wrapping_add(EPOCH_STEP);
+        s.epoch = before.wrapping_add(n);
         before
     }
 
@@ -234,6 +233,13 @@ impl Host for Glance<'_> {
         }
         same
     }
+
+    // Every session is looked at.
+    fn mark(&mut self) -> bool {
+        false
+    }
+
+    fn unmark(&mut self) {}
 
     fn delivery_end(&mut self, s: &Session, write_seq: u32, now_ns: u64) {
         let record = self.delivery(s, write_seq, kind::DELIVERY_END, now_ns);
