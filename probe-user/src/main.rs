@@ -26,8 +26,7 @@ fn perform(command: &Command) -> Result<Outcome> {
     if let Command::Replay(args) = command
         && !(args.top || args.serve.is_some())
     {
-        cli::replay_at_terminal(args, style, to.lock())?;
-        return Ok(Outcome::Done);
+        return cli::replay_at_terminal(args, style, to.lock());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

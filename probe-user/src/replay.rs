@@ -122,6 +122,13 @@ pub struct Replayed {
 }
 
 impl Replayed {
+    /// Whether nothing is known to be missing, as far as it was read. One that lacks its end, and
+    /// nothing else, may still be being written.
+    pub fn is_complete(&self) -> bool {
+        let is_whole = |ending: &Ending| matches!(ending, Ending::Ended(_) | Ending::Open);
+        self.missing == 0 && self.endings.iter().all(|(_, ending)| is_whole(ending))
+    }
+
     /// From its beginning to the last thing said.
     pub fn span(&self) -> Duration {
         let begin_ns = self.header.begin_monotonic_ns;

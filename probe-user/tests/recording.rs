@@ -10,7 +10,7 @@ use probe_ebpf::record::{ended, flag, kind};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
-use weir::cli::{self, Cli, Command};
+use weir::cli::{self, Cli, Command, Outcome};
 use weir::kernel::{HalfOpenGiveUp, Ring};
 use weir::ui::out::Style;
 use weir_proto::v1;
@@ -267,6 +267,48 @@ async fn a_reload_and_lost_records_are_replayed_too() {
     let full = status.losses.unwrap().bulk.unwrap().ring_full;
     assert!(full > 0);
     assert!(notes.contains(&format!("bulk ring full {full}")), "{notes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recording_that_cannot_even_begin_leaves_no_file() {
+    let daemon = Daemon::start(|_| {}).await;
+    let recorder = Recorder::start(&daemon, " --max-bytes 100").await;
+    let refused = recorder.task.await.unwrap().unwrap_err();
+    let refused = format!("{refused:#}");
+    assert!(
+        refused.contains("cannot write") && refused.contains("allow more"),
+        "{refused}"
+    );
+    assert!(!recorder.file.path.exists());
+    daemon.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_less_than_there_was_says_so_to_the_shell() {
+    let daemon = Daemon::start(|_| {}).await;
+    let recorder = Recorder::start(&daemon, "").await;
+    play(&daemon, 1);
+    drained(&daemon, 1).await;
+    let file = recorder.end().await;
+    daemon.stop().await.unwrap();
+    let whole = std::fs::read(&file.path).unwrap();
+    let outcome = |bytes: &[u8]| {
+        std::fs::write(&file.path, bytes).unwrap();
+        let line = format!("weir replay {} --stats", file.path.display());
+        let Command::Replay(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            unreachable!("{line}");
+        };
+        cli::replay(&args, Style::default(), std::io::sink(), std::io::sink()).unwrap()
+    };
+    assert_eq!(outcome(&whole), Outcome::Done);
+    assert_eq!(
+        outcome(&whole[..whole.len() - 1]),
+        Outcome::Incomplete,
+        "torn"
+    );
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    assert_eq!(outcome(&damaged), Outcome::Incomplete, "damaged");
 }
 
 #[tokio::test(flavor = "multi_thread")]

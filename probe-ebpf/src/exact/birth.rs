@@ -30,7 +30,7 @@ pub fn established(sk: Sock, tcp: TcpSock, now_ns: u64) {
         handshake_us = (now_ns.saturating_sub(t_first_ns) / 1000) as u32;
     }
     if let Some(s) = born(sk, tcp, now_ns, 0) {
-        emit::session_start(s, handshake_us, s.retrans_before);
+        emit::session_start(s, now_ns, handshake_us, s.retrans_before);
     }
 }
 
@@ -83,7 +83,7 @@ pub fn adopted(sk: Sock, tcp: TcpSock, state: u8, now_ns: u64) -> bool {
         let epoch = s.epoch;
         drive::show(&mut { tcp }, s, epoch);
     }
-    emit::session_start(s, 0, 0);
+    emit::session_start(s, now_ns, 0, 0);
     true
 }
 

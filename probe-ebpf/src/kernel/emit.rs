@@ -91,13 +91,13 @@ unsafe fn place<T>(entry: &mut RingBufEntry<T>) -> &mut T {
 
 /// Reports a session's start.
 #[inline(always)]
-pub fn session_start(s: &Session, handshake_us: u32, synack_retransmits: u32) {
+pub fn session_start(s: &Session, now_ns: u64, handshake_us: u32, synack_retransmits: u32) {
     let Some(mut entry) = reserve_bulk::<SessionStart>() else {
         return;
     };
     // SAFETY: every field follows.
     let out = unsafe { place(&mut entry) };
-    out.header = header::<SessionStart>(kind::SESSION_START, now_ns());
+    out.header = header::<SessionStart>(kind::SESSION_START, now_ns);
     out.cookie = s.cookie;
     out.t_established_ns = s.t_established_ns;
     out.endpoints.copy_from(&s.endpoints);

@@ -56,7 +56,7 @@ pub fn established(ctx: &SockOpsContext, now_ns: u64) -> bool {
         // The round trip of the last SYN-ACK is not the handshake's time.
         0
     };
-    emit::session_start(s, handshake_us, s.retrans_seen);
+    emit::session_start(s, now_ns, handshake_us, s.retrans_seen);
     true
 }
 

@@ -12,6 +12,8 @@ pub enum Outcome {
     Done,
     /// The doctor's verdict.
     Examined(Health),
+    /// A recording was replayed, as far as it goes: something of it is missing.
+    Incomplete,
 }
 
 /// The exit status, as `weir --help` documents it; an error goes to standard error, but for a
@@ -32,6 +34,7 @@ fn status(outcome: Outcome) -> u8 {
         Outcome::Done | Outcome::Examined(Health::Exact) => 0,
         Outcome::Examined(Health::Degraded) => 3,
         Outcome::Examined(Health::Unable) => 4,
+        Outcome::Incomplete => 5,
     }
 }
 
@@ -63,5 +66,11 @@ mod tests {
         assert_eq!(of(Health::Exact), 0);
         assert_eq!(of(Health::Degraded), 3);
         assert_eq!(of(Health::Unable), 4);
+    }
+
+    #[test]
+    fn a_recording_with_something_missing_is_told_from_a_whole_one() {
+        assert_eq!(status(Outcome::Done), 0);
+        assert_eq!(status(Outcome::Incomplete), 5);
     }
 }

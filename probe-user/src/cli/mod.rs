@@ -61,6 +61,8 @@ Exit status:
   2  the command line was not understood
   3  weir doctor: weir can measure here, but something is lost
   4  weir doctor: weir cannot measure here
+  5  weir replay: all that is there was replayed, and something is missing: a file is torn or
+     damaged, or has gaps
 
 Listings:
   Numbers are plain and in the unit that the column's name ends in; \"-\" is \"did not happen\" or

@@ -55,8 +55,14 @@ pub async fn record_until(
     };
     let name = args.file.display();
     let file = create(&args.file, args.force)?;
-    let mut writer = Writer::begin(file, &header, args.max_bytes)
-        .with_context(|| format!("cannot write {name}"))?;
+    let mut writer = Writer::begin(file, &header, args.max_bytes).map_err(|err| {
+        // Nothing is in it, and its being there would stand in the way of the next try.
+        let left = match std::fs::remove_file(&args.file) {
+            Ok(()) => "",
+            Err(_) => "; it is left there, empty",
+        };
+        anyhow::Error::from(err).context(format!("cannot write {name}{left}"))
+    })?;
     writeln!(to, "recording {} to {name}", header.host)?;
     to.flush()?;
     let bounds = Bounds {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use probe_ebpf::record::flag;
 use weir_proto::v1::Delivery;
 
-use super::Replay;
+use super::{Outcome, Replay};
 use crate::intake::{Intake, Told};
 use crate::recording::chain::Chain;
 use crate::recording::read::Ending;
@@ -28,12 +28,12 @@ const BAR_INTERVAL: Duration = Duration::from_millis(200);
 const BAR_COLUMNS: u64 = 30;
 
 /// `weir replay`: the listing to `to`, and what is to be known of the recording to `notes`.
-pub fn replay(args: &Replay, style: Style, to: impl Write, notes: impl Write) -> Result<()> {
+pub fn replay(args: &Replay, style: Style, to: impl Write, notes: impl Write) -> Result<Outcome> {
     show(args, style, to, notes, false)
 }
 
 /// The same at a terminal: while it takes long, standard error shows how far it is.
-pub fn replay_at_terminal(args: &Replay, style: Style, to: impl Write) -> Result<()> {
+pub fn replay_at_terminal(args: &Replay, style: Style, to: impl Write) -> Result<Outcome> {
     // Not between the lines of a listing, and what is paced takes as long as it took.
     let listing = (args.deliveries || args.events) && io::stdout().is_terminal();
     let paced = matches!(args.speed, Some(Speed::Times(_)));
@@ -47,7 +47,7 @@ fn show(
     to: impl Write,
     mut notes: impl Write,
     bar: bool,
-) -> Result<()> {
+) -> Result<Outcome> {
     let chain = Chain::open(&args.files)?;
     let options = Options {
         speed: args.speed.unwrap_or_default(),
@@ -94,7 +94,12 @@ fn show(
         }
         printer.flush()?;
     }
-    Ok(note(&replayed, &mut notes)?)
+    note(&replayed, &mut notes)?;
+    Ok(if replayed.is_complete() {
+        Outcome::Done
+    } else {
+        Outcome::Incomplete
+    })
 }
 
 /// Prints deliveries as they are folded.
