@@ -5,4 +5,5 @@ mod histories;
 mod left_out;
 mod looks;
 mod marks;
+mod midway;
 mod wire;

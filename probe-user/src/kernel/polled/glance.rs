@@ -216,6 +216,19 @@ impl Host for Glance<'_> {
         self.found.state
     }
 
+    // Whoever looks tells when.
+    fn mss(&self) -> u32 {
+        0
+    }
+
+    fn t_packet_ns(&self) -> u64 {
+        0
+    }
+
+    fn t_delivered_ns(&self) -> u64 {
+        0
+    }
+
     fn gauges(&self, out: &mut Gauges) {
         *out = self.rest.as_ref().unwrap_or(&self.found).gauges();
     }
