@@ -69,10 +69,11 @@ impl Host for TcpSock {
 
     #[inline(always)]
     fn t_packet_ns(&self) -> u64 {
-        if has(Field::DeliveredMstamp) {
-            self.get::<u64>(Field::TcpMstamp) * 1000
-        } else {
+        // The daemon reports from the table of sessions without their sockets.
+        if cfg!(feature = "keyed") || !has(Field::DeliveredMstamp) {
             0
+        } else {
+            self.get::<u64>(Field::TcpMstamp) * 1000
         }
     }
 

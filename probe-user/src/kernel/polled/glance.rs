@@ -100,6 +100,7 @@ impl Found {
             mss: self.info.mss,
             peer_window_bytes: self.info.peer_window_bytes,
             delivery_rate_bytes_per_s: self.info.delivery_rate_bytes_per_s,
+            t_delivered_ns: 0,
             rate_app_limited: self.info.rate_app_limited,
         }
     }
