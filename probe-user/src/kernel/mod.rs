@@ -303,7 +303,8 @@ pub trait Backend: Send {
     fn drain(&mut self, ring: Ring, max: usize, sink: &mut dyn FnMut(Record<'_>)) -> usize;
 
     /// Looks at every session that may want it: settles quiet deliveries, reports silent late ones
-    /// and those under way; after a changed filter, at every session. To be called every [`SWEEP_INTERVAL`](crate::kernel::SWEEP_INTERVAL).
+    /// and those under way; after a changed filter, at every session. To be called every
+    /// [`SWEEP_INTERVAL`](crate::kernel::SWEEP_INTERVAL).
     fn sweep(&mut self) -> anyhow::Result<()>;
 
     /// Meets the sessions that were established before the programs were attached. Returns how

@@ -113,6 +113,6 @@ mod tests {
         assert!(pace.is_due(begin + Duration::from_millis(250)));
         pace.took(begin, Duration::from_millis(100));
         assert!(!pace.is_due(begin + Duration::from_millis(999)));
-        assert!(pace.is_due(begin + Duration::from_millis(1000)));
+        assert!(pace.is_due(begin + Duration::from_secs(1)));
     }
 }
