@@ -32,13 +32,6 @@ pub trait Host {
     fn error(&self) -> i32;
     /// The socket's TCP state: the one before, while it changes.
     fn tcp_state(&self) -> u8;
-    /// Maximum segment size.
-    fn mss(&self) -> u32;
-    /// When the kernel last sent or received on this socket, the segment under way not counted,
-    /// `CLOCK_MONOTONIC`; 0 if it does not tell, or does not tell [`Host::t_delivered_ns`].
-    fn t_packet_ns(&self) -> u64;
-    /// When the kernel last noted that data was delivered: acknowledged in order, or selectively.
-    fn t_delivered_ns(&self) -> u64;
     /// What describes a delivery's two ends.
     fn gauges(&self, out: &mut Gauges);
 
@@ -152,43 +145,7 @@ pub fn show<H: Host>(host: &mut H, s: &mut Session, epoch: u64) {
     }
 }
 
-/// A segment of the client has arrived and is about to be processed: if it only acknowledges, and
-/// that in the midst of an answer, takes notice of it and returns `true`. Most segments are of this
-/// kind, and their time is the kernel's to tell when it is asked for: reading the clock would cost
-/// as much as all the rest.
-///
-/// The kernel notes when data was delivered (`delivered_mstamp`, Linux 4.9) with whole packets, and
-/// anew when it begins to send while nothing is outstanding; so it is left to it only while
-/// something stays outstanding and a packet's worth of bytes is acknowledged.
-#[inline(always)]
-pub fn midway<H: Host>(host: &H, s: &mut Session, settings: &Settings, segment: &Segment) -> bool {
-    if s.phase != phase::ANSWERING
-        || s.t_first_acked_ns == 0
-        || segment.payload != 0
-        || !segment.has_ack
-    {
-        return false;
-    }
-    let t_packet_ns = host.t_packet_ns();
-    let write_seq = host.write_seq();
-    let ack = segment.ack;
-    let bytes = ack.wrapping_sub(host.snd_una()).cast_signed();
-    if t_packet_ns == 0
-        || bytes <= 0
-        || bytes < host.mss().cast_signed()
-        || !after(host.snd_nxt(), ack)
-        || !after(s.end_seq(write_seq), ack)
-        || !after(ack, s.acked_seq)
-        || s.is_late(t_packet_ns, write_seq, settings.deadline_ns)
-    {
-        return false;
-    }
-    s.acked_midway(ack);
-    s.written_seq = write_seq;
-    true
-}
-
-/// A segment of the client has arrived and is about to be processed, and is not [`midway`].
+/// A segment of the client has arrived and is about to be processed.
 #[inline(always)]
 pub fn segment<H: Host>(
     host: &mut H,
@@ -199,10 +156,6 @@ pub fn segment<H: Host>(
 ) {
     let write_seq = host.write_seq();
     let una = host.snd_una();
-    if s.is_ack_untimed != 0 {
-        // This one may deliver out of order, and the kernel's time is then another.
-        s.time_ack(host.t_delivered_ns());
-    }
     let is_new = segment.has_ack && after(segment.ack, una) && !after(segment.ack, host.snd_nxt());
     // The kernel skips a program that interrupts itself on a CPU, so that an acknowledgement may
     // have gone unseen.

@@ -47,10 +47,6 @@ fields! {
     Cwnd = "tcp_sock"."snd_cwnd", "the congestion window";
     /// Maximum segment size.
     Mss = "tcp_sock"."mss_cache", "the segment size and the delivery rate";
-    /// When data was last delivered, microseconds of `CLOCK_MONOTONIC` (Linux 4.9).
-    DeliveredMstamp = "tcp_sock"."delivered_mstamp", "nothing, but acknowledgements cost more";
-    /// When a packet was last sent or received, microseconds of `CLOCK_MONOTONIC` (Linux 4.13).
-    TcpMstamp = "tcp_sock"."tcp_mstamp", "nothing, but acknowledgements cost more";
     /// Send window.
     SndWnd = "tcp_sock"."snd_wnd", "the client's window";
     /// Segments of the latest rate sample (Linux 4.9).

@@ -36,9 +36,8 @@ pub struct Session {
     pub settled: u8,
     /// A [`tls::Phase`].
     pub tls_phase: u8,
-    /// The latest acknowledgement came in the midst of an answer, and when is not in
-    /// [`Session::t_last_acked_ns`] yet: the kernel knows it ([`Gauges::t_delivered_ns`]).
-    pub is_ack_untimed: u8,
+    /// The session speaks TLS 1.3.
+    pub is_tls_13: u8,
     /// One of [`ended`]: who closed it first.
     pub ended: u8,
     /// A retransmission timeout is being made good; for those who are not told the kernel's
@@ -108,11 +107,7 @@ pub struct Session {
     /// Callbacks that were asked for to follow this session and that nobody else had asked for.
     pub callbacks: u32,
     /// Not 0: the callbacks by which it can be followed were asked for.
-    pub is_called: u16,
-    /// The session speaks TLS 1.3.
-    pub is_tls_13: u8,
-    /// Zero.
-    pub reserved: u8,
+    pub is_called: u32,
 }
 
 /// A session's state in a table of its own, beside what was seen on the wire.
@@ -229,8 +224,6 @@ pub struct Gauges {
     pub delivery_rate_bytes_per_s: u64,
     /// It was application-limited.
     pub rate_app_limited: bool,
-    /// When the kernel last noted that data was delivered, `CLOCK_MONOTONIC`; 0: unknown.
-    pub t_delivered_ns: u64,
 }
 
 impl Gauges {
@@ -299,12 +292,7 @@ impl Session {
         out.t_first_write_ns = self.t_first_write_ns;
         out.t_last_write_ns = self.t_last_write_ns;
         out.t_first_acked_ns = self.t_first_acked_ns;
-        out.t_last_acked_ns =
-            if self.is_ack_untimed != 0 && gauges.t_delivered_ns > self.t_last_acked_ns {
-                gauges.t_delivered_ns
-            } else {
-                self.t_last_acked_ns
-            };
+        out.t_last_acked_ns = self.t_last_acked_ns;
         out.request_bytes = self.request_bytes;
         out.acked_bytes = self.acked_bytes;
         out.written_bytes = self.acked_bytes + u64::from(end.wrapping_sub(self.acked_seq));

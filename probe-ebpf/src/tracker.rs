@@ -162,7 +162,6 @@ impl Session {
         self.acked_seq = ack;
         self.acked_bytes += u64::from(bytes);
         self.t_last_acked_ns = now_ns;
-        self.is_ack_untimed = 0;
         if self.t_first_acked_ns == 0 {
             self.t_first_acked_ns = now_ns;
         }
@@ -178,24 +177,6 @@ impl Session {
             self.t_last_write_ns = self.t_first_write_ns;
             self.delivery_flags |= flag::FIRST_WRITE_BOUNDED;
         }
-    }
-
-    /// The same, in the midst of an answer, of which some was acknowledged before: when is not
-    /// noted.
-    #[inline(always)]
-    pub fn acked_midway(&mut self, ack_seq: u32) {
-        self.acked_bytes += u64::from(ack_seq.wrapping_sub(self.acked_seq));
-        self.acked_seq = ack_seq;
-        self.is_ack_untimed = 1;
-    }
-
-    /// Notes when the latest acknowledgement was, by the kernel's account.
-    #[inline(always)]
-    pub fn time_ack(&mut self, t_delivered_ns: u64) {
-        if t_delivered_ns > self.t_last_acked_ns {
-            self.t_last_acked_ns = t_delivered_ns;
-        }
-        self.is_ack_untimed = 0;
     }
 
     /// New bytes of the client arrived, in order. The caller has closed a complete delivery
@@ -397,7 +378,6 @@ impl Session {
         self.t_last_write_ns = 0;
         self.t_first_acked_ns = 0;
         self.t_last_acked_ns = 0;
-        self.is_ack_untimed = 0;
         self.t_progress_ns = now_ns;
         self.request_bytes = 0;
         self.acked_bytes = 0;

@@ -62,7 +62,6 @@ fn arrived(sk: *const u8, segment: impl FnOnce() -> Option<Segment>) {
     if let Some((s, mut tcp)) = measured(sk)
         && let Some(settings) = settings()
         && let Some(segment) = segment()
-        && !drive::midway(&tcp, s, settings, &segment)
     {
         drive::segment(&mut tcp, s, settings, emit::now_ns(), segment);
     }

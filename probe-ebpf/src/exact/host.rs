@@ -9,7 +9,7 @@ use probe_ebpf::{
 #[cfg(not(feature = "keyed"))]
 use probe_ebpf::settings::Counter;
 
-use super::sock::{TcpSock, has};
+use super::sock::TcpSock;
 #[cfg(not(feature = "keyed"))]
 use super::storage;
 use crate::kernel::emit;
@@ -60,26 +60,6 @@ impl Host for TcpSock {
     #[inline(always)]
     fn tcp_state(&self) -> u8 {
         self.get(Field::State)
-    }
-
-    #[inline(always)]
-    fn mss(&self) -> u32 {
-        self.get(Field::Mss)
-    }
-
-    #[inline(always)]
-    fn t_packet_ns(&self) -> u64 {
-        // The daemon reports from the table of sessions without their sockets.
-        if cfg!(feature = "keyed") || !has(Field::DeliveredMstamp) {
-            0
-        } else {
-            self.get::<u64>(Field::TcpMstamp) * 1000
-        }
-    }
-
-    #[inline(always)]
-    fn t_delivered_ns(&self) -> u64 {
-        self.get::<u64>(Field::DeliveredMstamp) * 1000
     }
 
     #[inline(always)]

@@ -281,7 +281,6 @@ impl TcpSock {
             self.get(Field::RateDelivered),
             self.get(Field::RateIntervalUs),
         );
-        out.t_delivered_ns = self.get::<u64>(Field::DeliveredMstamp) * 1000;
         out.rate_app_limited = self.bits(Field::RateAppLimited, Field::RateAppLimitedMask) != 0;
     }
 }

@@ -180,22 +180,6 @@ impl Host for Socket {
         self.state
     }
 
-    // Whoever looks tells when.
-    #[inline(always)]
-    fn mss(&self) -> u32 {
-        0
-    }
-
-    #[inline(always)]
-    fn t_packet_ns(&self) -> u64 {
-        0
-    }
-
-    #[inline(always)]
-    fn t_delivered_ns(&self) -> u64 {
-        0
-    }
-
     #[inline(always)]
     fn gauges(&self, out: &mut Gauges) {
         out.segments = field!(self.ops, data_segs_out: u32);

@@ -104,7 +104,6 @@ impl Session {
                 self.t_first_acked_ns = now_ns;
             }
             self.t_last_acked_ns = now_ns;
-            self.is_ack_untimed = 0;
             self.delivery_flags |= flag::LEFT_OUT | flag::END_BOUNDED;
             return Watched::Over;
         }
@@ -122,7 +121,6 @@ impl Session {
         self.t_last_write_ns = self.t_first_write_ns;
         self.t_first_acked_ns = 0;
         self.t_last_acked_ns = 0;
-        self.is_ack_untimed = 0;
         self.request_bytes = 0;
         self.acked_bytes = 0;
         self.acked_seq = una_seq;

@@ -5,5 +5,4 @@ mod histories;
 mod left_out;
 mod looks;
 mod marks;
-mod midway;
 mod wire;

@@ -32,12 +32,6 @@ pub(crate) struct Socket {
     pub(crate) error: i32,
     pub(crate) state: u8,
     pub(crate) segments: u32,
-    /// Written and not yet sent.
-    pub(crate) unsent: u32,
-    pub(crate) mss: u32,
-    /// The kernel's own times.
-    pub(crate) t_packet_ns: u64,
-    pub(crate) t_delivered_ns: u64,
     pub(crate) reports: Vec<Report>,
     /// Runs between the writing of a settled record and its claim.
     pub(crate) race: bool,
@@ -68,7 +62,7 @@ impl Host for Socket {
         self.snd_una
     }
     fn snd_nxt(&self) -> u32 {
-        self.write_seq.wrapping_sub(self.unsent)
+        self.write_seq
     }
     fn rcv_nxt(&self) -> u32 {
         self.rcv_nxt
@@ -88,17 +82,7 @@ impl Host for Socket {
     fn tcp_state(&self) -> u8 {
         self.state
     }
-    fn mss(&self) -> u32 {
-        self.mss
-    }
-    fn t_packet_ns(&self) -> u64 {
-        self.t_packet_ns
-    }
-    fn t_delivered_ns(&self) -> u64 {
-        self.t_delivered_ns
-    }
     fn gauges(&self, out: &mut Gauges) {
-        out.t_delivered_ns = self.t_delivered_ns;
         out.segments = self.segments;
         out.srtt_us = 1000;
     }
@@ -167,7 +151,6 @@ impl Wire {
             snd_una: isn,
             rcv_nxt: isn,
             state: state::ESTABLISHED,
-            mss: 100,
             ..Socket::default()
         };
         let session = Session {
@@ -203,15 +186,16 @@ impl Wire {
             has_ack: true,
             payload: bytes,
         };
-        let (host, s) = (&mut self.socket, &mut self.session);
-        if !drive::midway(host, s, &self.settings, &segment) {
-            drive::segment(host, s, &self.settings, self.now_ns, segment);
-        }
-        host.rcv_nxt = host.rcv_nxt.wrapping_add(bytes);
-        host.t_packet_ns = self.now_ns;
-        if drive::after(ack, host.snd_una) && !drive::after(ack, host.write_seq) {
-            host.snd_una = ack;
-            host.t_delivered_ns = self.now_ns;
+        drive::segment(
+            &mut self.socket,
+            &mut self.session,
+            &self.settings,
+            self.now_ns,
+            segment,
+        );
+        self.socket.rcv_nxt = self.socket.rcv_nxt.wrapping_add(bytes);
+        if drive::after(ack, self.socket.snd_una) && !drive::after(ack, self.socket.write_seq) {
+            self.socket.snd_una = ack;
         }
     }
 
@@ -229,7 +213,7 @@ impl Wire {
     pub(crate) fn writes(&mut self, bytes: u32) {
         let start = self.socket.write_seq;
         drive::wrote(&mut self.socket, &mut self.session, self.now_ns, start);
-        self.sends_up_to(start.wrapping_add(bytes));
+        self.socket.write_seq = start.wrapping_add(bytes);
         self.socket.segments += bytes.div_ceil(1448);
     }
 
@@ -241,17 +225,7 @@ impl Wire {
         {
             self.session.sniffed(tls::classify(first));
         }
-        self.sends_up_to(start.wrapping_add(bytes));
-    }
-
-    /// What is written is sent at once.
-    fn sends_up_to(&mut self, write_seq: u32) {
-        self.socket.t_packet_ns = self.now_ns;
-        if self.socket.snd_una == self.socket.write_seq {
-            // The kernel measures rates from here on.
-            self.socket.t_delivered_ns = self.now_ns;
-        }
-        self.socket.write_seq = write_seq;
+        self.socket.write_seq = start.wrapping_add(bytes);
     }
 
     /// A segment is sent again in this congestion state.

@@ -100,7 +100,6 @@ impl Found {
             mss: self.info.mss,
             peer_window_bytes: self.info.peer_window_bytes,
             delivery_rate_bytes_per_s: self.info.delivery_rate_bytes_per_s,
-            t_delivered_ns: 0,
             rate_app_limited: self.info.rate_app_limited,
         }
     }
@@ -215,19 +214,6 @@ impl Host for Glance<'_> {
 
     fn tcp_state(&self) -> u8 {
         self.found.state
-    }
-
-    // Whoever looks tells when.
-    fn mss(&self) -> u32 {
-        0
-    }
-
-    fn t_packet_ns(&self) -> u64 {
-        0
-    }
-
-    fn t_delivered_ns(&self) -> u64 {
-        0
     }
 
     fn gauges(&self, out: &mut Gauges) {
