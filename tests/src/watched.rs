@@ -1,9 +1,10 @@
 //! A lab with a daemon watching: what the tests on sessions and on the daemon, and the checks on
 //! other kernels, share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::lab::link::{Lab, SERVER_V4, SERVER_V6};
@@ -66,6 +67,9 @@ pub struct Watched {
     pub daemon: Daemon,
     /// The server's namespace, as the daemon names it.
     pub netns: u32,
+    /// Sessions that have ended and were not asked for yet, by their ids: the daemon lists one for
+    /// five seconds.
+    ended: Mutex<BTreeMap<u64, Session>>,
     /// The lab; it goes last.
     pub lab: Lab,
 }
@@ -91,6 +95,7 @@ impl Watched {
             lab,
             daemon,
             follower,
+            ended: Mutex::default(),
         })
     }
 
@@ -114,12 +119,11 @@ impl Watched {
             &format!("the end of the session with {server} from port {port}"),
             PATIENCE,
             || {
-                let sessions = self.daemon.sessions()?;
-                found = sessions.into_iter().find(|session| {
+                self.note_ended()?;
+                found = self.take_ended(|session| {
                     session.endpoints.is_in(self.netns)
                         && session.endpoints.local() == server
                         && session.endpoints.remote_port == port
-                        && session.state == "ended"
                 });
                 Ok(found.is_some())
             },
@@ -138,6 +142,27 @@ impl Watched {
         .with_context(|| format!("{session:?} and {deliveries:?}"))?;
         deliveries.sort_by_key(|delivery| delivery.index);
         Ok((session, deliveries))
+    }
+
+    /// Takes note of the sessions that have ended. To be called now and then while a test waits for
+    /// something else, so that what ends meanwhile can be asked for after.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn note_ended(&self) -> Result<()> {
+        let sessions = self.daemon.sessions()?;
+        let ended = sessions.into_iter().filter(|one| one.state == "ended");
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(ended.map(|one| (one.session, one)));
+        Ok(())
+    }
+
+    fn take_ended(&self, is_wanted: impl Fn(&Session) -> bool) -> Option<Session> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = *ended.iter().find(|(_, one)| is_wanted(one))?.0;
+        ended.remove(&id)
     }
 }
 

@@ -34,6 +34,8 @@ fn serve(stage: &Stage, port: u16, mode: Mode) -> Result<BlockingServer> {
 
 /// What an emulated machine may take to come round to something.
 const SLACK: Duration = Duration::from_millis(500);
+/// What all of it may take over a link that loses.
+const A_WHILE: Duration = Duration::from_secs(90);
 
 /// An exchange as the client saw it, on the clock that weir's times are on.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +191,9 @@ pub(super) fn closings(stage: &mut Stage) -> Result<String> {
     let _server = serve(stage, PORT, Mode::KeepAlive)?;
     let _closing = serve(stage, CLOSING, Mode::CloseDelimited)?;
     let half = inside.run(|| client::half_closed(v4(PORT), "/f/300000?think=100"))?;
+    stage.watched.note_ended()?;
     let whole = inside.run(|| client::until_close(v4(CLOSING), "/f/300000"))?;
+    stage.watched.note_ended()?;
     let cut = inside.run(move || {
         let mut connection = Connection::open(v4(PORT))?;
         connection.ask(&["/f/4000000"], "1.1")?;
@@ -310,12 +314,19 @@ pub(super) fn retransmits(stage: &mut Stage) -> Result<String> {
         })
         .collect::<Result<_>>()?;
     stage.sessions += clients.len() as u64;
+    wait_for("the clients to be served", A_WHILE, || {
+        stage.watched.note_ended()?;
+        Ok(clients.iter().all(std::thread::JoinHandle::is_finished))
+    })?;
     let ports: Vec<_> = clients
         .into_iter()
         .map(|client| Ok(join(client)?.port))
         .collect::<Result<_>>()?;
     // A lost FIN is sent again, too.
-    lab.server.wait_until_closed(PORT)?;
+    wait_for("the connections to close", A_WHILE, || {
+        stage.watched.note_ended()?;
+        lab.server.is_closed(PORT)
+    })?;
     lab.server.netem(DISTANT)?;
     let after = tcp_counts(&lab.server)?;
     drop(server);

@@ -177,13 +177,19 @@ impl Netns {
         wait_for(
             &format!("connections at port {port} to close"),
             Duration::from_secs(90),
-            || {
-                Ok(self
-                    .states(port)?
-                    .iter()
-                    .all(|state| state == LISTEN || state == TIME_WAIT))
-            },
+            || self.is_closed(port),
         )
+    }
+
+    /// Whether no connection at `port` is open any more.
+    ///
+    /// # Errors
+    /// The namespace's sockets cannot be listed.
+    pub fn is_closed(&self, port: u16) -> Result<bool> {
+        let states = self.states(port)?;
+        Ok(states
+            .iter()
+            .all(|state| state == LISTEN || state == TIME_WAIT))
     }
 
     /// States of the TCP sockets whose own port is `port`, as in /proc/net/tcp.
