@@ -1,6 +1,10 @@
-//! Who and what a session is: names for its service and its client's network.
+//! Who and what a session is: names for its service and its client's network, and what the server
+//! and the client themselves say of each request.
 
+pub mod cmcd;
+pub mod family;
 pub mod network;
+pub mod request;
 
 use std::collections::HashMap;
 use std::fmt;
