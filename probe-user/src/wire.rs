@@ -240,6 +240,19 @@ pub fn cell(cell: &CellSnapshot, hosts: u32) -> v1::Cell {
     }
 }
 
+/// What came to the sockets for labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LabelCounts {
+    /// Datagrams of access logs.
+    pub heard_log: u64,
+    /// Datagrams of tags.
+    pub heard_tag: u64,
+    /// Of both, those that could not be understood.
+    pub malformed: u64,
+    /// Of both, those that came too fast.
+    pub dropped: u64,
+}
+
 /// What the daemon itself has taken out of the rings and could not keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DaemonCounts {
@@ -249,6 +262,12 @@ pub struct DaemonCounts {
     pub bulk_drained: u64,
     /// Records that could not be understood.
     pub records_malformed: u64,
+    /// Labels taken in from an access log.
+    pub labels_taken_log: u64,
+    /// Labels taken in from tags.
+    pub labels_taken_tag: u64,
+    /// Datagrams received, and what became of those that were not taken in.
+    pub labels: LabelCounts,
     /// Deliveries that slow followers missed.
     pub followers_dropped: u64,
     /// Events that the uplink dropped.
@@ -290,6 +309,12 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         uplink_frames_dropped: daemon.uplink_frames_dropped,
         recorder_dropped: daemon.recorder_dropped,
         recorder_unwritten: daemon.recorder_unwritten,
+        labels_heard_log: daemon.labels.heard_log,
+        labels_heard_tag: daemon.labels.heard_tag,
+        labels_malformed: daemon.labels.malformed,
+        labels_dropped: daemon.labels.dropped,
+        labels_taken_log: daemon.labels_taken_log,
+        labels_taken_tag: daemon.labels_taken_tag,
     }
 }
 

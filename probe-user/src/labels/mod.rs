@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use probe_ebpf::record::Endpoints;
 
 use crate::config::{self, Config};
@@ -90,6 +91,16 @@ impl Labels {
             content_class: self.unknown_class.clone(),
             network: self.networks.name(remote),
         }
+    }
+
+    /// A database of networks names this prefix.
+    pub fn learn_network(&mut self, prefix: IpNet, name: &Name) {
+        self.networks.learn(prefix, name);
+    }
+
+    /// Whether the network that `address` is in has a name.
+    pub fn knows_network(&self, address: IpAddr) -> bool {
+        self.networks.is_known(address)
     }
 
     /// What `port` is called.
