@@ -5,6 +5,8 @@ pub mod cmcd;
 pub mod family;
 pub mod network;
 pub mod request;
+pub mod rules;
+mod url;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -29,6 +29,8 @@ pub struct RequestLabel {
     pub request_number: u32,
     /// Whether it shares its session with others at the same time.
     pub is_http2: bool,
+    /// Whether it came over QUIC, so that no session of the kernel's carries it.
+    pub is_http3: bool,
     /// The answer's; 0: not said.
     pub status: u16,
     /// Written to the client, headers included, TLS not; 0: not said, or not yet.

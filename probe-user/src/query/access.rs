@@ -27,8 +27,14 @@ pub struct Access {
 impl Access {
     /// Looks up whom the configuration names.
     pub fn new(query: &Query) -> anyhow::Result<Self> {
-        let users = query.allow_users.iter().map(Principal::uid);
-        let groups = query.allow_groups.iter().map(Principal::gid);
+        let users = query
+            .allow_users
+            .iter()
+            .map(|user| user.uid("query.allow_users"));
+        let groups = query
+            .allow_groups
+            .iter()
+            .map(|group| group.gid("query.allow_groups"));
         Ok(Self {
             always: vec![Uid::from_raw(0), geteuid()],
             users: users.collect::<Result<_, _>>()?,

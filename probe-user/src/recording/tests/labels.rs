@@ -157,15 +157,20 @@ pub(super) fn label() -> impl Strategy<Value = RequestLabel> {
     ]);
     let sources = one_of(&[Source::AccessLog, Source::Tag]);
     let range = of(any::<(u64, u64)>().prop_map(|(first, last)| ByteRange { first, last }));
-    let numbers = any::<([u64; 4], u32, u16, u32, bool, bool)>();
+    let numbers = any::<([u64; 4], u32, u16, u32, [bool; 3])>();
     (
         (sources, session(), caches, range, numbers),
         (object(), viewer(), family(), cmcd()),
     )
         .prop_map(
             |((source, session, cache, range, numbers), (object, viewer, family, cmcd))| {
-                let ([heard, begin, end, sent], request_number, status, upstream_us, h2, complete) =
-                    numbers;
+                let (
+                    [heard, begin, end, sent],
+                    request_number,
+                    status,
+                    upstream_us,
+                    [h2, h3, complete],
+                ) = numbers;
                 RequestLabel {
                     source,
                     session,
@@ -174,6 +179,7 @@ pub(super) fn label() -> impl Strategy<Value = RequestLabel> {
                     end_unix_ns: end,
                     request_number,
                     is_http2: h2,
+                    is_http3: h3,
                     status,
                     sent_bytes: sent,
                     is_complete: complete,
