@@ -1,11 +1,16 @@
 //! Who and what a session is: names for its service and its client's network, and what the server
 //! and the client themselves say of each request.
 
+pub mod access_log;
 pub mod cmcd;
 pub mod family;
+pub mod geo;
+pub mod naming;
 pub mod network;
+pub mod pseudonym;
 pub mod request;
 pub mod rules;
+pub mod tag;
 mod url;
 
 use std::collections::HashMap;
