@@ -312,6 +312,17 @@ impl Intake {
         &self.fold
     }
 
+    /// Whether anything is known of a session.
+    pub fn knows(&self, cookie: u64) -> bool {
+        self.fold.sessions().knows(cookie)
+    }
+
+    /// Forgets the names of client networks that a database gave. Who passes records on says them
+    /// again before they are needed, so that it makes no difference to what is folded.
+    pub fn forget_networks(&mut self) {
+        self.labels.forget_networks();
+    }
+
     /// The names in force.
     pub fn labels(&self) -> &Labels {
         &self.labels

@@ -5,6 +5,7 @@ use weir_proto::v1;
 
 use crate::kernel::{self, BackendKind, KernelCounts, RingCounts, Verdict};
 use crate::labels::address;
+use crate::labels::inlet::LabelCounts;
 use crate::qoe::session::State;
 use crate::qoe::{CellKey, CellSnapshot, FoldLosses, Kind, Metric, Phase, Session, delivery};
 
@@ -238,19 +239,6 @@ pub fn cell(cell: &CellSnapshot, hosts: u32) -> v1::Cell {
         deliveries_open_late: cell.gauges.deliveries_open_late,
         hosts,
     }
-}
-
-/// What came to the sockets for labels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LabelCounts {
-    /// Datagrams of access logs.
-    pub heard_log: u64,
-    /// Datagrams of tags.
-    pub heard_tag: u64,
-    /// Of both, those that could not be understood.
-    pub malformed: u64,
-    /// Of both, those that came too fast.
-    pub dropped: u64,
 }
 
 /// What the daemon itself has taken out of the rings and could not keep.

@@ -352,6 +352,8 @@ impl Config {
             "labels.tag_socket" => labels.tag_socket,
             "labels.socket_group" => labels.socket_group,
             "labels.queue" => labels.queue,
+            "labels.hash_clients" => labels.hash_clients,
+            "labels.hash_key_hours" => labels.hash_key_hours,
             "query.socket" => query.socket,
             "collector.url" => collector.url,
             "collector.interval_ms" => collector.interval_ms,
@@ -370,6 +372,8 @@ impl Config {
                 tag_socket: self.labels.tag_socket.clone(),
                 socket_group: self.labels.socket_group.clone(),
                 queue: self.labels.queue,
+                hash_clients: self.labels.hash_clients,
+                hash_key_hours: self.labels.hash_key_hours,
                 ..new.labels
             },
             query: Query {

@@ -68,3 +68,6 @@ impl Geo {
         found.decode_path(&path).ok()?
     }
 }
+
+#[cfg(test)]
+mod tests;

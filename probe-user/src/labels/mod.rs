@@ -5,6 +5,7 @@ pub mod access_log;
 pub mod cmcd;
 pub mod family;
 pub mod geo;
+pub mod inlet;
 pub mod naming;
 pub mod network;
 pub mod pseudonym;
@@ -103,6 +104,11 @@ impl Labels {
     /// A database of networks names this prefix.
     pub fn learn_network(&mut self, prefix: IpNet, name: &Name) {
         self.networks.learn(prefix, name);
+    }
+
+    /// Forgets what databases named.
+    pub fn forget_networks(&mut self) {
+        self.networks.forget();
     }
 
     /// Whether the network that `address` is in has a name.

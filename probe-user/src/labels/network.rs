@@ -90,8 +90,7 @@ impl Networks {
     /// A database names this prefix.
     pub fn learn(&mut self, prefix: IpNet, name: &Name) {
         if self.learned.len() >= MOST_LEARNED {
-            self.learned = Prefixes::default();
-            self.learned_names.clear();
+            self.forget();
         }
         let name = match self.learned_names.get(name) {
             Some(known) => known.clone(),
@@ -101,6 +100,12 @@ impl Networks {
             }
         };
         self.learned.insert(prefix, name);
+    }
+
+    /// Forgets what databases named.
+    pub fn forget(&mut self) {
+        self.learned = Prefixes::default();
+        self.learned_names.clear();
     }
 
     /// Whether there is a name for the network that `address` is in.

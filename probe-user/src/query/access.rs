@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Gid, Uid, User, chown, geteuid, getgrouplist};
 use tokio::net::UnixListener;
 
-use crate::config::{Principal, Query};
+use crate::config::Query;
 
 /// Who may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,6 +219,7 @@ fn lock(lock_path: &Path, socket: &Path) -> anyhow::Result<Flock<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Principal;
 
     fn access(users: &[u32], groups: &[u32]) -> Access {
         Access::new(&Query {
