@@ -91,32 +91,7 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
             config.networks.push(Network { name, prefixes });
         }
     });
-    root.table("labels", &mut problems, |table, problems| {
-        let labels = &mut config.labels;
-        table.set("access_log_socket", &mut labels.access_log_socket, problems);
-        table.set("tag_socket", &mut labels.tag_socket, problems);
-        table.set("socket_group", &mut labels.socket_group, problems);
-        table.set("max_per_s", &mut labels.max_per_s, problems);
-        table.set("queue", &mut labels.queue, problems);
-        table.set("keep_session_ids", &mut labels.keep_session_ids, problems);
-        table.set("mmdb", &mut labels.mmdb, problems);
-        table.set("mmdb_field", &mut labels.mmdb_field, problems);
-        table.set("hash_clients", &mut labels.hash_clients, problems);
-        table.set("hash_key_hours", &mut labels.hash_key_hours, problems);
-    });
-    root.tables("rule", &mut problems, |table, problems| {
-        let mut rule = Rule::default();
-        let matches = table.need("match", problems);
-        table.set("class", &mut rule.class, problems);
-        table.set("media", &mut rule.media, problems);
-        table.set("duration_ms", &mut rule.duration_ms, problems);
-        table.set("bitrate_kbps", &mut rule.bitrate_kbps, problems);
-        table.set("rung", &mut rule.rung, problems);
-        table.set("stream", &mut rule.stream, problems);
-        if let Some(matches) = matches {
-            config.rules.push(Rule { matches, ..rule });
-        }
-    });
+    read_labels(&mut root, &mut config, &mut problems);
     root.table("limits", &mut problems, |table, problems| {
         let limits = &mut config.limits;
         table.set("max_sessions", &mut limits.max_sessions, problems);
@@ -163,6 +138,35 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
             problems.into_iter().map(|(_, problem)| problem).collect(),
         ))
     }
+}
+
+fn read_labels(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Problems) {
+    root.table("labels", problems, |table, problems| {
+        let labels = &mut config.labels;
+        table.set("access_log_socket", &mut labels.access_log_socket, problems);
+        table.set("tag_socket", &mut labels.tag_socket, problems);
+        table.set("socket_group", &mut labels.socket_group, problems);
+        table.set("max_per_s", &mut labels.max_per_s, problems);
+        table.set("queue", &mut labels.queue, problems);
+        table.set("keep_session_ids", &mut labels.keep_session_ids, problems);
+        table.set("mmdb", &mut labels.mmdb, problems);
+        table.set("mmdb_field", &mut labels.mmdb_field, problems);
+        table.set("hash_clients", &mut labels.hash_clients, problems);
+        table.set("hash_key_hours", &mut labels.hash_key_hours, problems);
+    });
+    root.tables("rule", problems, |table, problems| {
+        let mut rule = Rule::default();
+        let matches = table.need("match", problems);
+        table.set("class", &mut rule.class, problems);
+        table.set("media", &mut rule.media, problems);
+        table.set("duration_ms", &mut rule.duration_ms, problems);
+        table.set("bitrate_kbps", &mut rule.bitrate_kbps, problems);
+        table.set("rung", &mut rule.rung, problems);
+        table.set("stream", &mut rule.stream, problems);
+        if let Some(matches) = matches {
+            config.rules.push(Rule { matches, ..rule });
+        }
+    });
 }
 
 /// Problems with their place in the file, so that they can be told in its order.

@@ -160,8 +160,8 @@ where
         uplink_counts,
         events,
         config_error,
-        Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo),
     )?;
+    desk.labelling = Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo);
     let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
@@ -318,7 +318,6 @@ fn desk(
     uplink_counts: Arc<UplinkCounts>,
     events: Option<broadcast::Sender<uplink::HotEvent>>,
     config_error: watch::Receiver<String>,
-    labelling: Labelling,
 ) -> anyhow::Result<Desk> {
     let context = Context {
         unix_minus_monotonic_ns: core::unix_minus_monotonic_ns()?,
@@ -338,7 +337,7 @@ fn desk(
         followers: Followers::new(config.limits.follower_lag as usize),
         events,
         own_recording: None,
-        labelling,
+        labelling: Labelling::new(&config.labels, None, None),
     })
 }
 

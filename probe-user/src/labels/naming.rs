@@ -97,10 +97,10 @@ impl Naming {
             .and_then(|cmcd| cmcd.sf)
             .or_else(|| Some(said.format).filter(|format| *format != Format::Unknown))
             .unwrap_or_default();
-        let sid = asking.sid.or_else(|| declared?.sid);
+        let own_id = asking.sid.or_else(|| declared?.sid);
         Named {
             object,
-            viewer: self.viewer(sid, said.viewer, asking, object.content),
+            viewer: self.viewer(own_id, said.viewer, asking, object.content),
             family: Family::of(asking.user_agent, format),
             cmcd,
         }

@@ -92,14 +92,10 @@ impl Networks {
         if self.learned.len() >= MOST_LEARNED {
             self.forget();
         }
-        let name = match self.learned_names.get(name) {
-            Some(known) => known.clone(),
-            None => {
-                self.learned_names.insert(name.clone());
-                name.clone()
-            }
-        };
-        self.learned.insert(prefix, name);
+        // One for all networks of a name.
+        self.learned_names.insert(name.clone());
+        let name = self.learned_names.get(name).unwrap_or(name);
+        self.learned.insert(prefix, name.clone());
     }
 
     /// Forgets what databases named.

@@ -11,6 +11,7 @@ pub use read::{Declared, MOST_BYTES, percent_decoded, read};
 use super::request::Media;
 
 /// What a player declares. None: it does not say, or nothing plausible.
+#[expect(clippy::struct_excessive_bools, reason = "the standard's own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cmcd {
     /// The standard's version; 1 unless it says otherwise.

@@ -46,16 +46,13 @@ pub fn percent_decoded(text: &str) -> Cow<'_, [u8]> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut at = 0;
     while let Some(byte) = text.get(at) {
-        match (byte, digit(at + 1), digit(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                // Two hexadecimal digits are a byte.
-                decoded.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
-                at += 3;
-            }
-            _ => {
-                decoded.push(*byte);
-                at += 1;
-            }
+        if let (b'%', Some(high), Some(low)) = (byte, digit(at + 1), digit(at + 2)) {
+            // Two hexadecimal digits are a byte.
+            decoded.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+            at += 3;
+        } else {
+            decoded.push(*byte);
+            at += 1;
         }
     }
     Cow::Owned(decoded)
@@ -194,7 +191,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn word<'a>(item: Item<'a>) -> &'a [u8] {
+fn word(item: Item<'_>) -> &[u8] {
     match item.bare {
         // Version 1 has its tokens bare, and some players quote them.
         Bare::Word(word) | Bare::Text(word) => word,
@@ -202,7 +199,7 @@ fn word<'a>(item: Item<'a>) -> &'a [u8] {
     }
 }
 
-fn text<'a>(item: Item<'a>) -> Option<&'a [u8]> {
+fn text(item: Item<'_>) -> Option<&[u8]> {
     Some(word(item)).filter(|text| !text.is_empty())
 }
 

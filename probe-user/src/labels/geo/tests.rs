@@ -25,7 +25,7 @@ fn put(value: &Value<'_>, to: &mut Vec<u8>) {
         let size = u8::try_from(size).unwrap();
         match size {
             0..=28 => to.push(kind << 5 | size),
-            _ => to.extend_from_slice(&[kind << 5 | 29, size - 29]),
+            _ => to.extend_from_slice(&[kind << 5 | 0x1d, size - 29]),
         }
     };
     match value {
@@ -57,12 +57,13 @@ fn put(value: &Value<'_>, to: &mut Vec<u8>) {
     }
 }
 
-/// A database of these networks. IPv4's stand below ::/96, as the format wants it.
+const EMPTY: usize = usize::MAX;
+/// A node's end: a node, or data behind this.
+const DATA: usize = 1 << 40;
+
+/// A database of these networks. IPv4's stand below `::/96`, as the format wants it.
 fn database(networks: &[(&str, Value<'_>)]) -> Vec<u8> {
-    const EMPTY: usize = usize::MAX;
     let mut data = Vec::new();
-    // Each node's two ends: a node, or data behind `DATA`.
-    const DATA: usize = 1 << 40;
     let mut nodes = vec![[EMPTY; 2]];
     for (prefix, value) in networks {
         let (bits, len) = match prefix.parse::<IpNet>().unwrap() {
@@ -128,6 +129,7 @@ fn of(geo: &Geo, address: &str) -> Option<(String, String)> {
     Some((prefix.to_string(), name.to_string()))
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "it is what `of` gives")]
 fn found(prefix: &str, name: &str) -> Option<(String, String)> {
     Some((prefix.to_owned(), name.to_owned()))
 }

@@ -58,8 +58,8 @@ pub struct Heard {
     queue: Queue,
     naming: Mutex<Arc<Naming>>,
     max_per_s: AtomicU32,
-    heard_log: AtomicU64,
-    heard_tag: AtomicU64,
+    log: AtomicU64,
+    tag: AtomicU64,
     malformed: AtomicU64,
     unread: AtomicU64,
 }
@@ -79,8 +79,8 @@ impl Heard {
     pub fn counts(&self) -> LabelCounts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         LabelCounts {
-            heard_log: read(&self.heard_log),
-            heard_tag: read(&self.heard_tag),
+            heard_log: read(&self.log),
+            heard_tag: read(&self.tag),
             malformed: read(&self.malformed),
             dropped: read(&self.unread) + self.queue.dropped(),
         }
@@ -151,8 +151,8 @@ impl Inlet {
             queue: Queue::new(labels.queue as usize),
             naming: Mutex::new(Arc::new(naming(labels, rules, key)?)),
             max_per_s: AtomicU32::new(labels.max_per_s),
-            heard_log: AtomicU64::new(0),
-            heard_tag: AtomicU64::new(0),
+            log: AtomicU64::new(0),
+            tag: AtomicU64::new(0),
             malformed: AtomicU64::new(0),
             unread: AtomicU64::new(0),
         });
@@ -332,8 +332,8 @@ impl Reader {
         let now = Instant::now();
         let most = self.heard.max_per_s.load(Ordering::Relaxed);
         let counted = match reading.source {
-            Source::AccessLog => &self.heard.heard_log,
-            Source::Tag => &self.heard.heard_tag,
+            Source::AccessLog => &self.heard.log,
+            Source::Tag => &self.heard.tag,
         };
         let mut pause = None;
         for _ in 0..BATCH {

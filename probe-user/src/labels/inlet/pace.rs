@@ -70,8 +70,8 @@ mod tests {
             }
         }
         let wait = Turn::Wait(Duration::from_millis(600));
-        let want = [[Turn::Read; 3], [Turn::Discard; 3]].concat();
-        assert_eq!(turns, [want, vec![wait]].concat());
+        let before = [[Turn::Read; 3], [Turn::Discard; 3]].concat();
+        assert_eq!(turns, [before, vec![wait]].concat());
         assert_eq!(pace.turn(begin + SECOND, 3), Turn::Read);
     }
 }

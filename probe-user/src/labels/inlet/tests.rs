@@ -80,7 +80,7 @@ async fn both_sockets_are_heard_and_a_reload_changes_the_rules() {
     assert_eq!(take(&heard, 1).await[0].object.duration_us, 2_000_000);
 
     log.send(b"not json").unwrap();
-    log.send(&[b'x'; MOST_BYTES + 7]).unwrap();
+    log.send(&vec![b'x'; MOST_BYTES + 7]).unwrap();
     log.send(b"").unwrap();
     let counts = until(&heard, 10).await;
     let want = LabelCounts {
