@@ -70,4 +70,4 @@ impl Geo {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! Databases of a few networks, written here.
+//! Databases of a few networks, written here; others' tests take them too.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use super::*;
 
 /// A value in an MMDB.
-enum Value<'a> {
+pub(crate) enum Value<'a> {
     Text(&'a str),
     Number(u32),
     Short(u16),
@@ -15,7 +15,7 @@ enum Value<'a> {
     Map(BTreeMap<&'a str, Value<'a>>),
 }
 
-fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Value<'a>)>) -> Value<'a> {
+pub(crate) fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, Value<'a>)>) -> Value<'a> {
     Value::Map(pairs.into_iter().collect())
 }
 
@@ -62,7 +62,7 @@ const EMPTY: usize = usize::MAX;
 const DATA: usize = 1 << 40;
 
 /// A database of these networks. IPv4's stand below `::/96`, as the format wants it.
-fn database(networks: &[(&str, Value<'_>)]) -> Vec<u8> {
+pub(crate) fn database(networks: &[(&str, Value<'_>)]) -> Vec<u8> {
     let mut data = Vec::new();
     let mut nodes = vec![[EMPTY; 2]];
     for (prefix, value) in networks {
@@ -117,7 +117,7 @@ fn database(networks: &[(&str, Value<'_>)]) -> Vec<u8> {
     bytes
 }
 
-fn open(bytes: &[u8], field: MmdbField) -> anyhow::Result<Geo> {
+pub(crate) fn open(bytes: &[u8], field: MmdbField) -> anyhow::Result<Geo> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("test.mmdb");
     std::fs::write(&path, bytes).unwrap();
@@ -134,7 +134,7 @@ fn found(prefix: &str, name: &str) -> Option<(String, String)> {
     Some((prefix.to_owned(), name.to_owned()))
 }
 
-fn asn(number: u32, name: &str) -> Value<'_> {
+pub(crate) fn asn(number: u32, name: &str) -> Value<'_> {
     map([
         ("autonomous_system_number", Value::Number(number)),
         ("autonomous_system_organization", Value::Text(name)),
