@@ -31,7 +31,7 @@ pub struct Intake {
     context: Context,
     kernel_counts: KernelCounts,
     counts: DaemonCounts,
-    /// Nothing was heard of any session yet.
+    /// Nothing was heard of any session yet, nor of a request.
     untouched: bool,
     taps: [Option<Tap>; Listener::COUNT],
 }
@@ -232,6 +232,7 @@ impl Intake {
 
     /// The server's log or a tag names a request.
     fn labelled(&mut self, label: &RequestLabel) {
+        self.untouched = false;
         let taken = match label.source {
             Source::AccessLog => &mut self.counts.labels_taken_log,
             Source::Tag => &mut self.counts.labels_taken_tag,

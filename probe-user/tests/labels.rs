@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{Daemon, at, config_in, delivery, session_start, until};
 use weir::config::Config;
 use weir::intake::{Intake, Told};
-use weir::recording::chain::Chain;
+use weir::labels::request::RequestLabel;
+use weir::recording::chain::{Chain, Piece};
+use weir::recording::{Said, entry};
 use weir::replay::{self, Options};
 use weir::wire::DaemonCounts;
 use weir_proto::v1;
@@ -38,6 +40,22 @@ fn server(daemon: &Daemon) -> UnixDatagram {
 
 async fn losses(daemon: &Daemon) -> v1::Losses {
     daemon.status().await.losses.unwrap()
+}
+
+/// The labels in a recording.
+fn recorded(file: &Path) -> Vec<RequestLabel> {
+    let mut labels = Vec::new();
+    let mut chain = Chain::open(&[file.to_owned()]).unwrap();
+    while let Some(piece) = chain.next_piece().unwrap() {
+        let Piece::Block(block) = piece else { continue };
+        entry::read(&block, |said| {
+            if let Said::Label(label) = said {
+                labels.push(*label);
+            }
+        })
+        .unwrap();
+    }
+    labels
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,11 +90,53 @@ async fn labels_are_counted_recorded_and_replayed() {
     daemon.stop().await.unwrap();
     assert!(!socket.exists());
 
+    assert_eq!(recorded(&file).len(), 4);
     let chain = Chain::open(&[file]).unwrap();
     let mut nothing = |_: &Intake, _: Told<'_>| Ok(());
     let replayed = replay::replay(chain, Options::default(), &mut nothing).unwrap();
     let again = replayed.intake.losses(&DaemonCounts::default());
     assert_eq!((again.labels_taken_log, again.labels_taken_tag), (3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_puts_other_rules_in_force_and_a_bad_one_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let recording = tempfile::tempdir().unwrap();
+    let file = recording.path().join("edge.weir");
+    let mut config = with_sockets(directory.path());
+    config.recording.file = Some(file.clone());
+    config.recording.min_free_bytes = 0;
+    let path = directory.path().join("weir.toml");
+    let daemon = Daemon::start_in(directory, config.clone(), Some(path.clone())).await;
+    let log = server(&daemon);
+    let heard = async |n: u64| {
+        until("a label", || async {
+            (losses(&daemon).await.labels_taken_log == n).then_some(())
+        })
+        .await;
+    };
+    log.send(&line(1)).unwrap();
+    heard(1).await;
+    let error = async |found: bool| {
+        until("the reload", || async {
+            let error = daemon.status().await.config_error;
+            (error.contains("weir.toml:2: rule.match") == found).then_some(())
+        })
+        .await;
+    };
+    for (duration_ms, regex) in [(3000, "("), (2000, "seg")] {
+        let text = format!("[[rule]]\nmatch = \"{regex}\"\nduration_ms = {duration_ms}\n");
+        std::fs::write(&path, text).unwrap();
+        daemon.control.reload.notify_one();
+        error(regex == "(").await;
+    }
+    log.send(&line(2)).unwrap();
+    heard(2).await;
+    daemon.stop().await.unwrap();
+    let durations = recorded(&file)
+        .into_iter()
+        .map(|label| label.object.duration_us);
+    assert_eq!(durations.collect::<Vec<_>>(), [0, 2_000_000]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -350,3 +350,18 @@ fn after_a_restart_of_weir_nginx_is_heard_again() {
     });
     assert!(labels[0].request_number > 2, "{labels:?}");
 }
+
+#[test]
+fn the_longest_request_that_nginx_takes_is_a_label() {
+    let served = serve();
+    let mut stream = TcpStream::connect(served.clear).unwrap();
+    // Three buffers of 8 KiB; each quote is two bytes in the log.
+    let long = "\"".repeat(7_500);
+    let uri = format!("/vod/film/v0/seg007.m4s?{}", "x".repeat(7_500));
+    let headers = format!("User-Agent: {long}\r\nCMCD-Object: d=2000,ot=v,x={long}\r\n");
+    ask(&mut stream, &uri, &headers);
+    answer(&mut stream);
+    let label = served.heard(1)[0];
+    assert_eq!(label.status, 200);
+    assert_eq!(label.object.duration_us, 2_000_000);
+}

@@ -129,3 +129,10 @@ impl Labels {
 pub fn address(bytes: [u8; 16]) -> IpAddr {
     IpAddr::from(bytes).to_canonical()
 }
+
+/// How often what clients can write is tried: more where somebody asks for it.
+#[cfg(test)]
+fn fuzz_cases() -> u32 {
+    let cases = std::env::var("WEIR_FUZZ_CASES").ok();
+    cases.and_then(|cases| cases.parse().ok()).unwrap_or(512)
+}

@@ -102,10 +102,10 @@ fn object(tag: &Tag<'_>) -> Object {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::cmcd;
     use super::super::naming::HashKey;
     use super::super::request::KeyBy;
     use super::super::rules::Rules;
+    use super::super::{cmcd, fuzz_cases};
     use super::*;
 
     fn naming() -> Naming {
@@ -185,6 +185,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(fuzz_cases()))]
+
         #[test]
         fn any_bytes_are_a_label_or_refused(
             head in proptest::sample::select(vec![vec![], vec![1, 1], vec![1, 2], vec![1, 3]]),

@@ -241,6 +241,7 @@ fn is_rendition(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fuzz_cases;
     use super::*;
 
     #[test]
@@ -312,6 +313,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(fuzz_cases()))]
+
         #[test]
         fn any_path_is_guessed(path in "[/a-z0-9._é-]{0,60}") {
             let guess = guess(&path);

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::fuzz_cases;
 use super::super::naming::HashKey;
 use super::super::request::{Class, KeyBy};
 use super::super::rules::Rules;
@@ -201,7 +202,7 @@ fn bytes_that_are_no_text_cost_only_themselves() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(fuzz_cases()))]
 
     #[test]
     fn any_bytes_are_a_label_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -237,4 +238,45 @@ proptest! {
         let label = one(&line.to_string());
         prop_assert!(label.begin_unix_ns <= label.end_unix_ns);
     }
+}
+
+#[test]
+#[ignore]
+fn tmp_cost() {
+    let naming = naming();
+    let rules: Vec<_> = (0..50)
+        .map(|n| crate::config::Rule {
+            matches: format!("^/live{n}/(?P<content>[^/]+)/(?P<rung>[^/]+)/seg(?P<number>[0-9]+)"),
+            ..Default::default()
+        })
+        .collect();
+    let ruled = Naming {
+        rules: Rules::new(&rules).unwrap(),
+        key: HashKey::random().unwrap(),
+        keep_session_ids: false,
+    };
+    for (what, naming) in [("none", &naming), ("50 rules", &ruled)] {
+        let begin = std::time::Instant::now();
+        let n = 200_000;
+        for i in 0..n {
+            std::hint::black_box(read(LINE.as_bytes(), i, naming).unwrap());
+        }
+        eprintln!(
+            "{what}: {} ns a line",
+            begin.elapsed().as_nanos() as u64 / n
+        );
+    }
+    let label = one(LINE);
+    let mut bytes = Vec::new();
+    let begin = std::time::Instant::now();
+    for _ in 0..100_000 {
+        bytes.clear();
+        crate::recording::entry::append(&mut bytes, &crate::recording::Said::Label(&label));
+    }
+    eprintln!(
+        "entry {} bytes, {} ns; label {} bytes",
+        bytes.len(),
+        begin.elapsed().as_nanos() / 100_000,
+        size_of::<RequestLabel>()
+    );
 }

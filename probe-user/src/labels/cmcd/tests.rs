@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::labels::fuzz_cases;
 
 fn one(list: &str) -> Declared<'_> {
     read([list.as_bytes()]).unwrap()
@@ -170,14 +171,8 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// `WEIR_FUZZ_CASES=10000000 cargo test --release -p weir --lib cmcd` runs for long.
-fn cases() -> u32 {
-    let cases = std::env::var("WEIR_FUZZ_CASES").ok();
-    cases.and_then(|cases| cases.parse().ok()).unwrap_or(512)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(ProptestConfig::with_cases(fuzz_cases()))]
 
     #[test]
     fn any_bytes_are_read_within_bounds(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {

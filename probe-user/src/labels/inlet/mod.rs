@@ -31,9 +31,9 @@ use super::{access_log, tag};
 use crate::config;
 use crate::throttle::Throttle;
 
-/// The longest datagram that is read. A URI and a user agent can have 8 KiB each, and more than that
-/// no player sends.
-const MOST_BYTES: usize = 16 * 1024;
+/// The longest datagram that is read. nginx takes at most 32 KiB of a request's head (four buffers
+/// of 8 KiB), and writes two bytes for each at worst.
+const MOST_BYTES: usize = 64 * 1024;
 /// Datagrams of one socket before the other is looked at again.
 const BATCH: usize = 64;
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
