@@ -44,7 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     // Bytes for a machine; in JSON they would be a list of numbers.
-    builder = builder.field_attribute(".weir.v1.RecordBlock.entries", "#[serde(skip)]");
+    for field in ["RecordBlock.entries", "RecordedLabel.remote_address"] {
+        builder = builder.field_attribute(format!(".weir.v1.{field}"), "#[serde(skip)]");
+    }
     builder.compile_fds(files)?;
     Ok(())
 }

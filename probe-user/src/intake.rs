@@ -15,6 +15,7 @@ use weir_proto::v1;
 use crate::config::{self, Config};
 use crate::kernel::{Batch, HalfOpenGiveUp, KernelCounts, Record, Ring};
 use crate::labels::Labels;
+use crate::labels::request::{RequestLabel, Source};
 use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Event, fold::Folded};
 use crate::recording::Said;
 use crate::recording::tap::{Block, State, Tap};
@@ -30,7 +31,7 @@ pub struct Intake {
     context: Context,
     kernel_counts: KernelCounts,
     counts: DaemonCounts,
-    /// Nothing was heard of any session yet.
+    /// Nothing was heard of any session yet, nor of a request.
     untouched: bool,
     taps: [Option<Tap>; Listener::COUNT],
 }
@@ -130,6 +131,8 @@ impl Intake {
             hot_drained: losses.hot.map_or(0, |ring| ring.drained),
             bulk_drained: losses.bulk.map_or(0, |ring| ring.drained),
             records_malformed: losses.records_malformed,
+            labels_taken_log: losses.labels_taken_log,
+            labels_taken_tag: losses.labels_taken_tag,
             ..DaemonCounts::default()
         };
         if !header.whole {
@@ -173,6 +176,8 @@ impl Intake {
                 Err(err) => tracing::error!("the names of cells stay as they are: {err:#}"),
             },
             Said::Missing { now_ns, .. } => self.fold.records_lost(*now_ns),
+            Said::Label(label) => self.labelled(label),
+            Said::ClientNetwork { prefix, name } => self.labels.learn_network(*prefix, name),
         }
         None
     }
@@ -223,6 +228,16 @@ impl Intake {
             }
         }
         None
+    }
+
+    /// The server's log or a tag names a request.
+    fn labelled(&mut self, label: &RequestLabel) {
+        self.untouched = false;
+        let taken = match label.source {
+            Source::AccessLog => &mut self.counts.labels_taken_log,
+            Source::Tag => &mut self.counts.labels_taken_tag,
+        };
+        *taken = taken.saturating_add(1);
     }
 
     fn half_open_give_up(&mut self, give_up: &HalfOpenGiveUp) {
@@ -298,6 +313,17 @@ impl Intake {
         &self.fold
     }
 
+    /// Whether anything is known of a session.
+    pub fn knows(&self, cookie: u64) -> bool {
+        self.fold.sessions().knows(cookie)
+    }
+
+    /// Forgets the names of client networks that a database gave. Who passes records on says them
+    /// again before they are needed, so that it makes no difference to what is folded.
+    pub fn forget_networks(&mut self) {
+        self.labels.forget_networks();
+    }
+
     /// The names in force.
     pub fn labels(&self) -> &Labels {
         &self.labels
@@ -334,6 +360,8 @@ impl Intake {
             hot_drained: self.counts.hot_drained,
             bulk_drained: self.counts.bulk_drained,
             records_malformed: self.counts.records_malformed,
+            labels_taken_log: self.counts.labels_taken_log,
+            labels_taken_tag: self.counts.labels_taken_tag,
             ..*others
         };
         wire::losses(&self.kernel_counts, &self.fold.losses(), &counts)

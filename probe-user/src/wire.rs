@@ -5,6 +5,7 @@ use weir_proto::v1;
 
 use crate::kernel::{self, BackendKind, KernelCounts, RingCounts, Verdict};
 use crate::labels::address;
+use crate::labels::inlet::LabelCounts;
 use crate::qoe::session::State;
 use crate::qoe::{CellKey, CellSnapshot, FoldLosses, Kind, Metric, Phase, Session, delivery};
 
@@ -249,6 +250,12 @@ pub struct DaemonCounts {
     pub bulk_drained: u64,
     /// Records that could not be understood.
     pub records_malformed: u64,
+    /// Labels taken in from an access log.
+    pub labels_taken_log: u64,
+    /// Labels taken in from tags.
+    pub labels_taken_tag: u64,
+    /// Datagrams received, and what became of those that were not taken in.
+    pub labels: LabelCounts,
     /// Deliveries that slow followers missed.
     pub followers_dropped: u64,
     /// Events that the uplink dropped.
@@ -290,6 +297,12 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         uplink_frames_dropped: daemon.uplink_frames_dropped,
         recorder_dropped: daemon.recorder_dropped,
         recorder_unwritten: daemon.recorder_unwritten,
+        labels_heard_log: daemon.labels.heard_log,
+        labels_heard_tag: daemon.labels.heard_tag,
+        labels_malformed: daemon.labels.malformed,
+        labels_dropped: daemon.labels.dropped,
+        labels_taken_log: daemon.labels_taken_log,
+        labels_taken_tag: daemon.labels_taken_tag,
     }
 }
 

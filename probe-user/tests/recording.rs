@@ -331,7 +331,7 @@ async fn the_daemons_end_ends_the_recording_with_all_that_was_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recording_that_begins_late_counts_from_there_on() {
     let daemon = Daemon::start(|_| {}).await;
-    // Long ago, as far as the recording goes; the host may have been started since an hour ago.
+    // Long ago, as far as the recording goes; the host need not have been up for long.
     let begun = at(0) / 2;
     daemon.script.start(session_start(1, 443, begun));
     daemon.script.delivery(delivery(1, 443, 0, begun));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tonic::transport::Uri;
 
-use super::{Collector, Config, KILL_SWITCH, Limits, Recording};
+use super::{Collector, Config, KILL_SWITCH, Limits, Recording, labels};
 use crate::kernel::Filter;
 
 /// Names that cells use themselves.
@@ -26,15 +26,19 @@ pub(super) struct Problem {
 
 /// Problems as they are found.
 #[derive(Debug, Default)]
-struct Problems(Vec<Problem>);
+pub(super) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, place: impl Into<String>, message: String) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn add(&mut self, place: impl Into<String>, message: String) {
         let place = place.into();
         self.0.push(Problem { place, message });
     }
 
-    fn within(&mut self, key: &str, value: impl Into<u64>, least: u64, most: u64) {
+    pub(super) fn within(&mut self, key: &str, value: impl Into<u64>, least: u64, most: u64) {
         let value = value.into();
         if !(least..=most).contains(&value) {
             self.add(
@@ -44,7 +48,14 @@ impl Problems {
         }
     }
 
-    fn within_or_zero(&mut self, key: &str, value: u32, least: u32, most: u32, zero: &str) {
+    pub(super) fn within_or_zero(
+        &mut self,
+        key: &str,
+        value: u32,
+        least: u32,
+        most: u32,
+        zero: &str,
+    ) {
         if value != 0 && !(least..=most).contains(&value) {
             self.add(
                 key,
@@ -53,7 +64,7 @@ impl Problems {
         }
     }
 
-    fn absolute(&mut self, key: &str, path: &Path, example: &str) {
+    pub(super) fn absolute(&mut self, key: &str, path: &Path, example: &str) {
         if !path.is_absolute() {
             self.add(
                 key,
@@ -79,6 +90,8 @@ impl Config {
         self.limits.problems(&mut problems);
         self.collector.problems(&mut problems);
         self.recording.problems(&mut problems);
+        self.labels.problems(&mut problems);
+        labels::rule_problems(&self.rules, &mut problems);
         problems.0
     }
 

@@ -4,10 +4,13 @@
 //! Reading the file is [`read`]'s work.
 
 mod check;
+mod labels;
 mod read;
 pub(crate) mod socket;
+mod value;
 
 pub(crate) use check::collector_url;
+pub use labels::{Labels, MmdbField, Rule};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -55,6 +58,10 @@ pub struct Config {
     pub services: Vec<Service>,
     /// Names for the clients' prefixes.
     pub networks: Vec<Network>,
+    /// What the server and its clients say of each request, and where.
+    pub labels: Labels,
+    /// What URLs say.
+    pub rules: Vec<Rule>,
     /// What the kernel programs may cost, in thousandths of a core. 0: no matter what.
     pub budget_core_permille: u32,
     /// What is bounded, and where.
@@ -127,29 +134,29 @@ pub enum Principal {
 }
 
 impl Principal {
-    /// The user's number.
-    pub fn uid(&self) -> anyhow::Result<Uid> {
+    /// The user's number; `key` is where the configuration names it.
+    pub fn uid(&self, key: &str) -> anyhow::Result<Uid> {
         match self {
             Self::Id(id) => Ok(Uid::from_raw(*id)),
             Self::Name(name) => match User::from_name(name) {
                 Ok(Some(user)) => Ok(user.uid),
-                Ok(None) => anyhow::bail!(
-                    "query.allow_users names the user {name:?}, which this host does not have"
-                ),
+                Ok(None) => {
+                    anyhow::bail!("{key} names the user {name:?}, which this host does not have")
+                }
                 Err(err) => anyhow::bail!("cannot look up the user {name:?}: {err}"),
             },
         }
     }
 
-    /// The group's number.
-    pub fn gid(&self) -> anyhow::Result<Gid> {
+    /// The group's number; `key` is where the configuration names it.
+    pub fn gid(&self, key: &str) -> anyhow::Result<Gid> {
         match self {
             Self::Id(id) => Ok(Gid::from_raw(*id)),
             Self::Name(name) => match Group::from_name(name) {
                 Ok(Some(group)) => Ok(group.gid),
-                Ok(None) => anyhow::bail!(
-                    "query.allow_groups names the group {name:?}, which this host does not have"
-                ),
+                Ok(None) => {
+                    anyhow::bail!("{key} names the group {name:?}, which this host does not have")
+                }
                 Err(err) => anyhow::bail!("cannot look up the group {name:?}: {err}"),
             },
         }
@@ -236,6 +243,8 @@ impl Default for Config {
             filter: kernel::Filter::default(),
             services: Vec::new(),
             networks: Vec::new(),
+            labels: Labels::default(),
+            rules: Vec::new(),
             limits: Limits {
                 max_sessions: 262_144,
                 max_cells: 256,
@@ -339,6 +348,12 @@ impl Config {
             "limits.bulk_ring_bytes" => limits.bulk_ring_bytes,
             "limits.followers" => limits.followers,
             "limits.follower_lag" => limits.follower_lag,
+            "labels.access_log_socket" => labels.access_log_socket,
+            "labels.tag_socket" => labels.tag_socket,
+            "labels.socket_group" => labels.socket_group,
+            "labels.queue" => labels.queue,
+            "labels.hash_clients" => labels.hash_clients,
+            "labels.hash_key_hours" => labels.hash_key_hours,
             "query.socket" => query.socket,
             "collector.url" => collector.url,
             "collector.interval_ms" => collector.interval_ms,
@@ -352,6 +367,15 @@ impl Config {
             backend: self.backend,
             kill_switch: self.kill_switch.clone(),
             limits: self.limits.clone(),
+            labels: Labels {
+                access_log_socket: self.labels.access_log_socket.clone(),
+                tag_socket: self.labels.tag_socket.clone(),
+                socket_group: self.labels.socket_group.clone(),
+                queue: self.labels.queue,
+                hash_clients: self.labels.hash_clients,
+                hash_key_hours: self.labels.hash_key_hours,
+                ..new.labels
+            },
             query: Query {
                 socket: self.query.socket.clone(),
                 ..new.query

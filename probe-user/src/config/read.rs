@@ -5,14 +5,12 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
 
-use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, Error, LogLevel, Network, Principal, Service};
-use crate::kernel::Choice;
+use super::value::{Value, wrong};
+use super::{Config, Error, Network, Rule, Service};
 
 /// Suggestions must be at least so alike (Jaro-Winkler).
 const ALIKE: f64 = 0.8;
@@ -93,6 +91,7 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
             config.networks.push(Network { name, prefixes });
         }
     });
+    read_labels(&mut root, &mut config, &mut problems);
     root.table("limits", &mut problems, |table, problems| {
         let limits = &mut config.limits;
         table.set("max_sessions", &mut limits.max_sessions, problems);
@@ -139,6 +138,35 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
             problems.into_iter().map(|(_, problem)| problem).collect(),
         ))
     }
+}
+
+fn read_labels(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Problems) {
+    root.table("labels", problems, |table, problems| {
+        let labels = &mut config.labels;
+        table.set("access_log_socket", &mut labels.access_log_socket, problems);
+        table.set("tag_socket", &mut labels.tag_socket, problems);
+        table.set("socket_group", &mut labels.socket_group, problems);
+        table.set("max_per_s", &mut labels.max_per_s, problems);
+        table.set("queue", &mut labels.queue, problems);
+        table.set("keep_session_ids", &mut labels.keep_session_ids, problems);
+        table.set("mmdb", &mut labels.mmdb, problems);
+        table.set("mmdb_field", &mut labels.mmdb_field, problems);
+        table.set("hash_clients", &mut labels.hash_clients, problems);
+        table.set("hash_key_hours", &mut labels.hash_key_hours, problems);
+    });
+    root.tables("rule", problems, |table, problems| {
+        let mut rule = Rule::default();
+        let matches = table.need("match", problems);
+        table.set("class", &mut rule.class, problems);
+        table.set("media", &mut rule.media, problems);
+        table.set("duration_ms", &mut rule.duration_ms, problems);
+        table.set("bitrate_kbps", &mut rule.bitrate_kbps, problems);
+        table.set("rung", &mut rule.rung, problems);
+        table.set("stream", &mut rule.stream, problems);
+        if let Some(matches) = matches {
+            config.rules.push(Rule { matches, ..rule });
+        }
+    });
 }
 
 /// Problems with their place in the file, so that they can be told in its order.
@@ -309,145 +337,5 @@ fn within(table: &str, key: &str) -> String {
         key.to_owned()
     } else {
         format!("{table}.{key}")
-    }
-}
-
-fn wrong(expected: &str, value: &DeValue<'_>) -> String {
-    format!("expected {expected}, found {}", shown(value))
-}
-
-fn shown(value: &DeValue<'_>) -> String {
-    match value {
-        DeValue::String(text) => format!("the string {text:?}"),
-        DeValue::Integer(number) => number.as_str().to_owned(),
-        DeValue::Float(number) => number.as_str().to_owned(),
-        DeValue::Boolean(value) => value.to_string(),
-        other => format!("a value of type {}", other.type_str()),
-    }
-}
-
-/// What a key's value can be.
-trait Value: Sized {
-    /// In words.
-    const EXPECTED: &'static str;
-
-    fn parse(value: &DeValue<'_>) -> Option<Self>;
-
-    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        Self::parse(value).ok_or_else(|| wrong(Self::EXPECTED, value))
-    }
-}
-
-fn integer<T: TryFrom<i64>>(value: &DeValue<'_>) -> Option<T> {
-    let number = value.as_integer()?;
-    let number = i64::from_str_radix(number.as_str(), number.radix()).ok()?;
-    T::try_from(number).ok()
-}
-
-impl Value for u32 {
-    const EXPECTED: &'static str = "a whole number from 0 to 4294967295";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        integer(value)
-    }
-}
-
-impl Value for u64 {
-    const EXPECTED: &'static str = "a whole number";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        integer(value)
-    }
-}
-
-impl Value for u16 {
-    const EXPECTED: &'static str = "a port, 1 to 65535";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        integer(value).filter(|port| *port > 0)
-    }
-}
-
-impl Value for bool {
-    const EXPECTED: &'static str = "true or false";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        value.as_bool()
-    }
-}
-
-impl Value for String {
-    const EXPECTED: &'static str = "a string in quotes";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        value.as_str().map(str::to_owned)
-    }
-}
-
-/// A key that is absent by default.
-impl<T: Value> Value for Option<T> {
-    const EXPECTED: &'static str = T::EXPECTED;
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        T::parse(value).map(Some)
-    }
-}
-
-impl Value for PathBuf {
-    const EXPECTED: &'static str = "a path in quotes";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        value
-            .as_str()
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-    }
-}
-
-impl Value for IpNet {
-    const EXPECTED: &'static str = "a prefix such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        super::parse_prefix(value.as_str()?)
-    }
-}
-
-impl Value for Principal {
-    const EXPECTED: &'static str = "a name in quotes or a number";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        match value.as_str() {
-            Some(name) if !name.is_empty() => Some(Self::Name(name.to_owned())),
-            Some(_) => None,
-            None => integer(value).map(Self::Id),
-        }
-    }
-}
-
-impl Value for LogLevel {
-    const EXPECTED: &'static str = "\"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        let name = value.as_str()?;
-        Self::ALL
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, level)| *level)
-    }
-}
-
-impl Value for Choice {
-    const EXPECTED: &'static str = "\"auto\", \"exact\", \"portable\" or \"polled\"";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        value.as_str()?.parse().ok()
-    }
-}
-
-impl<T: Value> Value for Vec<T> {
-    const EXPECTED: &'static str = "a list in brackets";
-    fn parse(value: &DeValue<'_>) -> Option<Self> {
-        Self::from_toml(value).ok()
-    }
-    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        let array = value
-            .as_array()
-            .ok_or_else(|| wrong(&format!("a list in brackets, each {}", T::EXPECTED), value))?;
-        array
-            .iter()
-            .enumerate()
-            .map(|(n, value)| {
-                T::from_toml(value.get_ref()).map_err(|err| format!("element {}: {err}", n + 1))
-            })
-            .collect()
     }
 }

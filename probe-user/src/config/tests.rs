@@ -30,6 +30,8 @@ fn the_shipped_file_names_every_key() {
     assert!(!config.services.is_empty() && !config.networks.is_empty());
     assert!(config.collector.url.is_some() && config.collector.host.is_some());
     assert!(config.recording.file.is_some());
+    assert!(config.labels.access_log_socket.is_some() && config.labels.mmdb.is_some());
+    assert!(config.rules[0].rung.is_some());
     let known = read::known_keys(&uncommented).unwrap();
     assert!(known.contains(&"network.prefixes".to_owned()), "{known:?}");
     for key in known {
@@ -145,6 +147,42 @@ fn a_value_out_of_range_is_told_with_its_line_and_key() {
 }
 
 #[test]
+fn a_rule_that_cannot_be_used_is_told_with_its_line() {
+    for (text, told) in [
+        (
+            "[[rule]]\nclass = \"film\"\nmatch = \"x\"",
+            "weir.toml:2: rule.class: expected \"manifest\", \"init\", \"segment\", \"part\", \"key\" or \
+             \"other\", found the string \"film\"",
+        ),
+        (
+            "[[rule]]\nmatch = \"a\"\n[[rule]]\nmatch = \"(?P<x>b)\"",
+            "weir.toml:4: rule.match \"(?P<x>b)\" names a group \"x\"; a group can be called rung, \
+             number, content, viewer",
+        ),
+        (
+            "[[rule]]\nmatch = \"a\"\nduration_ms = 0",
+            "weir.toml:3: rule.duration_ms = 0 is out of range: 1 to 3600000",
+        ),
+        (
+            "[[rule]]\nduration_ms = 5",
+            "weir.toml:2: rule.match: is missing; expected a string in quotes",
+        ),
+        (
+            "[labels]\naccess_log_socket = \"/a\"\ntag_socket = \"/a\"",
+            "weir.toml:3: labels.tag_socket and labels.access_log_socket are the same; each needs a \
+             socket of its own",
+        ),
+        (
+            "[labels]\nmmdb = \"asn.mmdb\"",
+            "weir.toml:2: labels.mmdb: asn.mmdb is not an absolute path (e.g. \
+             /var/lib/GeoIP/GeoLite2-ASN.mmdb)",
+        ),
+    ] {
+        assert_eq!(problems(text), [told]);
+    }
+}
+
+#[test]
 fn plain_text_leaves_the_host_only_when_told_to() {
     for url in [
         "http://127.0.0.1:7447",
@@ -183,7 +221,14 @@ fn a_reload_takes_what_can_change_and_names_the_rest() {
     new.limits.max_cells = 7;
     new.query.socket = "/elsewhere".into();
     new.query.allow_users = vec![Principal::Id(33)];
-    assert_eq!(config.reload(new), ["limits.max_cells", "query.socket"]);
+    new.labels.tag_socket = Some("/elsewhere".into());
+    new.labels.max_per_s = 100;
+    assert_eq!(
+        config.reload(new),
+        ["limits.max_cells", "labels.tag_socket", "query.socket"]
+    );
+    assert_eq!(config.labels.tag_socket, None);
+    assert_eq!(config.labels.max_per_s, 100);
     assert_eq!(config.deadline_ms, 2000);
     assert_eq!(config.filter.ports, [443]);
     assert_eq!(config.query.allow_users, [Principal::Id(33)]);

@@ -18,11 +18,12 @@ use weir_proto::v1;
 use super::budget::Budget;
 use super::desk::Desk;
 use super::measuring::{Measuring, Turn};
-use crate::intake::Intake;
+use super::warnings::Warnings;
 use crate::kernel::{Backend, Batch, KernelCounts, Ring, SWEEP_INTERVAL, Settings};
+use crate::labels::geo::Geo;
+use crate::labels::inlet::Heard;
 use crate::query::Query;
 use crate::recording::Said;
-use crate::throttle::Throttle;
 use crate::uplink::Tick;
 
 /// Records taken from the bulk ring before the hot one is looked at again: about 50 us of folding.
@@ -31,16 +32,17 @@ const BULK_BATCH: usize = 256;
 /// records come faster than they are folded: more than the largest ring holds.
 const MOST_BATCHES: usize = 16_384;
 const HOT_BATCH: usize = 1024;
+/// Labels taken in before the rings are looked at again.
+const LABEL_BATCH: usize = 64;
 /// Records of either ring taken out at the end; what comes faster than this is left.
 const LAST_RECORDS: usize = 1_000_000;
-const LOSS_WARNING_INTERVAL: Duration = Duration::from_secs(10);
-const FAILURE_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// New settings for a running core.
 #[derive(Debug)]
 pub(super) struct Reload {
     pub(super) settings: Settings,
     pub(super) budget_core_permille: u32,
+    pub(super) geo: Option<Arc<Geo>>,
     /// The same for the fold, with the names of cells.
     pub(super) recorded: Arc<v1::RecordedSettings>,
     /// Gets whether they are in force.
@@ -52,6 +54,8 @@ pub(super) struct Reload {
 pub(super) struct Inputs {
     pub(super) queries: mpsc::Receiver<Query>,
     pub(super) reloads: mpsc::Receiver<Reload>,
+    /// None: no label is heard.
+    pub(super) labels: Option<Arc<Heard>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -168,10 +172,14 @@ impl Core {
                     if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
                         ready.clear_ready();
                     }
+                    // Nor about labels.
+                    self.desk.take_labels(LABEL_BATCH);
                 }
+                () = labelled(inputs.labels.as_deref()) => self.desk.take_labels(LABEL_BATCH),
             }
         }
         self.drain_rest()?;
+        self.desk.take_labels(usize::MAX);
         self.read_counts()?;
         self.tick(last_tick.elapsed())
     }
@@ -307,6 +315,7 @@ impl Core {
     fn reload(&mut self, reload: Reload) -> anyhow::Result<()> {
         let applied = self.measuring.apply(reload.settings);
         if applied.is_ok() {
+            self.desk.labelling.geo = reload.geo;
             self.desk.take(&Said::Settings(reload.recorded));
             self.budget.set_limit(reload.budget_core_permille);
             // A wider filter lets in sessions that are open already.
@@ -350,14 +359,15 @@ impl Core {
         match give_ups.unwrap_or_else(|| Ok(Vec::new())) {
             Ok(give_ups) => {
                 for give_up in give_ups {
-                    self.desk.take(&Said::GiveUp(give_up));
+                    self.desk.take_give_up(give_up);
                 }
             }
             Err(err) => self.warnings.failure("reading given-up handshakes", &err),
         }
         self.read_counts()?;
-        self.warnings.losses(&self.desk.intake);
+        self.warnings.losses(&self.desk);
         self.desk.intake.pass_on();
+        self.desk.forget_networks(Instant::now());
         Ok(())
     }
 
@@ -406,98 +416,16 @@ async fn readable(
     }
 }
 
+/// Waits until there is a label; without a socket for them, for ever.
+async fn labelled(labels: Option<&Heard>) {
+    match labels {
+        Some(labels) => labels.ready().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     interval
-}
-
-/// What the log has been told.
-#[derive(Debug)]
-struct Warnings {
-    losses: Throttle,
-    failures: Throttle,
-    told: Vec<u64>,
-}
-
-impl Warnings {
-    fn new() -> Self {
-        Self {
-            losses: Throttle::new(LOSS_WARNING_INTERVAL),
-            failures: Throttle::new(FAILURE_WARNING_INTERVAL),
-            told: Vec::new(),
-        }
-    }
-
-    fn failure(&mut self, doing: &str, err: &anyhow::Error) {
-        if let Some(withheld) = self.failures.pass(Instant::now()) {
-            tracing::error!(withheld, "{doing} failed: {err:#}");
-        }
-    }
-
-    /// Says what was lost since it was last said.
-    fn losses(&mut self, intake: &Intake) {
-        let kernel = intake.kernel_counts();
-        let fold = intake.fold().losses();
-        let lost = [
-            (
-                kernel.hot.ring_full,
-                "hot_ring_full",
-                "raise limits.hot_ring_bytes",
-            ),
-            (
-                kernel.bulk.ring_full,
-                "bulk_ring_full",
-                "raise limits.bulk_ring_bytes",
-            ),
-            (
-                kernel.sessions_storage_refused,
-                "sessions_storage_refused",
-                "the kernel has no memory for more sessions",
-            ),
-            (
-                kernel.half_open_refused,
-                "half_open_refused",
-                "more half-open sessions than weir can watch: a SYN flood?",
-            ),
-            (
-                kernel.ends_unseen,
-                "ends_unseen",
-                "totals of these sessions are those of the last look; raise \
-                 net.core.rmem_default, or give weir CAP_NET_ADMIN",
-            ),
-            (
-                kernel.end_overflows,
-                "end_overflows",
-                "sessions end faster than their last words fit; raise net.core.rmem_max, or give \
-                 weir CAP_NET_ADMIN",
-            ),
-            (
-                intake.records_malformed(),
-                "records_malformed",
-                "programs and daemon are not of one version",
-            ),
-            (
-                fold.sessions_evicted,
-                "sessions_evicted",
-                "raise limits.max_sessions",
-            ),
-            (
-                fold.cells_overflowed,
-                "cells_overflowed",
-                "raise limits.max_cells, or name fewer services and networks",
-            ),
-        ];
-        self.told.resize(lost.len(), 0);
-        let grown = |told: &[u64]| lost.iter().zip(told).any(|((now, ..), told)| now > told);
-        if !grown(&self.told) || self.losses.pass(Instant::now()).is_none() {
-            return;
-        }
-        for ((now, cause, remedy), told) in lost.into_iter().zip(&mut self.told) {
-            if now > *told {
-                tracing::warn!(cause, lost = now - *told, total = now, "lost: {remedy}");
-                *told = now;
-            }
-        }
-    }
 }

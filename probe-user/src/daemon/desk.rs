@@ -4,13 +4,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use probe_ebpf::record::Delivery;
 use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
+use super::labelling::Labelling;
 use crate::intake::{AlreadyRecorded, Intake, Listener, Recording, Told};
-use crate::kernel::{Batch, Probe, Ring};
+use crate::kernel::{Batch, HalfOpenGiveUp, Probe, Ring};
+use crate::labels::inlet::LabelCounts;
 use crate::qoe::{Session, delivery};
 use crate::query::filter::Filter;
 use crate::query::server::QueryCounts;
@@ -91,6 +94,7 @@ pub(super) struct Desk {
     pub(super) events: Option<broadcast::Sender<HotEvent>>,
     /// None: the daemon records nothing itself.
     pub(super) own_recording: Option<Arc<OwnRecording>>,
+    pub(super) labelling: Labelling,
 }
 
 impl Desk {
@@ -105,9 +109,45 @@ impl Desk {
     pub(super) fn take_records(&mut self, ring: Ring, batch: &mut Batch) {
         for (at, record) in batch.iter().enumerate() {
             self.intake.foresee(batch, at);
+            if let Some(said) = self.labelling.network_of(&record, &self.intake) {
+                self.take(&said);
+            }
             self.take(&Said::Record { ring, record });
         }
         batch.clear();
+    }
+
+    /// Takes in a handshake that was given up.
+    pub(super) fn take_give_up(&mut self, give_up: HalfOpenGiveUp) {
+        if let Some(said) = self.labelling.network_at(give_up.remote, &self.intake) {
+            self.take(&said);
+        }
+        self.take(&Said::GiveUp(give_up));
+    }
+
+    /// Takes in at most `most` labels that were heard.
+    pub(super) fn take_labels(&mut self, most: usize) {
+        let mut labels = std::mem::take(&mut self.labelling.batch);
+        if let Some(heard) = &self.labelling.heard {
+            heard.take(most, &mut labels);
+        }
+        for label in labels.drain(..) {
+            self.take(&Said::Label(&label));
+        }
+        self.labelling.batch = labels;
+    }
+
+    /// What came to the sockets for labels.
+    pub(super) fn label_counts(&self) -> LabelCounts {
+        let heard = self.labelling.heard.as_ref();
+        heard.map(|heard| heard.counts()).unwrap_or_default()
+    }
+
+    /// To be called about once a second: names of client networks are said again now and then.
+    pub(super) fn forget_networks(&mut self, now: Instant) {
+        if self.labelling.is_time_to_forget(now) {
+            self.intake.forget_networks();
+        }
     }
 
     /// Lets those know who follow; costs nothing if nobody does.
@@ -141,6 +181,7 @@ impl Desk {
                 .map_or(0, |recording| dropped(&recording.unwritten)),
             uplink_events_dropped: dropped(&self.uplink_counts.events_dropped),
             uplink_frames_dropped: dropped(&self.uplink_counts.frames_dropped),
+            labels: self.label_counts(),
             ..DaemonCounts::default()
         })
     }
@@ -197,6 +238,8 @@ impl Desk {
         now_ns: u64,
     ) -> Result<Recording, AlreadyRecorded> {
         let dropped = self.query_counts.recorder_dropped.clone();
+        // A recording has all that is said from now on, and nothing that was said before.
+        self.intake.forget_networks();
         let mut recording = self.intake.record_from(listener, now_ns, dropped)?;
         let identity = &self.identity;
         recording.header = v1::RecordingHeader {
@@ -237,6 +280,7 @@ impl Desk {
                 .own_recording
                 .as_ref()
                 .map(|recording| recording.status()),
+            labels: self.labelling.status(),
         }
     }
 

@@ -4,9 +4,12 @@ mod budget;
 mod core;
 mod desk;
 mod governor;
+mod labelling;
 mod measuring;
 pub mod playback;
 mod recorder;
+mod reload;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +28,7 @@ use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
 use crate::intake::{self, Intake, Listener};
 use crate::kernel::{Backend, SWEEP_INTERVAL};
+use crate::labels::inlet::{Heard, Inlet};
 use crate::qoe::Limits;
 use crate::query::Query;
 use crate::query::access::{Access, Socket};
@@ -33,8 +37,10 @@ use crate::recording::history::Shared;
 use crate::uplink::{self, FAREWELL, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
 use desk::{Desk, Followers, Identity};
+use labelling::Labelling;
 use measuring::{KillSwitch, Make, Measuring};
 use recorder::Recorder;
+use reload::Reloader;
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -131,6 +137,8 @@ where
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
     let (made, backend) = attach(&config, backend).await?;
+    let inlet = Inlet::start(&config.labels, &config.rules)?;
+    let geo = labelling::geo(&config).await?;
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
@@ -153,10 +161,12 @@ where
         events,
         config_error,
     )?;
+    desk.labelling = Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo);
     let recorder = start_recorder(&config, &mut desk)?;
 
     let stop = CancellationToken::new();
-    let (queries_to, reloads_to, inputs) = inputs(&stop);
+    let heard = inlet.as_ref().map(Inlet::heard);
+    let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let budget = Budget::new(config.budget_core_permille);
     let mut core = spawn_core(Core::new(measuring, desk, ticks, budget), inputs)?;
@@ -185,6 +195,7 @@ where
         access: access_to,
         socket: &socket,
         recorder: recorder.as_ref(),
+        inlet: inlet.as_ref(),
     };
     let failed = loop {
         tokio::select! {
@@ -326,6 +337,7 @@ fn desk(
         followers: Followers::new(config.limits.follower_lag as usize),
         events,
         own_recording: None,
+        labelling: Labelling::new(&config.labels, None, None),
     })
 }
 
@@ -372,6 +384,7 @@ fn start_uplink(
             backend: wire::backend(backend.kind()).into(),
             kernel_release: identity.kernel_release.clone(),
         },
+        pseudonyms: labelling::pseudonyms(&config.labels)?,
     };
     let inputs = uplink::Inputs {
         ticks,
@@ -387,13 +400,17 @@ fn start_uplink(
 }
 
 /// What reaches the core from outside, and the ways to it.
-fn inputs(stop: &CancellationToken) -> (mpsc::Sender<Query>, mpsc::Sender<Reload>, Inputs) {
+fn inputs(
+    stop: &CancellationToken,
+    labels: Option<Arc<Heard>>,
+) -> (mpsc::Sender<Query>, mpsc::Sender<Reload>, Inputs) {
     let (queries_to, queries) = mpsc::channel(QUERIES_WAITING);
     let (reloads_to, reloads) = mpsc::channel(1);
     let stop = stop.clone();
     let inputs = Inputs {
         queries,
         reloads,
+        labels,
         stop,
     };
     (queries_to, reloads_to, inputs)
@@ -418,73 +435,4 @@ fn spawn_core(core: Core, inputs: Inputs) -> anyhow::Result<JoinHandle<anyhow::R
     Ok(tokio::spawn(async move {
         ended.await.context("its thread panicked")?
     }))
-}
-
-/// Reads the configuration again, and puts in force what can be.
-struct Reloader<'a> {
-    config: Config,
-    config_path: Option<PathBuf>,
-    overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
-    generation: u64,
-    /// Why the latest reload was refused.
-    error: watch::Sender<String>,
-    core: mpsc::Sender<Reload>,
-    access: watch::Sender<Arc<Access>>,
-    socket: &'a Socket,
-    recorder: Option<&'a Recorder>,
-}
-
-impl Reloader<'_> {
-    async fn reload(&mut self) {
-        match self.try_reload().await {
-            Ok(kept) => {
-                if !kept.is_empty() {
-                    tracing::warn!(
-                        keys = kept.join(", "),
-                        "changed in the configuration, but in force only after a restart"
-                    );
-                }
-                tracing::info!(generation = self.generation, "configuration reloaded");
-                self.error.send_replace(String::new());
-            }
-            Err(err) => {
-                tracing::error!("the old configuration stays in force: {err:#}");
-                self.error.send_replace(format!("{err:#}"));
-            }
-        }
-    }
-
-    async fn try_reload(&mut self) -> anyhow::Result<Vec<&'static str>> {
-        let path = self
-            .config_path
-            .clone()
-            .context("weir was started without a configuration file, so there is none to reload")?;
-        let load = tokio::task::spawn_blocking(move || Config::load(&path));
-        let mut new = load.await.context("reading the configuration failed")??;
-        (self.overrides)(&mut new);
-        new.check()?;
-        let mut next = self.config.clone();
-        let kept = next.reload(new);
-        let access = Access::new(&next.query)?;
-        self.socket.reopen(&access)?;
-        let (reply, applied) = oneshot::channel();
-        let reload = Reload {
-            settings: next.kernel_settings(),
-            budget_core_permille: next.budget_core_permille,
-            recorded: Arc::new(intake::settings_of(&next, self.generation + 1)),
-            reply,
-        };
-        self.core.send(reload).await.context("the core has ended")?;
-        applied
-            .await
-            .context("the core has ended")?
-            .context("the kernel programs did not take the settings")?;
-        self.generation += 1;
-        if let Some(recorder) = self.recorder {
-            recorder.reload(&next.recording);
-        }
-        self.config = next;
-        self.access.send_replace(Arc::new(access));
-        Ok(kept)
-    }
 }

@@ -11,6 +11,7 @@ use weir_proto::v1;
 
 use super::QUERIES_WAITING;
 use super::desk::{Desk, Followers, Identity};
+use super::labelling::Labelling;
 use crate::config::Config;
 use crate::intake::Intake;
 use crate::query::Query;
@@ -55,6 +56,7 @@ pub async fn play(
         followers,
         events: None,
         own_recording: None,
+        labelling: Labelling::new(&config.labels, None, None),
     };
     let stage = Stage {
         pace: Pace::new(header, options),

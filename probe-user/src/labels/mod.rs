@@ -1,12 +1,25 @@
-//! Who and what a session is: names for its service and its client's network.
+//! Who and what a session is: names for its service and its client's network, and what the server
+//! and the client themselves say of each request.
 
+pub mod access_log;
+pub mod cmcd;
+pub mod family;
+pub mod geo;
+pub mod inlet;
+pub mod naming;
 pub mod network;
+pub mod pseudonym;
+pub mod request;
+pub mod rules;
+pub mod tag;
+mod url;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use probe_ebpf::record::Endpoints;
 
 use crate::config::{self, Config};
@@ -88,6 +101,21 @@ impl Labels {
         }
     }
 
+    /// A database of networks names this prefix.
+    pub fn learn_network(&mut self, prefix: IpNet, name: &Name) {
+        self.networks.learn(prefix, name);
+    }
+
+    /// Forgets what databases named.
+    pub fn forget_networks(&mut self) {
+        self.networks.forget();
+    }
+
+    /// Whether the network that `address` is in has a name.
+    pub fn knows_network(&self, address: IpAddr) -> bool {
+        self.networks.is_known(address)
+    }
+
     /// What `port` is called.
     pub fn service(&self, port: u16) -> Service {
         match self.services.get(&port) {
@@ -100,4 +128,11 @@ impl Labels {
 /// An address as records carry it: 16 bytes, IPv4 as v4-mapped IPv6 (RFC 4291, 2.5.5.2).
 pub fn address(bytes: [u8; 16]) -> IpAddr {
     IpAddr::from(bytes).to_canonical()
+}
+
+/// How often what clients can write is tried: more where somebody asks for it.
+#[cfg(test)]
+fn fuzz_cases() -> u32 {
+    let cases = std::env::var("WEIR_FUZZ_CASES").ok();
+    cases.and_then(|cases| cases.parse().ok()).unwrap_or(512)
 }

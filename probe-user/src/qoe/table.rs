@@ -101,6 +101,11 @@ impl Sessions {
         self.slots.len()
     }
 
+    /// Whether a session is known, ended or not.
+    pub fn knows(&self, cookie: u64) -> bool {
+        self.find(cookie).is_some()
+    }
+
     pub(super) fn find(&self, cookie: u64) -> Option<u32> {
         self.index
             .find(cookie, |place| self.slots[place].cookie == cookie)

@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Gid, Uid, User, chown, geteuid, getgrouplist};
 use tokio::net::UnixListener;
 
-use crate::config::{Principal, Query};
+use crate::config::Query;
 
 /// Who may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,14 @@ pub struct Access {
 impl Access {
     /// Looks up whom the configuration names.
     pub fn new(query: &Query) -> anyhow::Result<Self> {
-        let users = query.allow_users.iter().map(Principal::uid);
-        let groups = query.allow_groups.iter().map(Principal::gid);
+        let users = query
+            .allow_users
+            .iter()
+            .map(|user| user.uid("query.allow_users"));
+        let groups = query
+            .allow_groups
+            .iter()
+            .map(|group| group.gid("query.allow_groups"));
         Ok(Self {
             always: vec![Uid::from_raw(0), geteuid()],
             users: users.collect::<Result<_, _>>()?,
@@ -213,6 +219,7 @@ fn lock(lock_path: &Path, socket: &Path) -> anyhow::Result<Flock<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Principal;
 
     fn access(users: &[u32], groups: &[u32]) -> Access {
         Access::new(&Query {

@@ -9,8 +9,9 @@ use probe_ebpf::record::{Delivery, SessionEnd, SessionStart};
 use prost::Message as _;
 use weir_proto::v1;
 
-use super::Said;
+use super::{Said, label};
 use crate::kernel::{BackendKind, HalfOpenGiveUp, KernelCounts, Record, Ring, RingCounts};
+use crate::labels::network;
 
 #[cfg(target_endian = "big")]
 compile_error!("recordings hold records as the kernel wrote them, and those are little-endian");
@@ -29,6 +30,8 @@ mod tag {
     pub(super) const NOW: u8 = 9;
     pub(super) const SETTINGS: u8 = 10;
     pub(super) const MISSING: u8 = 11;
+    pub(super) const LABEL: u8 = 12;
+    pub(super) const CLIENT_NETWORK: u8 = 13;
 }
 
 /// An entry that this version does not understand, in a block whose checksum is right.
@@ -69,6 +72,17 @@ pub fn append(to: &mut Vec<u8>, said: &Said<'_>) {
             put(to, tag::SETTINGS, Ring::Hot, &settings.encode_to_vec());
         }
         Said::Missing { now_ns, records } => put_words(to, tag::MISSING, &[*now_ns, *records]),
+        Said::Label(said) => {
+            let message = label::message(said);
+            put(to, tag::LABEL, Ring::Hot, &message.encode_to_vec());
+        }
+        Said::ClientNetwork { prefix, name } => {
+            let message = v1::RecordedClientNetwork {
+                prefix: prefix.to_string(),
+                name: name.to_string(),
+            };
+            put(to, tag::CLIENT_NETWORK, Ring::Hot, &message.encode_to_vec());
+        }
     }
 }
 
@@ -150,6 +164,18 @@ fn read_one(tag: u8, ring: Ring, body: &[u8], each: &mut impl FnMut(Said<'_>)) -
             let [now_ns, records] = words(body)?;
             Said::Missing { now_ns, records }
         }
+        tag::LABEL => {
+            let label = label::of_message(&v1::RecordedLabel::decode(body).ok()?)?;
+            each(Said::Label(&label));
+            return Some(());
+        }
+        tag::CLIENT_NETWORK => {
+            let message = v1::RecordedClientNetwork::decode(body).ok()?;
+            Said::ClientNetwork {
+                prefix: message.prefix.parse().ok()?,
+                name: network::database_name(&message.name)?,
+            }
+        }
         _ => return None,
     };
     each(said);
@@ -161,7 +187,8 @@ fn put(to: &mut Vec<u8>, tag: u8, ring: Ring, body: &[u8]) {
         Ring::Hot => 0,
         Ring::Bulk => 1,
     };
-    // Only settings have no fixed length, and a configuration of 4 GiB does not load.
+    // Of those without a fixed length only settings are long, and a configuration of 4 GiB does not
+    // load.
     let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
     to.extend_from_slice(&[tag, ring, 0, 0]);
     to.extend_from_slice(&len.to_le_bytes());

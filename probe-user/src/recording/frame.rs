@@ -6,8 +6,10 @@
 
 use probe_ebpf::record::ABI_VERSION;
 
-/// Version of everything in this room that is written down.
-pub const FORMAT_VERSION: u16 = 1;
+/// Version of everything in this room that is written down. Since 2 there are labels.
+pub const FORMAT_VERSION: u16 = 2;
+/// The oldest that is read. Each version adds entries to the one before, and nothing else.
+pub const OLDEST_FORMAT_VERSION: u16 = 1;
 
 /// Not text, and damaged by whatever changes line ends on the way.
 const MAGIC: [u8; 8] = *b"\x89WEIR\r\n\x1a";
@@ -38,8 +40,8 @@ pub enum Refused {
     NotARecording,
     /// Another weir wrote it.
     #[error(
-        "it is of format {format} with records of layout {abi}, and this weir reads format \
-         {FORMAT_VERSION} with layout {ABI_VERSION}: replay it with the weir that recorded it, or one \
+        "it is of format {format} with records of layout {abi}, and this weir reads formats \
+         {OLDEST_FORMAT_VERSION} to {FORMAT_VERSION} with layout {ABI_VERSION}: replay it with the weir that recorded it, or one \
          of the same versions"
     )]
     OtherVersion {
@@ -69,7 +71,7 @@ pub fn check_prelude(bytes: &[u8; PRELUDE]) -> Result<(), Refused> {
     }
     let format = u16::from_le_bytes([bytes[8], bytes[9]]);
     let abi = bytes[10];
-    if (format, abi) != (FORMAT_VERSION, ABI_VERSION) {
+    if !(OLDEST_FORMAT_VERSION..=FORMAT_VERSION).contains(&format) || abi != ABI_VERSION {
         return Err(Refused::OtherVersion { format, abi });
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The recording room: what the kernel said, as bytes, and a file that keeps it.
 //!
 //! [`Said`] is everything that the fold is made from, in the order in which it was taken in;
-//! [`entry`] is how each is written, [`tap`] how a daemon passes it on, [`write`](mod@write) and
+//! [`entry`] is how each is written ([`label`] one of them), [`tap`] how a daemon passes it on, [`write`](mod@write) and
 //! [`read`] a file (docs/recording.md), [`chain`] several, [`history`] a row of them in a
 //! [`directory`]. What is made of it is the intake's matter.
 
@@ -10,15 +10,19 @@ pub mod directory;
 pub mod entry;
 pub mod frame;
 pub mod history;
+pub mod label;
 pub mod read;
 pub mod tap;
 pub mod write;
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use weir_proto::v1;
 
 use crate::kernel::{HalfOpenGiveUp, KernelCounts, Record, Ring};
+use crate::labels::Name;
+use crate::labels::request::RequestLabel;
 
 /// One thing that the kernel, the clock or the operator said. Times are `CLOCK_MONOTONIC`.
 #[derive(Clone, Debug)]
@@ -60,6 +64,15 @@ pub enum Said<'a> {
     },
     /// Other settings are in force.
     Settings(Arc<v1::RecordedSettings>),
+    /// The server's log or a tag names a request.
+    Label(&'a RequestLabel),
+    /// A database of networks names the client network `prefix`.
+    ClientNetwork {
+        /// Which.
+        prefix: IpNet,
+        /// Its name.
+        name: Name,
+    },
     /// Something is missing here, because the recorder was too slow.
     Missing {
         /// When what follows was said.
@@ -78,7 +91,12 @@ impl Said<'_> {
             | Self::Clock { now_ns, .. }
             | Self::Now { now_ns }
             | Self::Missing { now_ns, .. } => Some(*now_ns),
-            Self::Record { .. } | Self::GiveUp(_) | Self::Settings(_) => None,
+            // A label was heard when it says so, and taken in later.
+            Self::Record { .. }
+            | Self::GiveUp(_)
+            | Self::Settings(_)
+            | Self::Label(_)
+            | Self::ClientNetwork { .. } => None,
         }
     }
 }

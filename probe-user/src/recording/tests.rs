@@ -155,6 +155,7 @@ fn other() -> impl Strategy<Value = Said<'static>> {
         any::<u64>().prop_map(|now_ns| Said::Now { now_ns }),
         settings.prop_map(Said::Settings),
         any::<(u64, u64)>().prop_map(|(now_ns, records)| Said::Missing { now_ns, records }),
+        labels::client_network(),
     ]
 }
 
@@ -196,6 +197,7 @@ fn records<'a>(
 }
 
 mod hostile;
+mod labels;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -327,7 +329,7 @@ fn frames_in_another_order_are_damage() {
 #[test]
 fn another_version_is_refused_with_both_versions_named() {
     let (_, bytes) = small();
-    for (at, names) in [(8, "format 2"), (10, "layout")] {
+    for (at, names) in [(8, "format 3"), (10, "layout")] {
         let mut bytes = bytes.clone();
         bytes[at] += 1;
         let crc = crc32fast::hash(&bytes[..12]);

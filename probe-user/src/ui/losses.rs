@@ -19,6 +19,8 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
         ("overflows of last words", losses.end_overflows),
         ("sessions evicted", losses.sessions_evicted),
         ("records malformed", losses.records_malformed),
+        ("labels malformed", losses.labels_malformed),
+        ("labels dropped", losses.labels_dropped),
         ("cells folded into other", losses.cells_overflowed),
         ("followers dropped", losses.followers_dropped),
         ("recorder dropped", losses.recorder_dropped),

@@ -5,16 +5,18 @@
 //! repairs all that was missed. The connection itself is [`link`]'s work.
 
 mod link;
+mod privacy;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Uri;
 use weir_proto::v1;
 
+use crate::labels::pseudonym::Pseudonyms;
 use crate::qoe::{CellSnapshot, Event};
 use crate::query::Followed;
 use crate::wire;
@@ -97,12 +99,14 @@ impl UplinkCounts {
 }
 
 /// Where to, and as whom.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// The collector.
     pub collector: Uri,
     /// The first message of each connection.
     pub hello: v1::Hello,
+    /// Clients' names in what is sent; none: their addresses.
+    pub pseudonyms: Option<Pseudonyms>,
 }
 
 /// What the core hands over.
@@ -126,6 +130,8 @@ struct Outbox {
     seq: u64,
     /// Events taken from the queue so far, those dropped included.
     events_seen: u64,
+    /// Clients' names; none: their addresses are sent.
+    pseudonyms: Option<Pseudonyms>,
     /// The newest frame with cells, while it is not sent.
     waiting: Option<v1::Frame>,
 }
@@ -167,12 +173,12 @@ impl Outbox {
     /// Makes a frame of an event and those that wait behind it.
     fn take_events(&mut self, first: &HotEvent) -> v1::Frame {
         self.events_seen += 1;
-        let mut events = vec![first.message()];
+        let mut events = vec![self.message(first)];
         while events.len() < EVENTS_PER_FRAME {
             match self.inputs.events.try_recv() {
                 Ok(event) => {
                     self.events_seen += 1;
-                    events.push(event.message());
+                    events.push(self.message(&event));
                 }
                 Err(broadcast::error::TryRecvError::Lagged(missed)) => self.missed_events(missed),
                 Err(_) => break,
@@ -186,6 +192,14 @@ impl Outbox {
         })
     }
 
+    fn message(&mut self, event: &HotEvent) -> v1::HotEvent {
+        let mut message = event.message();
+        if let Some(pseudonyms) = &mut self.pseudonyms {
+            privacy::hide_clients(&mut message, pseudonyms, Instant::now());
+        }
+        message
+    }
+
     fn missed_events(&mut self, missed: u64) {
         self.events_seen += missed;
         self.counts
@@ -195,7 +209,7 @@ impl Outbox {
 }
 
 /// Keeps a connection to the collector until the core is finished and its last tick delivered.
-pub async fn run(options: Options, inputs: Inputs, counts: Arc<UplinkCounts>) {
+pub async fn run(mut options: Options, inputs: Inputs, counts: Arc<UplinkCounts>) {
     let collector = options.collector.to_string();
     counts.update(|status| status.collector.clone_from(&collector));
     let finish = inputs.finish.clone();
@@ -206,6 +220,7 @@ pub async fn run(options: Options, inputs: Inputs, counts: Arc<UplinkCounts>) {
         counts: counts.clone(),
         seq: 0,
         events_seen: 0,
+        pseudonyms: options.pseudonyms.take(),
         waiting: None,
     };
     let mut backoff = BACKOFF_LEAST;

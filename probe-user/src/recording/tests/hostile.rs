@@ -4,6 +4,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::intake::{self, Intake};
+use crate::labels::request::RequestLabel;
 use crate::recording::frame::{HEAD, Head, Kind, MAX_CONTENT, PRELUDE, encode, prelude};
 use crate::wire;
 
@@ -139,6 +140,7 @@ enum Heard {
     Start(SessionStart),
     End(SessionEnd),
     Delivery(Delivery),
+    Label(Box<RequestLabel>),
     Other(Said<'static>),
 }
 
@@ -158,6 +160,7 @@ impl Heard {
                 ring,
                 record: Record::Delivery(record),
             },
+            Self::Label(label) => Said::Label(label),
             Self::Other(said) => said.clone(),
         }
     }
@@ -168,6 +171,7 @@ fn heard() -> impl Strategy<Value = Heard> {
         1 => start().prop_map(Heard::Start),
         1 => end().prop_map(Heard::End),
         4 => delivery().prop_map(Heard::Delivery),
+        2 => labels::label().prop_map(|label| Heard::Label(Box::new(label))),
         2 => other().prop_map(Heard::Other),
         1 => number().prop_map(|now_ns| Heard::Other(Said::Now { now_ns })),
     ]
@@ -262,7 +266,7 @@ proptest! {
     #[test]
     fn any_content_with_a_right_checksum_is_understood_or_refused(
         mut content in proptest::collection::vec(any::<u8>(), 0..200),
-        tag in 0_u8..14,
+        tag in 0_u8..16,
         ring in 0_u8..3,
     ) {
         // A head that leads on to the body, as often as not.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use weir_proto::v1::{BudgetStatus, Losses, Probe, RecordingStatus, Status, Verdict};
+use weir_proto::v1::{BudgetStatus, LabelStatus, Losses, Probe, RecordingStatus, Status, Verdict};
 
 use crate::ui::losses;
 use crate::ui::out::{Mark, Style};
@@ -72,6 +72,8 @@ pub fn write(
     line("budget", &budget, mark)?;
     let (recording, mark) = recording_sentence(status.recording.as_ref());
     line("recording", &recording, mark)?;
+    let labels = labels_sentence(status.labels.as_ref(), &losses);
+    line("labels", &labels, Mark::Plain)?;
     let refused = status.queries_refused.to_string();
     line("queries_refused", &refused, Mark::Plain)?;
     let mark = if losses::total(&losses) == 0 {
@@ -216,6 +218,31 @@ pub fn recording_sentence(recording: Option<&RecordingStatus>) -> (String, Mark)
         recording.records
     );
     (text, Mark::Good)
+}
+
+/// Where labels come in, and how many did.
+fn labels_sentence(labels: Option<&LabelStatus>, losses: &Losses) -> String {
+    let Some(labels) = labels else {
+        return "none: no socket for them is configured".to_owned();
+    };
+    let one = |what: &str, socket: &str, heard: u64, taken: u64| {
+        let told = format!("{what} at {socket}: {heard} heard, {taken} taken");
+        (!socket.is_empty()).then_some(told)
+    };
+    let log = one(
+        "access log",
+        &labels.access_log_socket,
+        losses.labels_heard_log,
+        losses.labels_taken_log,
+    );
+    let tags = one(
+        "tags",
+        &labels.tag_socket,
+        losses.labels_heard_tag,
+        losses.labels_taken_tag,
+    );
+    let each: Vec<_> = log.into_iter().chain(tags).collect();
+    each.join("; ")
 }
 
 fn records_sentence(losses: &Losses) -> String {
