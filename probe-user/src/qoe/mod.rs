@@ -12,7 +12,9 @@ pub mod fold;
 mod index;
 pub mod metric;
 pub mod session;
+pub mod startup;
 pub mod table;
+pub mod viewer;
 
 pub use cell::{Cell, CellKey, CellSnapshot, Gauges, Transport};
 pub use counters::Counters;
