@@ -229,7 +229,10 @@ impl Viewer {
                 && !slot.is_claimed
             {
                 slot.is_claimed = true;
-                let thought_ms = slot.ahead_ms;
+                if self.timeline.is_full() {
+                    self.commit_first(with);
+                }
+                let thought_ms = self.flight.get(place).ahead_ms;
                 self.say(claim, told, thought_ms, with);
                 self.told.declare(claim.startup_ms);
             }

@@ -3,7 +3,7 @@
 use super::input::Media;
 
 /// So much is kept; what is older is final.
-pub(super) const KEPT: usize = 8;
+pub(super) const KEPT: usize = 12;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
