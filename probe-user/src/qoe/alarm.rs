@@ -305,7 +305,9 @@ mod tests {
             let false_days = (0..days)
                 .filter(|_| until_onset(&mut watch(base, alpha), base, 1000, &mut rng).is_some())
                 .count();
-            println!("base {base}: {false_days} of {days} days with a false alarm, {alpha} promised");
+            println!(
+                "base {base}: {false_days} of {days} days with a false alarm, {alpha} promised"
+            );
             // Five standard deviations above the promise would be no accident.
             let most = f64::from(days) * alpha + 5.0 * (f64::from(days) * alpha).sqrt();
             assert!((false_days as f64) < most, "{false_days}");

@@ -12,6 +12,7 @@ pub mod counters;
 pub mod delivery;
 pub mod fold;
 mod index;
+pub mod learn;
 pub mod metric;
 pub mod risk;
 pub mod session;

@@ -240,7 +240,11 @@ mod tests {
                 (25, Shown::Missed),
             ] {
                 let transfer = over(RATE_BPS * percent / 100, bytes);
-                assert_eq!(transfer.shows(RATE_BPS), shown, "{percent} %, {bytes} bytes");
+                assert_eq!(
+                    transfer.shows(RATE_BPS),
+                    shown,
+                    "{percent} %, {bytes} bytes"
+                );
             }
         }
     }

@@ -160,8 +160,8 @@ fn network(evidence: &Evidence, parts: &[Part]) -> Option<String> {
             .fold(0_u64, |sum, part| sum.saturating_add(spent.us(*part)))
     };
     let time_ppm = share(of(spent), WHOLE_PPM.into(), of(&evidence.spent));
-    let is_its = time_ppm * 10 > u64::from(WHOLE_PPM) * 7
-        && time_ppm * 2 > u64::from(*deliveries_ppm) * 3;
+    let is_its =
+        time_ppm * 10 > u64::from(WHOLE_PPM) * 7 && time_ppm * 2 > u64::from(*deliveries_ppm) * 3;
     is_its.then(|| (*name).to_owned())
 }
 
@@ -193,7 +193,11 @@ impl fmt::Display for Verdict {
             Sureness::Sure => "sure",
         };
         let percent = self.share_ppm / 10_000;
-        write!(f, "{} ({sure}, {percent} % of {})", self.who, self.deliveries)
+        write!(
+            f,
+            "{} ({sure}, {percent} % of {})",
+            self.who, self.deliveries
+        )
     }
 }
 
@@ -263,7 +267,10 @@ mod tests {
             ..Evidence::default()
         };
         let found = verdict(&evidence);
-        assert_eq!((found.who, found.sureness), (Who::OriginLate, Sureness::Likely));
+        assert_eq!(
+            (found.who, found.sureness),
+            (Who::OriginLate, Sureness::Likely)
+        );
     }
 
     #[test]

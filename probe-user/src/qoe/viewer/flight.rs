@@ -103,7 +103,8 @@ impl Flight {
             Stage::Done => (2, slot.t_seen_ms),
             Stage::Open => (3, slot.t_seen_ms),
         };
-        (0..).zip(&self.slots)
+        (0..)
+            .zip(&self.slots)
             .min_by_key(|(_, slot)| worth(slot))
             .map_or(0, |(place, _)| place)
     }

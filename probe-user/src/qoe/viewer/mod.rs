@@ -150,7 +150,11 @@ impl Viewer {
         slot.may_be_whole = is_whole_so_far;
         let known = clip(told.expected_bytes.max(told.written_bytes));
         if !slot.is_written {
-            slot.whole_bytes = known.max(if told.expected_bytes == 0 { usual_bytes } else { 0 });
+            slot.whole_bytes = known.max(if told.expected_bytes == 0 {
+                usual_bytes
+            } else {
+                0
+            });
         }
         if !is_whole_so_far || acked > was_acked {
             slot.t_seen_ms = slot.t_seen_ms.max(t_ms);
@@ -401,13 +405,7 @@ impl Viewer {
 
     /// Puts down what the player said with a request. What it says of the sound's buffer is left: it
     /// is known what was delivered of it, and one playhead serves both.
-    fn say(
-        &mut self,
-        claim: &Claim,
-        told: &Labelled,
-        thought_ms: Option<u32>,
-        with: &Thresholds,
-    ) {
+    fn say(&mut self, claim: &Claim, told: &Labelled, thought_ms: Option<u32>, with: &Thresholds) {
         if told.object.media == Media::Audio {
             return;
         }
@@ -503,9 +501,7 @@ impl Viewer {
         }
         let t_ms = self.ms(t_request_ns);
         match self.flight.place(id, t_ms) {
-            Place::Known(place) => {
-                (self.flight.get(place).stage == Stage::Open).then_some(place)
-            }
+            Place::Known(place) => (self.flight.get(place).stage == Stage::Open).then_some(place),
             Place::New(place) => {
                 self.at(t_request_ns, What::Begin { slot: place }, with);
                 Some(place)
@@ -518,8 +514,7 @@ impl Viewer {
         for slot in 0..flight::SLOTS {
             let place = u8::try_from(slot).unwrap_or(0);
             let here = self.flight.at(place);
-            let is_earlier =
-                here.id.session == told.id.session && here.id.number < told.id.number;
+            let is_earlier = here.id.session == told.id.session && here.id.number < told.id.number;
             if is_earlier && here.stage == Stage::Open {
                 here.stage = Stage::Free;
                 self.at(told.t_request_ns, What::Void { slot: place }, with);
@@ -528,7 +523,10 @@ impl Viewer {
     }
 
     /// Puts down what a finished delivery did to the buffer.
-    #[expect(clippy::too_many_arguments, reason = "one caller, which has them at hand")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one caller, which has them at hand"
+    )]
     fn fill(
         &mut self,
         step: Step,

@@ -232,7 +232,9 @@ impl Playback {
     /// Live, the player looks for a newer segment, and there should have been one.
     fn is_overdue(&self, since_append_us: u32, t_ns: u64, around: &Around) -> bool {
         let due_us = overdue_us(around.segment_us);
-        let polled = around.t_poll_ns.saturating_add(u64::from(due_us) * 1000 + 1_000_000_000);
+        let polled = around
+            .t_poll_ns
+            .saturating_add(u64::from(due_us) * 1000 + 1_000_000_000);
         around.is_live
             && around.segment_us > 0
             && around.t_poll_ns > 0
@@ -425,7 +427,9 @@ impl Playback {
                 Doing::Start | Doing::Seek if ahead_us >= around.with.start_us[n] => {
                     self.go(n, around);
                 }
-                Doing::Stall if ahead_us >= around.with.resume_us[n].saturating_add(around.with.dry_us) => {
+                Doing::Stall
+                    if ahead_us >= around.with.resume_us[n].saturating_add(around.with.dry_us) =>
+                {
                     self.runs[n].doing = Doing::Play;
                 }
                 Doing::Idle if ahead_us > 0 => self.runs[n].doing = Doing::Play,

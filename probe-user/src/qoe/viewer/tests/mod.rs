@@ -27,7 +27,13 @@ fn habits(has_claims: bool) -> Habits {
     }
 }
 
-fn run(name: &str, habits: &Habits, with: &Thresholds, weathers: &[Weather], players: u64) -> Score {
+fn run(
+    name: &str,
+    habits: &Habits,
+    with: &Thresholds,
+    weathers: &[Weather],
+    players: u64,
+) -> Score {
     let mut score = Score::default();
     for seed in 0..players {
         let mut rng = Rng::with_seed(seed);
@@ -39,9 +45,29 @@ fn run(name: &str, habits: &Habits, with: &Thresholds, weathers: &[Weather], pla
         if std::env::var_os("WEIR_SHOW").is_some() {
             println!("{seed} {weather:?} rtt {}", link.rtt_ms);
             let s = |t: u64| t.saturating_sub(player::EPOCH_NS) as f64 / 1e9;
-            println!("  true {:?}", truth.stalls.iter().map(|(b,e)| (s(*b), s(*e))).collect::<Vec<_>>());
-            println!("  said {:?}", heard.stalls.iter().map(|(b,e,t)| (s(*b), s(*e), s(*t))).collect::<Vec<_>>());
-            println!("  sums {:?} true played {} startup {} {}", heard.sums, truth.played_ns/1000, truth.startup_ns/1000, heard.startup_us);
+            println!(
+                "  true {:?}",
+                truth
+                    .stalls
+                    .iter()
+                    .map(|(b, e)| (s(*b), s(*e)))
+                    .collect::<Vec<_>>()
+            );
+            println!(
+                "  said {:?}",
+                heard
+                    .stalls
+                    .iter()
+                    .map(|(b, e, t)| (s(*b), s(*e), s(*t)))
+                    .collect::<Vec<_>>()
+            );
+            println!(
+                "  sums {:?} true played {} startup {} {}",
+                heard.sums,
+                truth.played_ns / 1000,
+                truth.startup_ns / 1000,
+                heard.startup_us
+            );
         }
     }
     score.print(name);
@@ -62,9 +88,46 @@ fn sim() {
     for claims in [false, true] {
         let base = habits(claims);
         run("vod", &base, &with, &ALL, 60);
-        run("vod split", &Habits { is_split: true, ..base }, &with, &ALL, 60);
-        run("live", &Habits { is_live: true, ..base }, &with, &ALL, 60);
-        run("vod progress 1 s", &Habits { progress_ms: 1000, ..base }, &with, &ALL, 60);
-        run("vod resume 2 segs", &Habits { resume_ms: 3000, start_ms: 3000, ..base }, &with, &ALL, 60);
+        run(
+            "vod split",
+            &Habits {
+                is_split: true,
+                ..base
+            },
+            &with,
+            &ALL,
+            60,
+        );
+        run(
+            "live",
+            &Habits {
+                is_live: true,
+                ..base
+            },
+            &with,
+            &ALL,
+            60,
+        );
+        run(
+            "vod progress 1 s",
+            &Habits {
+                progress_ms: 1000,
+                ..base
+            },
+            &with,
+            &ALL,
+            60,
+        );
+        run(
+            "vod resume 2 segs",
+            &Habits {
+                resume_ms: 3000,
+                start_ms: 3000,
+                ..base
+            },
+            &with,
+            &ALL,
+            60,
+        );
     }
 }

@@ -131,13 +131,30 @@ pub(super) fn play(habits: &Habits, link: &Link, rng: &mut Rng) -> (Vec<(u32, In
                     0.6 * stream.rate_bps + 0.4 * rate
                 };
             }
-            observe(transfer, stream.session, stream.media, habits, t_ms, half_ms, &mut said, &mut later);
+            observe(
+                transfer,
+                stream.session,
+                stream.media,
+                habits,
+                t_ms,
+                half_ms,
+                &mut said,
+                &mut later,
+            );
             // Acknowledged at the server: what it was goes to be told.
             if let Some(arrived_ms) = transfer.is_arrived_ms
                 && t_ms >= arrived_ms + half_ms + 10
                 && transfer.is_written
             {
-                let end = finished(transfer, stream.session, stream.media, habits, arrived_ms + half_ms, link, rng);
+                let end = finished(
+                    transfer,
+                    stream.session,
+                    stream.media,
+                    habits,
+                    arrived_ms + half_ms,
+                    link,
+                    rng,
+                );
                 let told_ms = (arrived_ms + half_ms + habits.quiet_gap_ms).next_multiple_of(250);
                 stream.untold = Some((told_ms, end));
                 stream.under_way = None;
@@ -155,7 +172,10 @@ pub(super) fn play(habits: &Habits, link: &Link, rng: &mut Rng) -> (Vec<(u32, In
             said.extend(later.pop_front());
         }
         // The player.
-        let whole_ms = streams.iter().map(|s| s.fetched_ms).fold(f64::INFINITY, f64::min);
+        let whole_ms = streams
+            .iter()
+            .map(|s| s.fetched_ms)
+            .fold(f64::INFINITY, f64::min);
         let ahead_ms = whole_ms - playhead_ms;
         if is_playing {
             if ahead_ms <= 0.0 {

@@ -101,7 +101,8 @@ impl Score {
                 Some((n, stall)) => {
                     used[n] = true;
                     self.hits += 1;
-                    self.delays_ms.push(stall.2.saturating_sub(*began) / 1_000_000);
+                    self.delays_ms
+                        .push(stall.2.saturating_sub(*began) / 1_000_000);
                 }
                 None => self.misses += 1,
             }
@@ -122,7 +123,10 @@ impl Score {
         }
         for risk in &heard.risks {
             self.risks.0 += 1;
-            let next = truth.stalls.iter().find(|(began, _)| *began + TOLERANCE_NS > *risk);
+            let next = truth
+                .stalls
+                .iter()
+                .find(|(began, _)| *began + TOLERANCE_NS > *risk);
             if let Some((began, _)) = next
                 && *began < risk + 15_000_000_000
             {
@@ -158,7 +162,11 @@ impl Score {
 
     pub(super) fn print(&self, what: &str) {
         let n = self.ratio_errors.len().max(1);
-        let within = self.ratio_errors.iter().filter(|error| **error <= 1.0).count();
+        let within = self
+            .ratio_errors
+            .iter()
+            .filter(|error| **error <= 1.0)
+            .count();
         let mut startup: Vec<u64> = self.startup_errors.iter().map(|e| *e as u64).collect();
         startup.sort_unstable();
         println!(
