@@ -54,6 +54,8 @@ pub struct Viewer {
     /// Latest request for a live playlist; 0: none.
     t_poll_ns: u64,
     wake_ns: u64,
+    /// The latest time that was told; nothing happened after it.
+    now_ns: u64,
     /// The client cut a delivery off, or left, while the buffer was dry; 0: it did not.
     t_stress_ns: u64,
     /// Of earlier attempts.
@@ -92,6 +94,7 @@ impl Viewer {
             t_sign_ns: t_request_ns,
             t_poll_ns: 0,
             wake_ns: t_request_ns.saturating_add(startup::GAP_NS),
+            now_ns: t_request_ns,
             t_stress_ns: 0,
             startups_us: 0,
             rate: Rate::default(),
@@ -118,26 +121,33 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if self.is_over() {
+        if !self.begin_at(now_ns) {
             return;
         }
-        let t_ns = told.t_ns.max(told.t_request_ns);
+        let t_ns = told.t_ns.max(told.t_request_ns).min(now_ns);
         if told.is_sole {
             self.supersede(told, with);
         }
         let Some(place) = self.open(told.id, told.t_request_ns, with) else {
+            self.look(now_ns, with, out);
             return;
         };
-        let t_ms = self.ms(t_ns);
+        let seen_ms = self.ms(t_ns);
         let (was_acked, was_seen_ms) = {
             let slot = self.flight.get(place);
             (slot.acked_bytes, slot.t_seen_ms)
         };
         let acked = clip(told.acked_bytes).max(was_acked);
         let is_whole_so_far = told.written_bytes > 0 && told.acked_bytes >= told.written_bytes;
-        let dt_ms = t_ms.saturating_sub(was_seen_ms);
         if !is_whole_so_far || acked > was_acked {
-            let dt_ns = u64::from(dt_ms) * 1_000_000;
+            // The first bytes took a round trip that says nothing of the rate.
+            let way_ms = if was_acked == 0 {
+                told.srtt_us / 1000
+            } else {
+                0
+            };
+            let sent_ms = seen_ms.saturating_sub(was_seen_ms).saturating_sub(way_ms);
+            let dt_ns = u64::from(sent_ms) * 1_000_000;
             let more = u64::from(acked - was_acked);
             // While nothing is written the path has nothing to show.
             let is_app_limited = told.is_app_limited || told.written_bytes == 0 || is_whole_so_far;
@@ -157,10 +167,10 @@ impl Viewer {
             });
         }
         if !is_whole_so_far || acked > was_acked {
-            slot.t_seen_ms = slot.t_seen_ms.max(t_ms);
+            slot.t_seen_ms = slot.t_seen_ms.max(seen_ms);
         }
         if acked > was_acked {
-            self.t_sign_ns = self.t_sign_ns.max(t_ns);
+            self.sign(t_ns);
         } else if told.written_bytes > told.acked_bytes && self.silent_ms(t_ns) > DEAD_MS {
             self.signs.add(Signs::PATH_DEAD);
         }
@@ -178,7 +188,7 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if self.is_over() {
+        if !self.begin_at(now_ns) {
             return;
         }
         self.tier = self.tier.max(Tier::Joined);
@@ -196,7 +206,7 @@ impl Viewer {
         let class = told.object.class;
         if class == Class::Manifest {
             if told.object.is_live {
-                self.t_poll_ns = self.t_poll_ns.max(told.t_request_ns);
+                self.t_poll_ns = self.t_poll_ns.max(told.t_request_ns.min(now_ns));
             } else {
                 self.is_reloaded |= self.play.has_started();
             }
@@ -252,7 +262,7 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if self.is_over() {
+        if !self.begin_at(now_ns) {
             return;
         }
         if !told.is_inferred && told.object.is_some() {
@@ -271,7 +281,8 @@ impl Viewer {
         .max(told.t_request_ns);
         self.sign(told.t_last_acked_ns.max(told.t_request_ns));
         self.note_signs(told);
-        let step = match &told.object {
+        let object = told.object.or_else(|| self.unlabelled(told));
+        let step = match &object {
             Some(object) if told.end == End::Complete && told.status < 400 => {
                 self.is_live |= object.is_live;
                 let ahead_us = self.play.ahead_of_us(object.media);
@@ -285,13 +296,14 @@ impl Viewer {
             _ => Step::Nothing,
         };
         if told.end == End::ClientAbort {
-            self.note_abort(told.t_ns, with);
+            self.note_abort(told.t_ns.min(now_ns), with);
         }
         let one_way_us = u64::from(told.srtt_us) * u64::from(with.one_way_permille[1]) / 1000;
         let t_there_ns = t_end_ns
             .saturating_sub(one_way_us * 1000)
             .max(told.t_request_ns);
-        self.fill(step, place, told, t_there_ns, now_ns, with, out);
+        let media = object.map_or(Media::Muxed, |object| object.media);
+        self.fill(step, place, media, told, t_there_ns, with, out);
         self.look(now_ns, with, out);
     }
 
@@ -303,22 +315,21 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if self.is_over() {
+        if !self.begin_at(now_ns) {
             return;
         }
         let mut was_open = false;
         for slot in 0..flight::SLOTS {
             let place = u8::try_from(slot).unwrap_or(0);
             let here = self.flight.at(place);
-            if here.id.session == told.session && here.stage == Stage::Open {
-                // Its record may still come, and is as good as one of a request unheard of.
-                here.stage = Stage::Free;
-                was_open = true;
-            } else {
+            if here.id.session != told.session || here.stage != Stage::Open {
                 continue;
             }
+            // Its record may still come, and is as good as one of a request unheard of.
+            here.stage = Stage::Free;
+            was_open = true;
             if told.by_client {
-                self.note_abort(told.t_ns, with);
+                self.note_abort(told.t_ns.min(now_ns), with);
             }
             self.at(told.t_ns, What::Void { slot: place }, with);
         }
@@ -331,7 +342,7 @@ impl Viewer {
 
     /// Lets time pass.
     pub fn advance(&mut self, now_ns: u64, with: &Thresholds, out: &mut Vec<Change>) {
-        if !self.is_over() {
+        if self.begin_at(now_ns) {
             self.look(now_ns, with, out);
         }
     }
@@ -341,9 +352,11 @@ impl Viewer {
         self.wake_ns
     }
 
-    /// Whether the viewing is over, or is no single one's; it says nothing more then.
-    fn is_over(&self) -> bool {
-        self.told.is_ended || self.told.is_shared
+    /// Notes what time it is. False if there is nothing more to say: the viewing is over, or is no
+    /// single one's.
+    fn begin_at(&mut self, now_ns: u64) -> bool {
+        self.now_ns = self.now_ns.max(now_ns);
+        !self.told.is_ended && !self.told.is_shared
     }
 
     /// Whether the viewing is over; it says nothing more then.
@@ -373,6 +386,7 @@ impl Viewer {
     }
 
     fn sign(&mut self, t_ns: u64) {
+        let t_ns = t_ns.min(self.now_ns);
         if t_ns > self.t_sign_ns {
             self.t_sign_ns = t_ns;
             self.is_alone = false;
@@ -395,6 +409,7 @@ impl Viewer {
             self.commit_first(with);
         }
         let base_ns = self.play.t_ns;
+        let t_ns = t_ns.min(self.now_ns);
         if t_ns < base_ns {
             self.came_late = self.came_late.saturating_add(1);
         }
@@ -531,13 +546,12 @@ impl Viewer {
         &mut self,
         step: Step,
         slot: u8,
+        media: Media,
         told: &Finished,
         t_there_ns: u64,
-        now_ns: u64,
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        let media = told.object.map_or(Media::Muxed, |object| object.media);
         let duration_us = match step {
             Step::Nothing => {
                 let t_ns = told.t_last_acked_ns.max(told.t_request_ns);
@@ -561,7 +575,7 @@ impl Viewer {
                 duration_us
             }
             Step::Jump { duration_us } => {
-                self.jump(told.t_request_ns, now_ns, with, out);
+                self.jump(told.t_request_ns, with, out);
                 duration_us
             }
         };
@@ -580,8 +594,8 @@ impl Viewer {
     }
 
     /// The player went elsewhere, or began anew.
-    fn jump(&mut self, t_ns: u64, now_ns: u64, with: &Thresholds, out: &mut Vec<Change>) {
-        if !self.at_now(now_ns, with).has_started() {
+    fn jump(&mut self, t_ns: u64, with: &Thresholds, out: &mut Vec<Change>) {
+        if !self.at_now(self.now_ns, with).has_started() {
             return;
         }
         self.pace.jumped();
@@ -591,6 +605,14 @@ impl Viewer {
             self.seeks = self.seeks.saturating_add(1);
             self.at(t_ns, What::Seek, with);
         }
+    }
+
+    /// What an answer is whose label was lost: about as large as the segment before it, so the next.
+    fn unlabelled(&self, told: &Finished) -> Option<Object> {
+        let like_usual = told.acked_bytes.saturating_mul(4) >= self.usual_bytes.into();
+        let is_split = self.orders[1].duration_us > 0;
+        let media = if is_split { Media::Video } else { Media::Muxed };
+        (self.usual_bytes > 0 && like_usual).then(|| self.orders[0].next(media))
     }
 
     fn note_rendition(&mut self, object: &Object, acked_bytes: u64, is_other: bool) {

@@ -90,6 +90,17 @@ impl Order {
         }
     }
 
+    /// The object that follows, as far as can be said.
+    pub(super) fn next(&self, media: Media) -> Object {
+        Object {
+            media,
+            duration_us: self.duration_us,
+            rung: self.rung,
+            number: (self.number != 0).then_some(u64::from(self.number)),
+            ..Object::default()
+        }
+    }
+
     fn begin(&mut self, object: &Object, acked_bytes: u64, duration_us: u32) -> Step {
         if object.is_range && object.class == Class::Segment {
             self.more(object, acked_bytes, duration_us, 0)

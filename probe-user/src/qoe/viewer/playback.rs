@@ -56,6 +56,7 @@ impl Past {
 
 /// The state at one moment.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Playback {
     pub t_ns: u64,
     /// When the latest stall of the point run that is not settled began; 0: there is none.
@@ -104,6 +105,20 @@ pub(super) struct Around<'a> {
     /// Of the latest segment.
     pub segment_us: u32,
     pub is_live: bool,
+}
+
+impl Around<'_> {
+    /// Live, the player looks for a newer segment, and there should have been one.
+    fn is_overdue(&self, since_append_us: u32, t_ns: u64) -> bool {
+        let due_us = overdue_us(self.segment_us);
+        let due_ns = u64::from(due_us) * 1000;
+        let polled_ns = self.t_poll_ns.saturating_add(due_ns + 1_000_000_000);
+        self.is_live
+            && self.segment_us > 0
+            && self.t_poll_ns > 0
+            && polled_ns >= t_ns
+            && since_append_us > due_us
+    }
 }
 
 /// So long after the latest segment the next should have been found.
@@ -226,7 +241,7 @@ impl Playback {
 
     /// Whether a buffer that runs dry at the end of `since_append_us` starves.
     fn is_wanting(&self, since_append_us: u32, t_ns: u64, around: &Around) -> bool {
-        self.open != 0 || self.is_overdue(since_append_us, t_ns, around)
+        self.open != 0 || around.is_overdue(since_append_us, t_ns)
     }
 
     /// Live, the player looks for a newer segment, and there should have been one.
@@ -284,7 +299,7 @@ impl Playback {
         if self.is_wanting(since_append_us, t_dry_ns, around) {
             if n == POINT {
                 // One that was not settled is now: only the latest can be taken back.
-                self.settle();
+                self.settle_stall();
                 self.t_stall_ns = t_dry_ns;
                 self.is_origin = self.open == 0;
             }
@@ -299,13 +314,13 @@ impl Playback {
     fn idle(&mut self, n: usize, dt_us: u32, around: &Around) {
         let t_ns = self.t_ns + u64::from(dt_us) * 1000;
         let since_append_us = self.since_append_us.saturating_add(dt_us);
-        if !self.is_overdue(since_append_us, t_ns, around) {
+        if !around.is_overdue(since_append_us, t_ns) {
             return;
         }
         let over_us = since_append_us - overdue_us(around.segment_us);
         let waited_us = over_us.min(dt_us);
         if n == POINT {
-            self.settle();
+            self.settle_stall();
             self.t_stall_ns = t_ns - u64::from(waited_us) * 1000;
             self.is_origin = true;
         }
@@ -326,7 +341,7 @@ impl Playback {
         let patience_us = SILENT_STALL_US.saturating_sub(self.quiet_us);
         run.recent_us = run.recent_us.saturating_add(dt_us.min(patience_us));
         if dt_us > patience_us {
-            let overdue = self.is_overdue(since_append_us, t_ns, around);
+            let overdue = around.is_overdue(since_append_us, t_ns);
             let run = &mut self.runs[n];
             if overdue {
                 run.recent_us = run.recent_us.saturating_add(dt_us - patience_us);
@@ -578,7 +593,13 @@ impl Playback {
                 self.t_stall_ns = self.t_ns - u64::from(run.recent_us) * 1000;
                 self.is_origin = false;
             }
-        } else if had_us > 0 && !was_waiting {
+        } else if was_waiting {
+            // The stall before had not been over: this is its rest, and no other.
+            if had_us > 0 {
+                retracted = Some(self.t_stall_ns);
+            }
+            self.t_stall_ns = 0;
+        } else if had_us > 0 {
             retracted = Some(self.t_stall_ns);
             for run in &mut self.runs {
                 run.recent_us = 0;
@@ -598,6 +619,10 @@ impl Playback {
     pub(super) fn settle(&mut self) {
         self.played_us += u64::from(self.fresh_us);
         self.fresh_us = 0;
+        self.settle_stall();
+    }
+
+    fn settle_stall(&mut self) {
         for (sum, run) in self.stalled_us.iter_mut().zip(&self.runs) {
             *sum += u64::from(run.recent_us);
         }

@@ -24,6 +24,7 @@ const WHOLE_MS: u32 = 1_500;
 
 /// What was told, so that it is told once.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each was told or not")]
 pub(super) struct Told {
     /// The stall that goes on, as told; 0: none.
     t_stall_ns: u64,
@@ -104,11 +105,11 @@ impl Viewer {
 
     /// Requests that nothing is heard of any more are not under way.
     fn drop_stale(&mut self, now_ns: u64, with: &Thresholds) {
-        let now_ms = self.ms(now_ns);
+        let at_ms = self.ms(now_ns);
         for slot in 0..flight::SLOTS {
             let place = u8::try_from(slot).unwrap_or(0);
             let here = self.flight.at(place);
-            if here.stage == Stage::Open && now_ms.saturating_sub(here.t_seen_ms) > STALE_MS {
+            if here.stage == Stage::Open && at_ms.saturating_sub(here.t_seen_ms) > STALE_MS {
                 here.stage = Stage::Free;
                 let t_ns = self.t_begin_ns + u64::from(here.t_seen_ms) * 1_000_000;
                 self.at(t_ns, What::Void { slot: place }, with);
@@ -189,40 +190,40 @@ impl Viewer {
     /// Whether a dry buffer is a stall: the answer was seen incomplete after it ran dry, or cannot
     /// have become complete before.
     fn is_sure(&self, stall: &Past, now_ns: u64) -> bool {
-        let dry_ns = now_ns.saturating_sub(stall.t_began_ns);
+        let waited_ns = now_ns.saturating_sub(stall.t_began_ns);
         if stall.is_origin {
-            return dry_ns >= SURE_NS;
+            return waited_ns >= SURE_NS;
         }
         let is_joined = self.tier >= Tier::Joined;
         let patience_ns = if is_joined { SURE_NS } else { UNSURE_NS };
-        if dry_ns < patience_ns {
+        if waited_ns < patience_ns {
             return false;
         }
         let dry_ms = self.ms(stall.t_began_ns);
-        let now_ms = self.ms(now_ns);
+        let at_ms = self.ms(now_ns);
         let mut any = false;
         let sure = self.flight.open().all(|(_, slot)| {
             any = true;
-            self.is_incomplete(slot, is_joined, dry_ms, now_ms)
+            self.is_incomplete(slot, is_joined, dry_ms, at_ms)
         });
         any && sure
     }
 
-    fn is_incomplete(&self, slot: &Slot, is_joined: bool, dry_ms: u32, now_ms: u32) -> bool {
+    fn is_incomplete(&self, slot: &Slot, is_joined: bool, dry_ms: u32, at_ms: u32) -> bool {
         if !slot.is_written && is_joined {
             // The server's log would have told that it has written all of it.
             return true;
         }
         if slot.may_be_whole {
             // A server that pauses in the middle, if no end is told for long.
-            return now_ms.saturating_sub(slot.t_seen_ms) > WHOLE_MS;
+            return at_ms.saturating_sub(slot.t_seen_ms) > WHOLE_MS;
         }
         if slot.t_seen_ms >= dry_ms {
             return true;
         }
         let left = u64::from(slot.whole_bytes.saturating_sub(slot.acked_bytes));
         let needs_ms = self.rate.time_us(left) / 1000;
-        self.rate.is_known() && needs_ms > u64::from(now_ms.saturating_sub(slot.t_seen_ms))
+        self.rate.is_known() && needs_ms > u64::from(at_ms.saturating_sub(slot.t_seen_ms))
     }
 
     fn tell_risk(&mut self, now: &Playback, now_ns: u64, with: &Thresholds, out: &mut Vec<Change>) {
@@ -230,8 +231,8 @@ impl Viewer {
         let left_us = now.left_us(POINT, with.dry_us);
         let is = match now.doing() {
             Doing::Play if now.has_started() => {
-                let now_ms = self.ms(now_ns);
-                let needs = |slot: &Slot| self.needs_us(slot, now_ms);
+                let at_ms = self.ms(now_ns);
+                let needs = |slot: &Slot| self.needs_us(slot, at_ms);
                 let needs_us = self.flight.open().map(|(_, slot)| needs(slot)).max();
                 needs_us.is_some_and(|us| risk::is_at_risk(us, left_us.into(), was))
             }
@@ -253,12 +254,12 @@ impl Viewer {
     }
 
     /// How long what is under way still takes, as far as can be said.
-    fn needs_us(&self, slot: &Slot, now_ms: u32) -> u64 {
+    fn needs_us(&self, slot: &Slot, at_ms: u32) -> u64 {
         if !self.rate.is_known() || slot.may_be_whole {
             return 0;
         }
         let left = u64::from(slot.whole_bytes.saturating_sub(slot.acked_bytes));
-        let since_us = u64::from(now_ms.saturating_sub(slot.t_seen_ms)) * 1000;
+        let since_us = u64::from(at_ms.saturating_sub(slot.t_seen_ms)) * 1000;
         self.rate.time_us(left).saturating_sub(since_us)
     }
 
@@ -352,6 +353,7 @@ impl Viewer {
         if self.told.is_ended {
             return;
         }
+        self.now_ns = self.now_ns.max(now_ns);
         while self.timeline.first().is_some() {
             self.commit_first(with);
         }
@@ -379,6 +381,9 @@ impl Viewer {
         while self.timeline.first().is_some() {
             self.commit_first(with);
         }
+        self.play.settle();
+        let now = self.play;
+        self.tell_stall(&now, self.now_ns, out);
         out.push(Change::Ended {
             t_ns: self.t_sign_ns.min(t_ns),
             how: Ending::Restarted,

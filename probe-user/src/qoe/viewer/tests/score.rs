@@ -1,7 +1,8 @@
 //! The model's word against the player's truth.
 
 use super::super::*;
-use super::player::{EPOCH_NS, Input, Truth, ns};
+use super::network::{EPOCH_NS, Input, Said, ns};
+use super::player::Truth;
 
 /// How often a daemon lets time pass.
 const TICK_MS: u32 = 250;
@@ -13,13 +14,12 @@ pub(super) struct Heard {
     /// Begin, end and when the begin was said; not those taken back.
     pub stalls: Vec<(u64, u64, u64)>,
     pub retracted: u32,
-    pub startup_us: u32,
     pub risks: Vec<u64>,
     pub sums: Sums,
 }
 
 /// Tells the model everything, in the order in which it would hear it.
-pub(super) fn hear(said: &[(u32, Input)], with: &Thresholds, truth: &Truth) -> Heard {
+pub(super) fn hear(said: &Said, with: &Thresholds, truth: &Truth) -> Heard {
     let mut viewer = Viewer::new(EPOCH_NS);
     let mut heard = Heard::default();
     let mut out = Vec::new();
@@ -55,7 +55,6 @@ pub(super) fn hear(said: &[(u32, Input)], with: &Thresholds, truth: &Truth) -> H
 
 fn note(heard: &mut Heard, change: Change, now_ns: u64) {
     match change {
-        Change::Started { startup_us, .. } => heard.startup_us = startup_us,
         Change::StallBegan { t_ns, .. } => heard.stalls.push((t_ns, 0, now_ns)),
         Change::StallEnded {
             t_began_ns, t_ns, ..
@@ -82,7 +81,8 @@ pub(super) struct Score {
     delays_ms: Vec<u64>,
     ratio_errors: Vec<f64>,
     ratios: (f64, f64),
-    startup_errors: Vec<f64>,
+    /// In percent.
+    startup_errors: Vec<u64>,
     risks: (usize, usize),
     leads_ms: Vec<u64>,
     idle_errors: u32,
@@ -116,10 +116,9 @@ impl Score {
         self.ratio_errors.push((own - true_ratio).abs() * 100.0);
         self.ratios.0 += true_ratio * 100.0;
         self.ratios.1 += own * 100.0;
-        if truth.startup_ns > 0 {
-            let true_us = truth.startup_ns as f64 / 1000.0;
-            self.startup_errors
-                .push((f64::from(heard.startup_us) - true_us).abs() / true_us * 100.0);
+        if let Some(true_us) = (truth.startup_ns / 1000).checked_sub(1) {
+            let error_us = heard.sums.startup_us.abs_diff(true_us);
+            self.startup_errors.push(100 * error_us / true_us.max(1));
         }
         for risk in &heard.risks {
             self.risks.0 += 1;
@@ -167,10 +166,8 @@ impl Score {
             .iter()
             .filter(|error| **error <= 1.0)
             .count();
-        let mut startup: Vec<u64> = self.startup_errors.iter().map(|e| *e as u64).collect();
-        startup.sort_unstable();
         println!(
-            "{what:28} {:3} players {:4} stalls  F1 {:.3} (P {:.3} R {:.3}, {} retracted)  delay {} / {} ms  \
+            "{what:32} {:3} players {:4} stalls  F1 {:.3} (P {:.3} R {:.3}, {} retracted)  delay {} / {} ms  \
              ratio {:.2} % for {:.2} %, error {:.2}, within 1: {:.0} %  startup {} %  \
              risk {}/{} lead {} ms  idle {} late {}",
             n,
@@ -185,7 +182,7 @@ impl Score {
             self.ratios.0 / n as f64,
             self.ratio_error(),
             100.0 * share(within, n),
-            quantile(&startup, 50),
+            quantile(&self.startup_errors, 50),
             self.risks.1,
             self.risks.0,
             quantile(&self.leads_ms, 50),
