@@ -2,6 +2,8 @@
 
 /// Time constant of the rate's average.
 const MEMORY_NS: u64 = 1_000_000_000;
+/// A lack that is smaller is within what a round trip and a clock make of it.
+const LEAST_LACK_US: u64 = 200_000;
 /// A time to go that means never.
 pub const NEVER_US: u64 = u64::MAX;
 
@@ -59,12 +61,13 @@ impl Rate {
 }
 
 /// Whether a viewer is at risk whose object needs `needs_us` more, of `left_us` until the buffer is
-/// dry. Once it is, it takes a margin of a fifth to be safe again, so that it does not flicker.
+/// dry. A rate is known to a quarter at best, so that it takes that much more to be at risk, and a
+/// fifth less to be safe again: it does not flicker.
 pub fn is_at_risk(needs_us: u64, left_us: u64, was: bool) -> bool {
     if was {
         needs_us > left_us - left_us / 5
     } else {
-        needs_us > left_us
+        needs_us > left_us.saturating_add(left_us / 4 + LEAST_LACK_US)
     }
 }
 
@@ -97,8 +100,12 @@ mod tests {
 
     #[test]
     fn it_does_not_flicker() {
-        assert!(!is_at_risk(95, 100, false));
-        assert!(is_at_risk(95, 100, true));
-        assert!(!is_at_risk(80, 100, true));
+        let left_us = 1_000_000;
+        assert!(is_at_risk(1_500_000, left_us, false));
+        for needs_us in [900_000, 1_400_000] {
+            assert!(!is_at_risk(needs_us, left_us, false));
+            assert!(is_at_risk(needs_us, left_us, true));
+        }
+        assert!(!is_at_risk(800_000, left_us, true));
     }
 }

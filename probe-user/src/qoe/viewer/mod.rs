@@ -273,6 +273,7 @@ impl Viewer {
             self.look(now_ns, with, out);
             return;
         };
+        self.note_rate(place, told);
         self.flight.at(place).stage = Stage::Done;
         let t_end_ns = match told.t_last_acked_ns {
             0 => told.t_ns,
@@ -591,6 +592,16 @@ impl Viewer {
             self.told.is_shared = true;
             out.push(Change::Shared { t_ns: t_there_ns });
         }
+    }
+
+    /// What is left of a delivery after its last report says how fast the path is now.
+    fn note_rate(&mut self, place: u8, told: &Finished) {
+        let slot = self.flight.get(place);
+        let more = told.acked_bytes.saturating_sub(slot.acked_bytes.into());
+        let seen_ns = self.t_begin_ns + u64::from(slot.t_seen_ms) * 1_000_000;
+        let from_ns = seen_ns.max(told.t_first_write_ns);
+        let took_ns = told.t_last_acked_ns.saturating_sub(from_ns);
+        self.rate.saw(more, took_ns, more == 0);
     }
 
     /// The player went elsewhere, or began anew.

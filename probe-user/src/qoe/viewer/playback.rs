@@ -588,11 +588,15 @@ impl Playback {
                 .min(self.fresh_us);
             run.recent_us += least_us;
             self.fresh_us -= least_us;
-            if had_us == 0 {
-                // It was missed: it was over, or nearly, when the player asked again.
-                self.t_stall_ns = self.t_ns - u64::from(run.recent_us) * 1000;
-                self.is_origin = false;
-            }
+            // One that was missed was over, or nearly, when the player asked again; and none is
+            // over later than that.
+            let latest_ns = self.t_ns - u64::from(run.recent_us) * 1000;
+            self.is_origin &= had_us > 0;
+            self.t_stall_ns = if had_us == 0 {
+                latest_ns
+            } else {
+                self.t_stall_ns.min(latest_ns)
+            };
         } else if was_waiting {
             // The stall before had not been over: this is its rest, and no other.
             if had_us > 0 {
