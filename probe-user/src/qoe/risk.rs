@@ -1,13 +1,15 @@
 //! Whether what is under way will be there before the buffer is dry.
 
-/// Time constant of the rate's average.
+/// Time constant of the rate's average where it rises.
 const MEMORY_NS: u64 = 1_000_000_000;
+/// Time constant where it falls: a path that gives way is what is looked for.
+const FALLING_MEMORY_NS: u64 = 250_000_000;
 /// A lack that is smaller is within what a round trip and a clock make of it.
 const LEAST_LACK_US: u64 = 200_000;
 /// A time to go that means never.
 pub const NEVER_US: u64 = u64::MAX;
 
-/// How fast acknowledged bytes come, averaged over about a second; time in which the application
+/// How fast acknowledged bytes come, averaged over about a second, less where it falls; time in which the application
 /// limits what is sent says nothing and counts nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
@@ -30,7 +32,12 @@ impl Rate {
         }
         // The exponential's first term; exact where looks are near each other.
         let (was, now) = (u128::from(self.bytes_per_s), u128::from(now));
-        let (dt, memory) = (u128::from(dt_ns), u128::from(MEMORY_NS));
+        let memory_ns = if now < was {
+            FALLING_MEMORY_NS
+        } else {
+            MEMORY_NS
+        };
+        let (dt, memory) = (u128::from(dt_ns), u128::from(memory_ns));
         let mean = (was * memory + now * dt) / (memory + dt);
         self.bytes_per_s = u32::try_from(mean).unwrap_or(u32::MAX);
     }

@@ -286,10 +286,12 @@ impl Viewer {
         let step = match &object {
             Some(object) if told.end == End::Complete && told.status < 400 => {
                 self.is_live |= object.is_live;
-                let ahead_us = self.play.ahead_of_us(object.media);
-                let order = &mut self.orders[order::kind(object.media)];
+                let mut order = self.orders[order::kind(object.media)];
                 let was = order.rung();
-                let step = order.judge(object, told.acked_bytes, ahead_us);
+                let step = order.judge(object, told.acked_bytes, || {
+                    self.at_now(self.now_ns, with).ahead_of_us(object.media)
+                });
+                self.orders[order::kind(object.media)] = order;
                 let is_other = was != 0 && order.rung() != 0 && was != order.rung();
                 self.note_rendition(object, told.acked_bytes, is_other);
                 step

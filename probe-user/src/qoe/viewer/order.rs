@@ -31,8 +31,14 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// What `object` means when so much of this media is ahead of the playhead.
-    pub(super) fn judge(&mut self, object: &Object, acked_bytes: u64, ahead_us: u32) -> Step {
+    /// What `object` means. `ahead_us`: how much of this media is ahead of the playhead, asked for
+    /// only if it matters.
+    pub(super) fn judge(
+        &mut self,
+        object: &Object,
+        acked_bytes: u64,
+        ahead_us: impl FnOnce() -> u32,
+    ) -> Step {
         if !matches!(object.class, Class::Segment | Class::Part) {
             return Step::Nothing;
         }
@@ -78,7 +84,7 @@ impl Order {
             _ => {
                 let back = was.number.wrapping_sub(number);
                 let drop_us = duration_us.saturating_mul(back.saturating_add(1));
-                if back < u32::MAX / 2 && drop_us <= ahead_us.saturating_add(duration_us) {
+                if back < u32::MAX / 2 && drop_us <= ahead_us().saturating_add(duration_us) {
                     Step::Replace {
                         drop_us,
                         duration_us,
@@ -159,7 +165,7 @@ mod tests {
 
     fn after(number: u64) -> Order {
         let mut order = Order::default();
-        order.judge(&segment(number), 1000, 0);
+        order.judge(&segment(number), 1000, || 0);
         order
     }
 
@@ -168,9 +174,9 @@ mod tests {
         let whole = |segments: u32| Step::Append {
             duration_us: segments * 2 * SECOND_US,
         };
-        assert_eq!(after(7).judge(&segment(8), 1000, 0), whole(1));
-        assert_eq!(after(7).judge(&segment(9), 1000, 0), whole(2));
-        assert_eq!(after(7).judge(&segment(7), 1000, 0), Step::Nothing);
+        assert_eq!(after(7).judge(&segment(8), 1000, || 0), whole(1));
+        assert_eq!(after(7).judge(&segment(9), 1000, || 0), whole(2));
+        assert_eq!(after(7).judge(&segment(7), 1000, || 0), Step::Nothing);
     }
 
     #[test]
@@ -178,13 +184,13 @@ mod tests {
         let duration_us = 2 * SECOND_US;
         let ahead_us = 3 * duration_us;
         let jump = Step::Jump { duration_us };
-        assert_eq!(after(7).judge(&segment(10), 1000, ahead_us), jump);
-        assert_eq!(after(7).judge(&segment(1), 1000, ahead_us), jump);
+        assert_eq!(after(7).judge(&segment(10), 1000, || ahead_us), jump);
+        assert_eq!(after(7).judge(&segment(1), 1000, || ahead_us), jump);
         let back = Step::Replace {
             drop_us: 2 * duration_us,
             duration_us,
         };
-        assert_eq!(after(7).judge(&segment(6), 1000, ahead_us), back);
+        assert_eq!(after(7).judge(&segment(6), 1000, || ahead_us), back);
     }
 
     #[test]
@@ -194,15 +200,15 @@ mod tests {
                 class,
                 ..segment(1)
             };
-            assert_eq!(Order::default().judge(&object, 1000, 0), Step::Nothing);
+            assert_eq!(Order::default().judge(&object, 1000, || 0), Step::Nothing);
         }
         let unknown = Object::default();
-        assert_eq!(Order::default().judge(&unknown, 1000, 0), Step::Nothing);
+        assert_eq!(Order::default().judge(&unknown, 1000, || 0), Step::Nothing);
         // But if the one before had one, so has this.
         let whole = Step::Append {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(after(3).judge(&unknown, 1000, 0), whole);
+        assert_eq!(after(3).judge(&unknown, 1000, || 0), whole);
     }
 
     #[test]
@@ -216,12 +222,12 @@ mod tests {
         let mut sum_us = 0;
         for _ in 0..3 {
             // A third of 2 s at 1 Mbit/s.
-            if let Step::Append { duration_us } = order.judge(&range, 83_333, 0) {
+            if let Step::Append { duration_us } = order.judge(&range, 83_333, || 0) {
                 sum_us += duration_us;
             }
         }
         assert_eq!(sum_us, 2 * SECOND_US);
-        assert_eq!(order.judge(&range, 83_333, 0), Step::Nothing);
+        assert_eq!(order.judge(&range, 83_333, || 0), Step::Nothing);
     }
 
     #[test]
@@ -236,7 +242,7 @@ mod tests {
             duration_us: SECOND_US / 3,
         };
         for number in [4, 4, 4, 5, 5] {
-            assert_eq!(order.judge(&part(number), 1000, 0), whole);
+            assert_eq!(order.judge(&part(number), 1000, || 0), whole);
         }
     }
 }
