@@ -4,6 +4,7 @@
 //! something is told or [`Viewer::wake_ns`] has come. What is told may be of the past: the latest
 //! events are kept in a timeline and played again. Sessions, joining and cells are the fold's.
 
+pub mod cadence;
 mod flight;
 pub mod input;
 mod order;
@@ -65,6 +66,8 @@ pub struct Viewer {
     /// Size of the latest object of the picture.
     usual_bytes: u32,
     bitrate_kbps: u32,
+    /// First request to the end of the first answer; 0: there was none.
+    first_us: u32,
     came_late: u32,
     seeks: u16,
     switches_up: u16,
@@ -101,6 +104,7 @@ impl Viewer {
             pace: Pace::default(),
             usual_bytes: 0,
             bitrate_kbps: 0,
+            first_us: 0,
             came_late: 0,
             seeks: 0,
             switches_up: 0,
@@ -282,6 +286,9 @@ impl Viewer {
         .max(told.t_request_ns);
         self.sign(told.t_last_acked_ns.max(told.t_request_ns));
         self.note_signs(told);
+        if self.first_us == 0 && told.end == End::Complete && told.status < 400 {
+            self.first_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
+        }
         let object = told.object.or_else(|| self.unlabelled(told));
         let step = match &object {
             Some(object) if told.end == End::Complete && told.status < 400 => {
@@ -400,6 +407,11 @@ impl Viewer {
         Around {
             with,
             t_begin_ns: self.t_begin_ns,
+            t_unknown_ns: if self.tier == Tier::Kernel && self.first_us > 0 {
+                self.t_begin_ns + u64::from(self.first_us) * 1000
+            } else {
+                0
+            },
             t_poll_ns: self.t_poll_ns,
             segment_us: self.orders[0].duration_us.max(self.orders[1].duration_us),
             is_live: self.is_live,

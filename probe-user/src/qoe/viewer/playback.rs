@@ -100,6 +100,9 @@ pub(super) struct Around<'a> {
     pub with: &'a Thresholds,
     /// First request of the attempt.
     pub t_begin_ns: u64,
+    /// Where nothing is labelled, the end of the first answer, from which on it is held to have
+    /// played although what it fetched was not known; 0: all was known.
+    pub t_unknown_ns: u64,
     /// Latest request for a live playlist; 0: none.
     pub t_poll_ns: u64,
     /// Of the latest segment.
@@ -111,8 +114,8 @@ impl Around<'_> {
     /// Live, the player looks for a newer segment, and there should have been one.
     fn is_overdue(&self, since_append_us: u32, t_ns: u64) -> bool {
         let due_us = overdue_us(self.segment_us);
-        let due_ns = u64::from(due_us) * 1000;
-        let polled_ns = self.t_poll_ns.saturating_add(due_ns + 1_000_000_000);
+        let patience_ns = u64::from(due_us) * 1000 + 1_000_000_000;
+        let polled_ns = self.t_poll_ns.saturating_add(patience_ns);
         self.is_live
             && self.segment_us > 0
             && self.t_poll_ns > 0
@@ -242,19 +245,6 @@ impl Playback {
     /// Whether a buffer that runs dry at the end of `since_append_us` starves.
     fn is_wanting(&self, since_append_us: u32, t_ns: u64, around: &Around) -> bool {
         self.open != 0 || around.is_overdue(since_append_us, t_ns)
-    }
-
-    /// Live, the player looks for a newer segment, and there should have been one.
-    fn is_overdue(&self, since_append_us: u32, t_ns: u64, around: &Around) -> bool {
-        let due_us = overdue_us(around.segment_us);
-        let polled = around
-            .t_poll_ns
-            .saturating_add(u64::from(due_us) * 1000 + 1_000_000_000);
-        around.is_live
-            && around.segment_us > 0
-            && around.t_poll_ns > 0
-            && polled >= t_ns
-            && since_append_us > due_us
     }
 
     /// Lets the buffer drain until `t_ns`.
@@ -463,6 +453,10 @@ impl Playback {
         if n == POINT && self.startup_us == 0 {
             let waited_us = us(self.t_ns.saturating_sub(around.t_begin_ns));
             self.startup_us = waited_us.saturating_add(begin_us).max(1);
+            if around.t_unknown_ns > 0 {
+                let unknown_us = us(self.t_ns.saturating_sub(around.t_unknown_ns));
+                self.fresh_us = self.fresh_us.saturating_add(unknown_us.min(waited_us));
+            }
         }
     }
 

@@ -124,10 +124,7 @@ impl Viewer {
         self.told.started = true;
         out.push(Change::Started {
             t_ns: self.t_begin_ns + u64::from(now.startup_us) * 1000,
-            startup_us: match self.told.declared_us {
-                0 => now.startup_us,
-                us => us,
-            },
+            startup_us: self.startup_us(now),
         });
     }
 
@@ -274,7 +271,9 @@ impl Viewer {
         if now_ns < self.t_over_ns(now, with) {
             return false;
         }
-        if now.has_started() {
+        // Without labels one does not know whether what was fetched was a film.
+        let is_unknown = self.tier == Tier::Kernel && self.first_us > 0;
+        if now.has_started() || is_unknown {
             let how = if self.t_stress_ns >= self.t_sign_ns.saturating_sub(FINAL_NS)
                 && self.t_stress_ns != 0
             {
@@ -398,6 +397,18 @@ impl Viewer {
         self.is_reloaded = false;
     }
 
+    /// First request to first frame: as the player measured it, else as the model has it; 0 before
+    /// there is one. Where nothing is labelled the model begins only once it knows what an object is
+    /// worth, so that it is the first answer's time.
+    fn startup_us(&self, play: &Playback) -> u32 {
+        match (self.told.declared_us, self.tier) {
+            _ if !play.has_started() => 0,
+            (0, Tier::Kernel) => self.first_us.min(play.startup_us),
+            (0, _) => play.startup_us,
+            (declared_us, _) => declared_us,
+        }
+    }
+
     /// What is final. The same at any time until something is told or time passes.
     pub fn sums(&self) -> Sums {
         self.sums_of(&self.play, false)
@@ -405,11 +416,6 @@ impl Viewer {
 
     fn sums_of(&self, play: &Playback, with_recent: bool) -> Sums {
         let [a, point, b] = play.stalled_us(with_recent);
-        let startup_us = match self.told.declared_us {
-            0 => play.startup_us,
-            us if play.has_started() => us,
-            _ => 0,
-        };
         Sums {
             played_us: if with_recent {
                 play.played_with_fresh_us()
@@ -422,7 +428,7 @@ impl Viewer {
                 hi: a.max(point).max(b),
             },
             stalls: play.stalls,
-            startup_us: self.startups_us + u64::from(startup_us),
+            startup_us: self.startups_us + u64::from(self.startup_us(play)),
             switches_down: self.switches_down.into(),
             switches_up: self.switches_up.into(),
             seeks: self.seeks.into(),

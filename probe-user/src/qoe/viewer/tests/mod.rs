@@ -14,7 +14,7 @@ use super::*;
 use link::{Link, Weather};
 use network::{Input, Measuring};
 use player::{Habits, play};
-use score::{Score, hear};
+use score::{Score, hear, without_labels};
 
 /// Like hls.js: any segment starts and resumes.
 const EAGER: Habits = Habits {
@@ -26,6 +26,7 @@ const EAGER: Habits = Habits {
     is_live: false,
     is_split: false,
     has_claims: false,
+    has_labels: true,
     duration_ms: 120_000,
     measuring: Measuring {
         quiet_gap_ms: 1000,
@@ -58,7 +59,10 @@ fn run(
     for (seed, weather) in (1000..1000 + players).zip(weathers.iter().cycle()) {
         let mut rng = Rng::with_seed(seed);
         let link = Link::new(*weather, habits.duration_ms, &mut rng);
-        let (said, truth) = play(habits, &link, &mut rng);
+        let (mut said, truth) = play(habits, &link, &mut rng);
+        if !habits.has_labels {
+            said = without_labels(&said);
+        }
         score.add(&hear(&said, with, &truth), &truth);
     }
     score.print(name);
@@ -201,4 +205,16 @@ fn what_was_learned_of_declaring_players_serves_those_that_do_not() {
         // A bracket is as wide as a segment, and who is in it is known no better.
         assert_floors(&score, 0.9, 0.6, 5000);
     }
+}
+
+#[test]
+fn with_the_kernel_alone_most_stalls_are_found() {
+    let habits = Habits {
+        has_labels: false,
+        ..EAGER
+    };
+    let with = Thresholds::default();
+    let score = run("kernel alone, training", &habits, &with, &TRAINING, 30);
+    assert!(score.f1() > 0.5, "{}", score.f1());
+    run("kernel alone, held out", &habits, &with, &HELD_OUT, 30);
 }

@@ -24,6 +24,7 @@ pub(super) struct Habits {
     pub is_live: bool,
     pub is_split: bool,
     pub has_claims: bool,
+    pub has_labels: bool,
     pub duration_ms: u32,
     pub measuring: Measuring,
 }
@@ -117,17 +118,16 @@ impl Stream {
             && ahead_ms + habits.segment_ms <= habits.goal_ms
     }
 
+    /// Asks for its next segment; the request reaches the server at `t_request_ms`.
     fn ask(
         &mut self,
-        t_ms: u32,
+        t_request_ms: u32,
         ahead_ms: u32,
         habits: &Habits,
-        link: &Link,
         claim: Option<Claim>,
         rng: &mut Rng,
         said: &mut Said,
     ) {
-        let t_request_ms = t_ms + link.rtt_ms / 2;
         let id = RequestId {
             session: self.session,
             number: self.segment,
@@ -144,7 +144,7 @@ impl Stream {
             };
             said.push((t_request_ms, Input::UnderWay(next)));
         }
-        let (rung, bps) = if self.media == Media::Audio {
+        let (rendition, bps) = if self.media == Media::Audio {
             (0, AUDIO_BPS)
         } else {
             pick(self.rate_bps, ahead_ms)
@@ -153,7 +153,7 @@ impl Stream {
             media: self.media,
             duration_us: habits.segment_ms * 1000,
             bitrate_bps: bps,
-            rung: rung + 1,
+            rung: rendition + 1,
             number: Some(self.segment.into()),
             is_live: habits.is_live,
             ..Object::default()
@@ -262,7 +262,8 @@ pub(super) fn play(habits: &Habits, link: &Link, rng: &mut Rng) -> (Said, Truth)
                 ..Claim::default()
             });
             screen.has_starved &= !is_picture;
-            stream.ask(t_ms, ahead_ms, habits, link, claim, rng, &mut said);
+            let t_request_ms = t_ms + link.rtt_ms / 2;
+            stream.ask(t_request_ms, ahead_ms, habits, claim, rng, &mut said);
         }
     }
     if let Some(began_ms) = screen.t_stall_ms {

@@ -1,5 +1,6 @@
 //! The model's word against the player's truth.
 
+use super::super::cadence::Cadence;
 use super::super::*;
 use super::network::{EPOCH_NS, Input, Said, ns};
 use super::player::Truth;
@@ -69,6 +70,32 @@ fn note(heard: &mut Heard, change: Change, now_ns: u64) {
         Change::AtRisk { t_ns, .. } => heard.risks.push(t_ns),
         _ => {}
     }
+}
+
+/// What is left of it where nothing is labelled: the objects' length is guessed by their cadence.
+pub(super) fn without_labels(said: &Said) -> Said {
+    let mut cadence = Cadence::default();
+    let mut guess = |told: &Finished| {
+        let us = cadence.saw(told.t_request_ns, told.t_last_acked_ns, told.acked_bytes)?;
+        Some(Object {
+            duration_us: us,
+            ..Object::default()
+        })
+    };
+    said.iter()
+        .filter_map(|(t_ms, input)| match input {
+            Input::Labelled(_) => None,
+            Input::UnderWay(_) => Some((*t_ms, *input)),
+            Input::Finished(told) => {
+                let told = Finished {
+                    object: guess(told),
+                    is_inferred: true,
+                    ..*told
+                };
+                Some((*t_ms, Input::Finished(told)))
+            }
+        })
+        .collect()
 }
 
 /// Many playbacks together.
