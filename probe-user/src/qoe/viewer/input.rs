@@ -166,6 +166,9 @@ pub struct Finished {
     pub acked_bytes: u64,
     /// Smoothed round-trip time.
     pub srtt_us: u32,
+    /// Least round-trip time, of which the acknowledgement's way back is a share: queues stand on
+    /// the way to the client. 0: not known, and the smoothed one is taken.
+    pub min_rtt_us: u32,
     /// Retransmission timeouts hit it.
     pub had_timeouts: bool,
     /// How it ended.

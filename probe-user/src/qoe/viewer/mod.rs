@@ -35,6 +35,9 @@ use timeline::{Said, Timeline, What};
 
 /// What is older is final: records and labels come sooner.
 const FINAL_NS: u64 = 2_500_000_000;
+/// So long after the first segment arrived it is taken for one that is played, although none has
+/// followed.
+const TRIAL_NS: u64 = 4_000_000_000;
 /// A request under way of which nothing was heard so long is not under way any more.
 const STALE_MS: u32 = 30_000;
 /// Written, and not acknowledged any further for so long: the path is dead.
@@ -272,6 +275,7 @@ impl Viewer {
         if !told.is_inferred && told.object.is_some() {
             self.tier = self.tier.max(Tier::Joined);
         }
+        self.note_signs(told);
         let Some(place) = self.open(told.id, told.t_request_ns, with) else {
             // Told before, or known not to be for media.
             self.look(now_ns, with, out);
@@ -285,7 +289,6 @@ impl Viewer {
         }
         .max(told.t_request_ns);
         self.sign(told.t_last_acked_ns.max(told.t_request_ns));
-        self.note_signs(told);
         if self.first_us == 0 && told.end == End::Complete && told.status < 400 {
             self.first_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
         }
@@ -308,7 +311,11 @@ impl Viewer {
         if told.end == End::ClientAbort {
             self.note_abort(told.t_ns.min(now_ns), with);
         }
-        let one_way_us = u64::from(told.srtt_us) * u64::from(with.one_way_permille[1]) / 1000;
+        let rtt_us = match told.min_rtt_us {
+            0 => told.srtt_us,
+            us => us,
+        };
+        let one_way_us = u64::from(rtt_us) * u64::from(with.one_way_permille[1]) / 1000;
         let t_there_ns = t_end_ns
             .saturating_sub(one_way_us * 1000)
             .max(told.t_request_ns);
@@ -489,6 +496,11 @@ impl Viewer {
             if self.play.t_ns.saturating_add(u64::from(after_us) * 1000) > final_ns {
                 return;
             }
+            // A first segment may be a trial of the path; what is fetched next shows it.
+            let is_first = !self.play.has_started() && matches!(what, What::Append { .. });
+            if is_first && self.may_be_trial(after_us, now_ns) {
+                return;
+            }
             if let What::Begin { slot } = what
                 && self.tier == Tier::Declared
             {
@@ -499,6 +511,16 @@ impl Viewer {
             }
             self.commit_first(with);
         }
+    }
+
+    /// Whether the segment that arrived so long after what is final is the only one, and the next is
+    /// under way, but not for too long.
+    fn may_be_trial(&self, after_us: u32, now_ns: u64) -> bool {
+        let t_ns = self.play.t_ns.saturating_add(u64::from(after_us) * 1000);
+        self.tier > Tier::Kernel
+            && now_ns < t_ns.saturating_add(TRIAL_NS)
+            && self.timeline.appends() == 1
+            && self.flight.open().next().is_some()
     }
 
     /// The state at `now_ns`, by all that is known.
@@ -576,6 +598,17 @@ impl Viewer {
                     told.t_ns.max(t_ns)
                 };
                 return self.at(t_ns, What::Void { slot }, with);
+            }
+            Step::Again { duration_us } => {
+                let is_undone = if self.play.has_started() {
+                    self.timeline.appends() == 0 && self.play.undo_start()
+                } else {
+                    self.timeline.void_latest(media)
+                };
+                if !is_undone {
+                    return self.at(t_there_ns, What::Void { slot }, with);
+                }
+                duration_us
             }
             Step::Append { duration_us } => duration_us,
             Step::Replace {

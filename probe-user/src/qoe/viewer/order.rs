@@ -11,6 +11,8 @@ const MISSED: u64 = 1;
 pub(super) enum Step {
     /// It fills no buffer.
     Nothing,
+    /// The same once more: at the start the first was a trial of the path and is not played.
+    Again { duration_us: u32 },
     /// It comes after what is there.
     Append { duration_us: u32 },
     /// So much of what is there is thrown away before it is put in its place.
@@ -75,8 +77,8 @@ impl Order {
             0 if object.is_range && object.rung == was.rung => {
                 self.more(object, acked_bytes, duration_us, was.credited_us)
             }
-            // Again, in whatever rendition: it takes its own place.
-            0 => Step::Nothing,
+            // In whatever rendition, it takes its own place.
+            0 => Step::Again { duration_us },
             1 => self.begin(object, acked_bytes, duration_us),
             _ if u64::from(step) <= 1 + MISSED && !is_part => Step::Append {
                 duration_us: duration_us.saturating_mul(step),
@@ -176,7 +178,10 @@ mod tests {
         };
         assert_eq!(after(7).judge(&segment(8), 1000, || 0), whole(1));
         assert_eq!(after(7).judge(&segment(9), 1000, || 0), whole(2));
-        assert_eq!(after(7).judge(&segment(7), 1000, || 0), Step::Nothing);
+        let again = Step::Again {
+            duration_us: 2 * SECOND_US,
+        };
+        assert_eq!(after(7).judge(&segment(7), 1000, || 0), again);
     }
 
     #[test]

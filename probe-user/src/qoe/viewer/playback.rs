@@ -184,6 +184,22 @@ impl Playback {
         }
     }
 
+    /// The only segment that arrived was a trial of the path and is not played. False if it was not
+    /// the only one.
+    pub(super) fn undo_start(&mut self) -> bool {
+        if self.objects != [1, 0] || self.has_played {
+            return false;
+        }
+        let start = Self::new(self.t_ns);
+        self.fetched_us = start.fetched_us;
+        self.runs = start.runs;
+        self.objects = start.objects;
+        self.fresh_us = 0;
+        self.startup_us = 0;
+        self.t_stall_ns = 0;
+        true
+    }
+
     pub(super) fn doing(&self) -> Doing {
         self.runs[POINT].doing
     }

@@ -93,7 +93,7 @@ impl Viewer {
         self.drop_stale(now_ns, with);
         self.commit(now_ns, with);
         let now = self.at_now(now_ns, with);
-        self.tell_start(&now, out);
+        self.tell_start(out);
         self.tell_stall(&now, now_ns, out);
         self.tell_risk(&now, now_ns, with, out);
         if self.tell_end(&now, now_ns, with, out) {
@@ -117,14 +117,15 @@ impl Viewer {
         }
     }
 
-    fn tell_start(&mut self, now: &Playback, out: &mut Vec<Change>) {
-        if self.told.started || !now.has_started() {
+    /// Good news can wait until it is final: a first segment may have been a trial of the path.
+    fn tell_start(&mut self, out: &mut Vec<Change>) {
+        if self.told.started || !self.play.has_started() {
             return;
         }
         self.told.started = true;
         out.push(Change::Started {
-            t_ns: self.t_begin_ns + u64::from(now.startup_us) * 1000,
-            startup_us: self.startup_us(now),
+            t_ns: self.t_begin_ns + u64::from(self.play.startup_us) * 1000,
+            startup_us: self.startup_us(&self.play),
         });
     }
 
@@ -173,6 +174,7 @@ impl Viewer {
         }
         if let Some(stall) = goes_on
             && stall.t_began_ns >= self.told.t_past_end_ns
+            && (self.told.started || self.timeline.appends() != 1)
             && self.is_sure(&stall, now_ns)
         {
             self.told.t_stall_ns = stall.t_began_ns;
@@ -362,6 +364,7 @@ impl Viewer {
         self.play.drain(t_last_ns, &around);
         self.play.settle();
         let now = self.play;
+        self.tell_start(out);
         self.tell_stall(&now, now_ns, out);
         self.told.is_ended = true;
         self.wake_ns = u64::MAX;

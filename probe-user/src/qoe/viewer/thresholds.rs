@@ -14,7 +14,7 @@ pub struct Thresholds {
     pub start_us: [u32; RUNS],
     /// Media needed to go on after a stall.
     pub resume_us: [u32; RUNS],
-    /// Share of the smoothed round trip that lies between arrival and its acknowledgement's, in
+    /// Share of the least round trip that lies between arrival and the acknowledgement's, in
     /// thousandths.
     pub one_way_permille: [u16; RUNS],
     /// The player's own time from enough media to the first frame.

@@ -82,6 +82,26 @@ impl Timeline {
         self.len += 1;
     }
 
+    /// How many objects arrived.
+    pub(super) fn appends(&self) -> usize {
+        let is_append = |(_, what): &(u32, What)| matches!(what, What::Append { .. });
+        self.iter().filter(is_append).count()
+    }
+
+    /// The latest that arrived of this media brought nothing after all. Whether there is one.
+    pub(super) fn void_latest(&mut self, of: Media) -> bool {
+        let len = usize::from(self.len);
+        for what in self.what[..len].iter_mut().rev() {
+            if let What::Append { slot, media, .. } = *what
+                && media == of
+            {
+                *what = What::Void { slot };
+                return true;
+            }
+        }
+        false
+    }
+
     /// Takes the oldest away and makes its time the base.
     pub(super) fn shift(&mut self) -> Option<(u32, What)> {
         let first = self.first()?;

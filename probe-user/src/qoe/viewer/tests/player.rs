@@ -14,6 +14,7 @@ const AUDIO_BPS: u64 = 96_000;
 
 /// How a player behaves.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 pub(super) struct Habits {
     pub segment_ms: u32,
     pub start_ms: u32,

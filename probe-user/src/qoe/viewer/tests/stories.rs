@@ -171,10 +171,48 @@ fn playback_begins_when_there_is_enough_and_takes_as_long_as_that_took() {
     told.polled(0);
     told.filled(400, 0, 3);
     let started = |change: &Change| matches!(change, Change::Started { startup_us, .. } if startup_us.abs_diff(500_000) < 1000);
-    assert!(told.has(started), "{:?}", told.changes);
     assert_eq!(told.view().phase, Phase::Playing);
     // Three segments, of which 200 ms are played.
     assert!(told.ahead_ms().abs_diff(5800) < 5, "{}", told.ahead_ms());
+    told.until(4000);
+    assert!(told.has(started), "{:?}", told.changes);
+}
+
+/// As hls.js does: the first segment of the lowest rendition is fetched to see how fast the path is,
+/// thrown away, and fetched again in the rendition that the path carries.
+#[test]
+fn a_trial_of_the_path_is_not_played() {
+    let mut told = Told::new();
+    let trial = Object {
+        rung: 1,
+        ..told.object(0)
+    };
+    let first = Object {
+        rung: 3,
+        ..told.object(0)
+    };
+    told.fetched(0, 400, trial);
+    // So slowly that what was thrown away would have been played meanwhile.
+    told.fetched(400, 4000, first);
+    told.fetched(4000, 4200, told.object(1));
+    told.until(7000);
+    let started = |change: &Change| matches!(change, Change::Started { startup_us, .. } if startup_us.abs_diff(4_000_000) < 1000);
+    assert!(told.has(started), "{:?}", told.changes);
+    assert_eq!(told.stalls(), []);
+    assert!(told.ahead_ms().abs_diff(1000) < 5, "{}", told.ahead_ms());
+}
+
+/// It took longer than one can wait before calling it a start and a stall; both are taken back.
+#[test]
+fn a_long_trial_is_recognised_in_the_end() {
+    let mut told = Told::new();
+    told.fetched(0, 400, told.object(0));
+    told.fetched(400, 9000, told.object(0));
+    told.fetched(9000, 9200, told.object(1));
+    told.until(12_500);
+    assert!(told.has(|change| matches!(change, Change::StallRetracted { .. })));
+    let sums = told.viewer.sums();
+    assert_eq!((sums.stalls, sums.startup_us), (0, 9_000_000));
 }
 
 #[test]
@@ -439,13 +477,13 @@ fn a_player_that_begins_anew_is_another_attempt_of_the_same_viewer() {
     told.polled(6000);
     told.fetched(6200, 6500, told.object(100));
     assert_eq!(told.ending(), Some(Ending::Restarted));
+    told.until(10_000);
     let starts = told
         .changes
         .iter()
         .filter(|c| matches!(c, Change::Started { .. }));
     assert_eq!(starts.count(), 2, "{:?}", told.changes);
     assert!(!told.viewer.is_ended());
-    told.until(7000);
     assert_eq!(told.view().sums.startup_us, 100_000 + 300_000);
 }
 
