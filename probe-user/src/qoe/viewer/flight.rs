@@ -16,7 +16,7 @@ pub(super) enum Stage {
     Done,
 }
 
-/// One request. Times are microseconds since the viewer's first request.
+/// One request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub id: RequestId,
@@ -31,10 +31,23 @@ pub(super) struct Slot {
     pub acked_bytes: u32,
     /// Of the answer, as far as is known; 0: not known.
     pub whole_bytes: u32,
-    /// When it was last seen incomplete, in milliseconds.
+    /// When it was last seen incomplete, in milliseconds after the attempt's first request.
     pub t_seen_ms: u32,
+    /// What was thought to be ahead when it came, once that is final; [`UNKNOWN_MS`] before.
+    ahead_ms: u32,
+}
+
+const UNKNOWN_MS: u32 = u32::MAX;
+
+impl Slot {
     /// What was thought to be ahead when it came, once that is final.
-    pub ahead_ms: Option<u32>,
+    pub(super) fn ahead_ms(&self) -> Option<u32> {
+        (self.ahead_ms != UNKNOWN_MS).then_some(self.ahead_ms)
+    }
+
+    pub(super) fn set_ahead_ms(&mut self, ahead_ms: u32) {
+        self.ahead_ms = ahead_ms;
+    }
 }
 
 const FREE: Slot = Slot {
@@ -50,7 +63,7 @@ const FREE: Slot = Slot {
     acked_bytes: 0,
     whole_bytes: 0,
     t_seen_ms: 0,
-    ahead_ms: None,
+    ahead_ms: UNKNOWN_MS,
 };
 
 /// All of them.

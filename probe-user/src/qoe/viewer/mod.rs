@@ -85,7 +85,7 @@ pub struct Viewer {
 }
 
 // What one viewer costs. Most of it is what is not final: the timeline and the requests in flight.
-const _: () = assert!(size_of::<Viewer>() <= 1024);
+const _: () = assert!(size_of::<Viewer>() <= 616);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -253,7 +253,7 @@ impl Viewer {
                 if self.timeline.is_full() {
                     self.commit_first(with);
                 }
-                let thought_ms = self.flight.get(place).ahead_ms;
+                let thought_ms = self.flight.get(place).ahead_ms();
                 self.say(claim, told, thought_ms, with);
                 self.told.declare(claim.startup_ms);
             }
@@ -481,7 +481,8 @@ impl Viewer {
         let t_ns = self.play.t_ns.saturating_add(u64::from(after_us) * 1000);
         self.play.drain(t_ns, &around);
         if let What::Begin { slot } = what {
-            self.flight.at(slot).ahead_ms = Some(self.play.ahead_of_us(Media::Video) / 1000);
+            let ahead_ms = self.play.ahead_of_us(Media::Video) / 1000;
+            self.flight.at(slot).set_ahead_ms(ahead_ms);
         }
         if let Some(t_began_ns) = self.play.apply(what, &around) {
             self.told.retract(t_began_ns);
