@@ -6,6 +6,7 @@ mod player;
 mod properties;
 mod score;
 mod stories;
+mod story;
 
 use fastrand::Rng;
 
