@@ -287,23 +287,23 @@ mod tests {
 
     fn median_onset(base: f64, rate: f64) -> u64 {
         let mut rng = Rng::with_seed(7);
-        let mut counts: Vec<u64> = (0..2000)
+        let mut counts: Vec<u64> = (0..1001)
             .filter_map(|_| until_onset(&mut watch(base, ALPHA), rate, 10_000, &mut rng))
             .collect();
-        assert_eq!(counts.len(), 2000);
+        assert_eq!(counts.len(), 1001);
         counts.sort_unstable();
-        counts[1000]
+        counts[500]
     }
 
-    /// Twenty thousand days of a thousand trials at the base rate.
+    /// Thousands of days of hundreds of trials at the base rate.
     #[test]
     fn under_the_base_rate_days_with_a_false_alarm_are_no_more_than_promised() {
         let alpha = 0.01;
         for base in [0.005, 0.05] {
             let mut rng = Rng::with_seed(3);
-            let days = 20_000;
+            let days = 5_000;
             let false_days = (0..days)
-                .filter(|_| until_onset(&mut watch(base, alpha), base, 1000, &mut rng).is_some())
+                .filter(|_| until_onset(&mut watch(base, alpha), base, 500, &mut rng).is_some())
                 .count();
             println!(
                 "base {base}: {false_days} of {days} days with a false alarm, {alpha} promised"
@@ -319,9 +319,9 @@ mod tests {
     #[test]
     fn at_the_alpha_of_a_day_there_is_no_false_alarm_in_thousands_of_days() {
         let mut rng = Rng::with_seed(5);
-        let days = 5_000;
+        let days = 3_000;
         let false_days = (0..days)
-            .filter(|_| until_onset(&mut watch(0.01, ALPHA), 0.01, 2000, &mut rng).is_some())
+            .filter(|_| until_onset(&mut watch(0.01, ALPHA), 0.01, 1000, &mut rng).is_some())
             .count();
         // The mean is at most a half; five is beyond one in ten thousand.
         assert!(false_days < 5, "{false_days}");

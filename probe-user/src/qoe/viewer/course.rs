@@ -1,9 +1,10 @@
 //! A viewer's course of events: what was told put in its place in time, made final when nothing
 //! earlier can come any more, and played on to any moment.
 
+use super::around::Around;
 use super::flight::{self, Place, Stage};
 use super::input::{Claim, Labelled, Media, RequestId, Tier, UnderWay};
-use super::playback::{Around, Playback};
+use super::playback::Playback;
 use super::thresholds::Thresholds;
 use super::timeline::{Said, What};
 use super::{FINAL_NS, TRIAL_NS, Viewer};

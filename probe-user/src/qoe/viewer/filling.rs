@@ -4,7 +4,7 @@ use super::super::startup::{self, Signs};
 use super::input::{Class, End, Finished, Media, Object};
 use super::order::Step;
 use super::output::Change;
-use super::thresholds::Thresholds;
+use super::thresholds::{POINT, Thresholds};
 use super::timeline::What;
 use super::{Viewer, clip};
 
@@ -155,10 +155,11 @@ impl Viewer {
         }
     }
 
-    /// The client cut a delivery off; if its buffer was dry, that may be why.
+    /// The client cut a delivery off; if its buffer was dry, or would have been, that may be why.
     pub(super) fn note_abort(&mut self, t_ns: u64, with: &Thresholds) {
         let then = self.at_now(t_ns, with);
-        if then.has_started() && then.left_us(1, with.dry_us) == 0 && then.recent_us() > 0 {
+        let is_dry = then.left_us(POINT, with.dry_us) == 0 && then.recent_us() > 0;
+        if then.has_started() && (is_dry || self.told.is_at_risk) {
             self.t_stress_ns = t_ns;
         }
     }

@@ -4,6 +4,7 @@
 //! something is told or [`Viewer::wake_ns`] has come. What is told may be of the past: the latest
 //! events are kept in a timeline and played again. Sessions, joining and cells are the fold's.
 
+mod around;
 pub mod cadence;
 mod course;
 mod filling;
@@ -64,6 +65,8 @@ pub struct Viewer {
     now_ns: u64,
     /// The client cut a delivery off, or left, while the buffer was dry; 0: it did not.
     t_stress_ns: u64,
+    /// The client closed a session; 0: it did not.
+    t_left_ns: u64,
     /// Of earlier attempts.
     startups_us: u64,
     rate: Rate,
@@ -86,8 +89,9 @@ pub struct Viewer {
     is_alone: bool,
 }
 
-// What one viewer costs. Most of it is what is not final: the timeline and the requests in flight.
-const _: () = assert!(size_of::<Viewer>() <= 616);
+// What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
+// come late: the events that are not final, and the requests in flight.
+const _: () = assert!(size_of::<Playback>() <= 160 && size_of::<Viewer>() <= 624);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -104,6 +108,7 @@ impl Viewer {
             wake_ns: t_request_ns.saturating_add(startup::GAP_NS),
             now_ns: t_request_ns,
             t_stress_ns: 0,
+            t_left_ns: 0,
             startups_us: 0,
             rate: Rate::default(),
             pace: Pace::default(),
@@ -351,6 +356,9 @@ impl Viewer {
                 self.note_abort(told.t_ns.min(now_ns), with);
             }
             self.at(told.t_ns, What::Void { slot: place }, with);
+        }
+        if told.by_client {
+            self.t_left_ns = self.t_left_ns.max(told.t_ns.min(now_ns));
         }
         if told.by_client && was_open {
             self.signs.add(Signs::CLIENT_ABORT);

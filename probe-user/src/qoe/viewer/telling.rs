@@ -359,8 +359,10 @@ impl Viewer {
             self.commit_first(with);
         }
         let around = self.around(with);
-        // What was not asked for any more was not watched: the rest of the buffer is left.
-        let t_last_ns = self.t_sign_ns.max(self.play.t_ns).min(now_ns);
+        // Nobody knows how much of the buffer was watched after the last request; until the client
+        // closed its session, it was.
+        let t_sign_ns = self.t_sign_ns.max(self.t_left_ns);
+        let t_last_ns = t_sign_ns.max(self.play.t_ns).min(now_ns);
         self.play.drain(t_last_ns, &around);
         self.play.settle();
         let now = self.play;
