@@ -39,6 +39,34 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
+    /// What a family's players want by their own defaults, before anything is learned of them: so
+    /// much media to begin and to go on. Whoever embeds a player may want something else, which the
+    /// runs around it allow for.
+    pub fn of_family(family: &str) -> Self {
+        let family = family.to_ascii_lowercase();
+        let is = |name: &str| family.contains(name);
+        let (start_us, resume_us) = if is("exo") || is("media3") || is("bitmovin") {
+            // DefaultLoadControl: 2.5 s and 5 s, in later versions 1 s and 2 s.
+            (
+                [2_500_000, 2_500_000, 1_000_000],
+                [2_000_000, 5_000_000, 5_000_000],
+            )
+        } else if is("shaka") {
+            // streaming.rebufferingGoal: 2 s, for both.
+            (
+                [2_000_000, 2_000_000, 500_000],
+                [500_000, 2_000_000, 2_000_000],
+            )
+        } else {
+            return Self::default();
+        };
+        Self {
+            start_us,
+            resume_us,
+            ..Self::default()
+        }
+    }
+
     /// Of nonsense nothing comes: arrays of a stored or learned set brought within what a player
     /// can be.
     #[must_use]
@@ -53,5 +81,22 @@ impl Thresholds {
         self.begin_us = self.begin_us.min(MOST_US);
         self.dry_us = self.dry_us.min(1_000_000);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_set_is_within_bounds_and_in_the_order_of_its_runs() {
+        for family in ["", "hls.js", "Shaka Player", "ExoPlayer", "androidx.media3"] {
+            let with = Thresholds::of_family(family);
+            assert_eq!(with, with.bounded());
+            // Who wants more to begin stalls less, who wants more to go on stalls longer.
+            assert!(with.start_us.is_sorted_by(|a, b| a >= b), "{family}");
+            assert!(with.resume_us.is_sorted(), "{family}");
+        }
+        assert_ne!(Thresholds::of_family("shaka"), Thresholds::default());
     }
 }
