@@ -153,7 +153,7 @@ impl Playback {
     /// The only segment that arrived was a trial of the path and is not played. False if it was not
     /// the only one.
     pub(super) fn undo_start(&mut self) -> bool {
-        if self.objects != [1, 0] || self.has_played {
+        if self.objects() != 1 || self.objects[AUDIO] != 0 || self.has_played {
             return false;
         }
         let start = Self::new(self.t_ns);
@@ -172,6 +172,16 @@ impl Playback {
 
     pub(super) fn has_started(&self) -> bool {
         self.startup_us != 0
+    }
+
+    /// The player has said that it plays.
+    pub(super) fn has_played(&self) -> bool {
+        self.has_played
+    }
+
+    /// Objects that arrived, at most 255.
+    pub(super) fn objects(&self) -> u8 {
+        self.objects[VIDEO].max(self.objects[AUDIO])
     }
 
     /// Stalled since the last settlement, in the point run.

@@ -18,13 +18,14 @@ const UNSURE_NS: u64 = 400_000_000;
 const LOOK_NS: u64 = 100_000_000;
 /// A failing start whose last session is over waits so long for another.
 const RETRY_NS: u64 = 3_000_000_000;
+/// A start that nothing confirms is told as it seems after so long.
+const LATEST_START_NS: u64 = 10_000_000_000;
 /// An answer of unknown size that was acknowledged as far as it was written is whole, or its record
 /// would have been followed by another.
 const WHOLE_MS: u32 = 1_500;
 
 /// What was told, so that it is told once.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each was told or not")]
 pub(super) struct Told {
     /// The stall that goes on, as told; 0: none.
     t_stall_ns: u64,
@@ -35,8 +36,8 @@ pub(super) struct Told {
     t_retracted_ns: u64,
     /// Start-up time as the player measured it; 0: it did not say.
     declared_us: u32,
-    started: bool,
-    is_origin: bool,
+    /// As told; 0: it has not.
+    startup_us: u32,
     pub is_at_risk: bool,
     pub is_ended: bool,
     pub is_shared: bool,
@@ -93,7 +94,7 @@ impl Viewer {
         self.drop_stale(now_ns, with);
         self.commit(now_ns, with);
         let now = self.at_now(now_ns, with);
-        self.tell_start(out);
+        self.tell_start(now_ns, out);
         self.tell_stall(&now, now_ns, out);
         self.tell_risk(&now, now_ns, with, out);
         if self.tell_end(&now, now_ns, with, out) {
@@ -117,15 +118,28 @@ impl Viewer {
         }
     }
 
-    /// Good news can wait until it is final: a first segment may have been a trial of the path.
-    fn tell_start(&mut self, out: &mut Vec<Change>) {
-        if self.told.started || !self.play.has_started() {
+    /// Good news can wait until nothing can take it back: a first segment may have been a trial of the
+    /// path, and a player that declares its state has yet to say that it plays.
+    fn tell_start(&mut self, now_ns: u64, out: &mut Vec<Change>) {
+        if self.told.startup_us != 0 || !self.play.has_started() {
             return;
         }
-        self.told.started = true;
+        let t_ns = self.t_begin_ns + u64::from(self.play.startup_us) * 1000;
+        let is_sure = match self.tier {
+            Tier::Declared => self.play.has_played() || self.told.declared_us != 0,
+            Tier::Joined => self.play.objects() > 1,
+            Tier::Kernel => true,
+        };
+        if is_sure || now_ns > t_ns.saturating_add(LATEST_START_NS) {
+            self.say_start(out);
+        }
+    }
+
+    fn say_start(&mut self, out: &mut Vec<Change>) {
+        self.told.startup_us = self.startup_us(&self.play);
         out.push(Change::Started {
-            t_ns: self.t_begin_ns + u64::from(self.play.startup_us) * 1000,
-            startup_us: self.startup_us(&self.play),
+            t_ns: self.t_begin_ns + u64::from(self.told.startup_us) * 1000,
+            startup_us: self.told.startup_us,
         });
     }
 
@@ -174,11 +188,10 @@ impl Viewer {
         }
         if let Some(stall) = goes_on
             && stall.t_began_ns >= self.told.t_past_end_ns
-            && (self.told.started || self.timeline.appends() != 1)
+            && (self.play.has_started() || self.timeline.appends() != 1)
             && self.is_sure(&stall, now_ns)
         {
             self.told.t_stall_ns = stall.t_began_ns;
-            self.told.is_origin = stall.is_origin;
             out.push(Change::StallBegan {
                 t_ns: stall.t_began_ns,
                 cause: cause(stall.is_origin),
@@ -322,6 +335,10 @@ impl Viewer {
                 next_ns = next_ns.min(at_ns.saturating_add(FINAL_NS + 1_000_000));
             }
         }
+        if self.told.startup_us == 0 && self.play.has_started() {
+            let t_ns = self.t_begin_ns + u64::from(self.play.startup_us) * 1000;
+            next_ns = next_ns.min(t_ns.saturating_add(LATEST_START_NS + 1_000_000));
+        }
         let sure_ns = if self.tier >= Tier::Joined {
             SURE_NS
         } else {
@@ -366,7 +383,9 @@ impl Viewer {
         self.play.drain(t_last_ns, &around);
         self.play.settle();
         let now = self.play;
-        self.tell_start(out);
+        if self.told.startup_us == 0 && self.play.has_started() {
+            self.say_start(out);
+        }
         self.tell_stall(&now, now_ns, out);
         self.told.is_ended = true;
         self.wake_ns = u64::MAX;
@@ -392,7 +411,10 @@ impl Viewer {
             t_ns: self.t_sign_ns.min(t_ns),
             how: Ending::Restarted,
         });
-        self.startups_us += u64::from(self.play.startup_us);
+        if self.told.startup_us == 0 && self.play.has_started() {
+            self.say_start(out);
+        }
+        self.startups_us += u64::from(self.told.startup_us);
         self.play = self.play.anew(t_ns);
         self.timeline = Timeline::new();
         self.t_begin_ns = t_ns;
@@ -408,7 +430,7 @@ impl Viewer {
     fn startup_us(&self, play: &Playback) -> u32 {
         match (self.told.declared_us, self.tier) {
             _ if !play.has_started() => 0,
-            (0, Tier::Kernel) => self.first_us.min(play.startup_us),
+            (0, Tier::Kernel) => self.first_us.clamp(1, play.startup_us),
             (0, _) => play.startup_us,
             (declared_us, _) => declared_us,
         }
@@ -421,6 +443,10 @@ impl Viewer {
 
     fn sums_of(&self, play: &Playback, with_recent: bool) -> Sums {
         let [a, point, b] = play.stalled_us(with_recent);
+        let startup_us = match self.told.startup_us {
+            0 if with_recent => self.startup_us(play),
+            told_us => told_us,
+        };
         Sums {
             played_us: if with_recent {
                 play.played_with_fresh_us()
@@ -433,7 +459,7 @@ impl Viewer {
                 hi: a.max(point).max(b),
             },
             stalls: play.stalls,
-            startup_us: self.startups_us + u64::from(self.startup_us(play)),
+            startup_us: self.startups_us + u64::from(startup_us),
             switches_down: self.switches_down.into(),
             switches_up: self.switches_up.into(),
             seeks: self.seeks.into(),
@@ -480,7 +506,7 @@ impl Viewer {
 impl Told {
     /// Forgets what concerned the playback before.
     fn restart(&mut self) {
-        self.started = false;
+        self.startup_us = 0;
         self.declared_us = 0;
         self.t_stall_ns = 0;
         self.t_past_ns = 0;

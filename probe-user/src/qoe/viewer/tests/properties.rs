@@ -199,7 +199,7 @@ proptest! {
             prop_assert!(view.sums.stalled_us.hi <= wall_us, "{view:?} in {wall_us}");
             prop_assert!(sums.stalled_us.hi <= wall_us, "{sums:?} in {wall_us}");
             prop_assert!(sums.played_us >= before.played_us);
-            prop_assert!(sums.startup_us >= before.startup_us || viewer.tier() == Tier::Declared);
+            prop_assert!(sums.startup_us >= before.startup_us);
             prop_assert!(sums.stalls >= before.stalls && sums.seeks >= before.seeks);
             prop_assert!(sums.stalled_us.lo >= before.stalled_us.lo);
             prop_assert!(sums.stalled_us.point >= before.stalled_us.point);

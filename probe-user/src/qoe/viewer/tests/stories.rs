@@ -316,6 +316,7 @@ fn a_player_that_begins_anew_is_another_attempt_of_the_same_viewer() {
     told.until(6000);
     told.polled(6000);
     told.fetched(6200, 6500, told.object(100));
+    told.fetched(6500, 6600, told.object(101));
     assert_eq!(told.ending(), Some(Ending::Restarted));
     told.until(10_000);
     let starts = told
