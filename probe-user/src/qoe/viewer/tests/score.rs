@@ -114,6 +114,8 @@ pub(super) struct Score {
     leads_ms: Vec<u64>,
     idle_errors: u32,
     came_late: u32,
+    /// Playbacks whose true stalled time lies within the bounds.
+    bracketed: usize,
 }
 
 impl Score {
@@ -137,6 +139,11 @@ impl Score {
         self.inventions += used.iter().filter(|used| !**used).count();
         self.retracted += heard.retracted;
         let stalled: u64 = truth.stalls.iter().map(|(b, e)| e - b).sum();
+        let within = heard.sums.stalled_us.lo..=heard.sums.stalled_us.hi;
+        // The player's own step is ten milliseconds.
+        let is_near =
+            |us: u64| within.contains(&us) || us.abs_diff(heard.sums.stalled_us.point) < 20_000;
+        self.bracketed += usize::from(is_near(stalled / 1000));
         let watched = truth.startup_ns + truth.played_ns + stalled;
         let true_ratio = stalled as f64 / watched.max(1) as f64;
         let own = heard.sums.stalled_us.point as f64 / heard.sums.watched_us().max(1) as f64;
@@ -195,7 +202,7 @@ impl Score {
             .count();
         println!(
             "{what:32} {:3} players {:4} stalls  F1 {:.3} (P {:.3} R {:.3}, {} retracted)  delay {} / {} ms  \
-             ratio {:.2} % for {:.2} %, error {:.2}, within 1: {:.0} %  startup {} %  \
+             ratio {:.2} % for {:.2} %, error {:.2}, within 1: {:.0} %, bounded {:.0} %  startup {} %  \
              risk {}/{} lead {} ms  idle {} late {}",
             n,
             self.hits + self.misses,
@@ -209,6 +216,7 @@ impl Score {
             self.ratios.0 / n as f64,
             self.ratio_error(),
             100.0 * share(within, n),
+            100.0 * share(self.bracketed, n),
             quantile(&self.startup_errors, 50),
             self.risks.1,
             self.risks.0,
