@@ -3,6 +3,11 @@
 //!
 //! Of the deliveries that could show it, the share that did. What could not is counted by its reason.
 
+use probe_ebpf::record::Delivery;
+
+use super::blame::{Part, Spent};
+use super::delivery::ticks_us;
+
 /// Fewer segments than these show nothing.
 const LEAST_SEGMENTS: u64 = 10;
 /// Slow start is followed for so many rounds; beyond lies more than any path carries.
@@ -72,6 +77,35 @@ pub struct Transfer {
 }
 
 impl Transfer {
+    /// A complete delivery. `before`: the same of the session's delivery before, and the window
+    /// that it ended with (`cwnd` times `mss`). `tick_hz`: the kernel's ticks per second.
+    pub fn of(
+        record: &Delivery,
+        tick_hz: u32,
+        before: Option<(&Self, u64)>,
+        is_live_source: bool,
+    ) -> Self {
+        let took_ns = record
+            .t_last_acked_ns
+            .saturating_sub(record.t_first_write_ns);
+        let spent = Spent::of(record, tick_hz, record.t_last_acked_ns);
+        let (ideal_before_bytes, window_bytes) = before.map_or((0, 0), |(before, window)| {
+            (before.ideal_window_bytes(), window)
+        });
+        Self {
+            bytes: record.acked_bytes,
+            took_us: took_ns / 1000,
+            min_rtt_us: record.min_rtt_us,
+            mss: record.mss,
+            window_bytes,
+            ideal_before_bytes,
+            rwnd_limited_us: ticks_us(record.rwnd_limited_ticks, tick_hz),
+            idle_us: spent.us(Part::ApplicationWrite),
+            pacing_us: spent.us(Part::Pacing),
+            is_live_source,
+        }
+    }
+
     /// The window at the first byte, if nothing had gone wrong before.
     fn first_window_bytes(&self) -> u64 {
         let initial = 10 * u64::from(self.mss.max(1));
@@ -270,6 +304,41 @@ mod tests {
         transfer.ideal_before_bytes = 200_000;
         transfer.took_us = 45_000;
         assert_eq!(transfer.shows(rate_bps), Shown::Achieved);
+    }
+
+    #[test]
+    fn a_record_is_tested_by_its_own_times() {
+        const MS: u64 = 1_000_000;
+        // 2 MB in 1 s over 40 ms: 16 Mbit/s and a little less.
+        let record = Delivery {
+            t_request_ns: 1,
+            t_request_last_ns: 1,
+            t_first_write_ns: 5 * MS,
+            t_last_write_ns: 900 * MS,
+            t_last_acked_ns: 1005 * MS,
+            acked_bytes: 2_000_000,
+            written_bytes: 2_000_000,
+            srtt_us: RTT_US + 5000,
+            min_rtt_us: RTT_US,
+            cwnd: 60,
+            mss: MSS,
+            busy_ticks: 1000,
+            ..Delivery::default()
+        };
+        let first = Transfer::of(&record, 1000, None, false);
+        assert_eq!((first.took_us, first.idle_us), (1_000_000, 0));
+        assert_eq!(first.shows(8_000_000), Shown::Achieved);
+        assert_eq!(first.shows(30_000_000), Shown::Missed);
+        let second = Transfer::of(&record, 1000, Some((&first, 80_000)), false);
+        assert!(second.ideal_before_bytes > 500_000);
+        // The disk stopped for most of it.
+        let stopped = Delivery {
+            busy_ticks: 300,
+            ..record
+        };
+        let held = Transfer::of(&stopped, 1000, None, false);
+        let application = Shown::Untestable(Untestable::Application);
+        assert_eq!(held.shows(8_000_000), application);
     }
 
     #[test]

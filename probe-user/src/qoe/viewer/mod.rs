@@ -54,6 +54,8 @@ pub struct Viewer {
     flight: Flight,
     orders: [Order; 2],
     told: Told,
+    /// First request ever.
+    t_first_ns: u64,
     /// First request of this attempt.
     t_begin_ns: u64,
     /// Latest request, or acknowledgement of new bytes.
@@ -91,7 +93,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 160 && size_of::<Viewer>() <= 624);
+const _: () = assert!(size_of::<Playback>() <= 160 && size_of::<Viewer>() <= 632);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -102,6 +104,7 @@ impl Viewer {
             flight: Flight::new(),
             orders: [Order::default(); 2],
             told: Told::default(),
+            t_first_ns: t_request_ns,
             t_begin_ns: t_request_ns,
             t_sign_ns: t_request_ns,
             t_poll_ns: 0,

@@ -14,6 +14,9 @@ const ORIGIN_US: u32 = 1 << 30;
 const SILENT_STALL_US: u32 = 2_000_000;
 /// The least gap without a request that says that the player had enough.
 const IDLE_GAP_US: u32 = 250_000;
+/// What the length of a stall is not known to, whatever the thresholds: when the player took in
+/// what had arrived, when it noticed, and the rounding of what it says.
+const NOISE_US: u64 = 100_000;
 /// A kind of media that is not there after so many objects of the other does not exist.
 const ALONE: u8 = 3;
 /// A shorter pause is no stall: players and clocks are not that exact.
@@ -438,7 +441,12 @@ impl Playback {
 
     /// Begins to play in one run; the first frame takes the player some time.
     fn go(&mut self, n: usize, around: &Around) {
-        let begin_us = around.with.begin_us;
+        // Who begins later has more ahead.
+        let begin_us = match n {
+            0 => around.with.begin_us.saturating_mul(2),
+            2 => around.with.begin_us / 4,
+            _ => around.with.begin_us,
+        };
         let run = &mut self.runs[n];
         run.playhead_us = run.playhead_us.saturating_sub(begin_us);
         run.doing = Doing::Play;
@@ -473,8 +481,13 @@ impl Playback {
     }
 
     fn settle_stall(&mut self) {
-        for (sum, run) in self.stalled_us.iter_mut().zip(&self.runs) {
-            *sum += u64::from(run.recent_us);
+        for (n, (sum, run)) in self.stalled_us.iter_mut().zip(&self.runs).enumerate() {
+            let recent_us = u64::from(run.recent_us);
+            *sum += match n {
+                0 => recent_us.saturating_sub(NOISE_US),
+                2 if recent_us > 0 => recent_us + NOISE_US,
+                _ => recent_us,
+            };
         }
         if self.t_stall_ns != 0 && self.runs[POINT].recent_us >= LEAST_STALL_US {
             self.stalls += 1;

@@ -443,6 +443,8 @@ impl Viewer {
 
     fn sums_of(&self, play: &Playback, with_recent: bool) -> Sums {
         let [a, point, b] = play.stalled_us(with_recent);
+        // No one can have waited longer than since the first request.
+        let wall_us = self.now_ns.saturating_sub(self.t_first_ns) / 1000;
         let startup_us = match self.told.startup_us {
             0 if with_recent => self.startup_us(play),
             told_us => told_us,
@@ -456,7 +458,7 @@ impl Viewer {
             stalled_us: Bounded {
                 lo: a.min(point).min(b),
                 point,
-                hi: a.max(point).max(b),
+                hi: a.max(b).min(wall_us).max(point),
             },
             stalls: play.stalls,
             startup_us: self.startups_us + u64::from(startup_us),

@@ -131,6 +131,7 @@ fn assert_floors(score: &Score, f1: f64, ratio_error: f64, delay_ms: u64) {
         "{}",
         score.ratio_error()
     );
+    assert!(score.bounded() >= 0.7, "{}", score.bounded());
     // Of simulated time, from the true onset.
     assert!(score.delay_ms(50) < 500, "{}", score.delay_ms(50));
     assert!(score.delay_ms(99) < delay_ms, "{}", score.delay_ms(99));

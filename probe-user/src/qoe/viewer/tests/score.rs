@@ -189,6 +189,11 @@ impl Score {
         self.ratio_errors.iter().sum::<f64>() / self.ratio_errors.len().max(1) as f64
     }
 
+    /// Share of playbacks whose true stalled time lies within the bounds.
+    pub(super) fn bounded(&self) -> f64 {
+        share(self.bracketed, self.ratio_errors.len())
+    }
+
     pub(super) fn delay_ms(&self, percent: usize) -> u64 {
         quantile(&self.delays_ms, percent)
     }
@@ -216,7 +221,7 @@ impl Score {
             self.ratios.0 / n as f64,
             self.ratio_error(),
             100.0 * share(within, n),
-            100.0 * share(self.bracketed, n),
+            100.0 * self.bounded(),
             quantile(&self.startup_errors, 50),
             self.risks.1,
             self.risks.0,
