@@ -41,6 +41,8 @@ const FINAL_NS: u64 = 2_500_000_000;
 /// So long after the first segment arrived it is taken for one that is played, although none has
 /// followed.
 const TRIAL_NS: u64 = 4_000_000_000;
+/// No time is later: what a recording of unknown origin says may be anything.
+const LAST_NS: u64 = u64::MAX / 4;
 /// A request under way of which nothing was heard so long is not under way any more.
 const STALE_MS: u32 = 30_000;
 /// Written, and not acknowledged any further for so long: the path is dead.
@@ -93,11 +95,12 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 160 && size_of::<Viewer>() <= 632);
+const _: () = assert!(size_of::<Playback>() <= 160 && size_of::<Viewer>() <= 640);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
     pub fn new(t_request_ns: u64) -> Self {
+        let t_request_ns = t_request_ns.min(LAST_NS);
         Self {
             play: Playback::new(t_request_ns),
             timeline: Timeline::new(),
@@ -138,9 +141,9 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if !self.begin_at(now_ns) {
+        let Some(now_ns) = self.begin_at(now_ns) else {
             return;
-        }
+        };
         let t_ns = told.t_ns.max(told.t_request_ns).min(now_ns);
         if told.is_sole {
             self.supersede(told, with);
@@ -205,9 +208,9 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if !self.begin_at(now_ns) {
+        let Some(now_ns) = self.begin_at(now_ns) else {
             return;
-        }
+        };
         self.tier = self.tier.max(Tier::Joined);
         self.is_live |= told.object.is_live;
         if let Some(claim) = &told.claim {
@@ -279,9 +282,9 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if !self.begin_at(now_ns) {
+        let Some(now_ns) = self.begin_at(now_ns) else {
             return;
-        }
+        };
         if !told.is_inferred && told.object.is_some() {
             self.tier = self.tier.max(Tier::Joined);
         }
@@ -342,9 +345,9 @@ impl Viewer {
         with: &Thresholds,
         out: &mut Vec<Change>,
     ) {
-        if !self.begin_at(now_ns) {
+        let Some(now_ns) = self.begin_at(now_ns) else {
             return;
-        }
+        };
         let mut was_open = false;
         for slot in 0..flight::SLOTS {
             let place = u8::try_from(slot).unwrap_or(0);
@@ -372,7 +375,7 @@ impl Viewer {
 
     /// Lets time pass.
     pub fn advance(&mut self, now_ns: u64, with: &Thresholds, out: &mut Vec<Change>) {
-        if self.begin_at(now_ns) {
+        if let Some(now_ns) = self.begin_at(now_ns) {
             self.look(now_ns, with, out);
         }
     }
@@ -382,11 +385,11 @@ impl Viewer {
         self.wake_ns
     }
 
-    /// Notes what time it is. False if there is nothing more to say: the viewing is over, or is no
-    /// single one's.
-    fn begin_at(&mut self, now_ns: u64) -> bool {
-        self.now_ns = self.now_ns.max(now_ns);
-        !self.told.is_ended && !self.told.is_shared
+    /// Notes what time it is, and returns it. None if there is nothing more to say: the viewing is
+    /// over, or is no single one's.
+    fn begin_at(&mut self, now_ns: u64) -> Option<u64> {
+        self.now_ns = self.now_ns.max(now_ns.min(LAST_NS));
+        (!self.told.is_ended && !self.told.is_shared).then_some(self.now_ns)
     }
 
     /// Whether the viewing is over; it says nothing more then.

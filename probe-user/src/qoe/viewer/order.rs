@@ -4,7 +4,9 @@
 use super::input::{Class, Media, Object};
 
 /// So many numbers may be missing and are taken to have gone unlabelled.
-const MISSED: u64 = 1;
+const MISSED: i32 = 1;
+/// Numbers that are so far apart from the beginning are times.
+const LEAST_STRIDE: u32 = 1000;
 
 /// What to do with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub(super) struct Order {
     /// How much of it was credited, if it came in ranges.
     credited_us: u32,
     rung: u32,
+    /// How far apart numbers are: 1, or a segment's length where they are times; 0: not known.
+    stride: u32,
 }
 
 impl Order {
@@ -70,8 +74,7 @@ impl Order {
         }
         let whole = Step::Append { duration_us };
         self.credited_us = duration_us;
-        let step = number.wrapping_sub(was.number);
-        match step {
+        match self.steps(was.number, number) {
             _ if was.number == 0 => self.begin(object, acked_bytes, duration_us),
             0 if is_part => whole,
             0 if object.is_range && object.rung == was.rung => {
@@ -80,13 +83,14 @@ impl Order {
             // In whatever rendition, it takes its own place.
             0 => Step::Again { duration_us },
             1 => self.begin(object, acked_bytes, duration_us),
-            _ if u64::from(step) <= 1 + MISSED && !is_part => Step::Append {
-                duration_us: duration_us.saturating_mul(step),
+            steps if (2..=1 + MISSED).contains(&steps) && !is_part => Step::Append {
+                duration_us: duration_us.saturating_mul(steps.unsigned_abs()),
             },
-            _ => {
-                let back = was.number.wrapping_sub(number);
-                let drop_us = duration_us.saturating_mul(back.saturating_add(1));
-                if back < u32::MAX / 2 && drop_us <= ahead_us().saturating_add(duration_us) {
+            steps if steps > 0 => Step::Jump { duration_us },
+            steps => {
+                let dropped = steps.unsigned_abs().saturating_add(1);
+                let drop_us = duration_us.saturating_mul(dropped);
+                if drop_us <= ahead_us().saturating_add(duration_us) {
                     Step::Replace {
                         drop_us,
                         duration_us,
@@ -98,13 +102,31 @@ impl Order {
         }
     }
 
+    /// How many segments lie between two numbers. Numbers count segments, or (DASH's `$Time$`) are
+    /// times, whose distance is a segment's length and a little more or less.
+    fn steps(&mut self, from: u32, to: u32) -> i32 {
+        let distance = to.wrapping_sub(from).cast_signed();
+        if from == 0 || distance == 0 {
+            return 0;
+        }
+        match (self.stride, distance.unsigned_abs()) {
+            (_, 1) => self.stride = 1,
+            (0, stride @ LEAST_STRIDE..) => self.stride = stride,
+            _ => {}
+        }
+        let stride = self.stride.max(1);
+        let rounded = (distance.unsigned_abs() + stride / 2) / stride;
+        rounded.cast_signed().saturating_mul(distance.signum())
+    }
+
     /// The object that follows, as far as can be said.
     pub(super) fn next(&self, media: Media) -> Object {
         Object {
             media,
             duration_us: self.duration_us,
             rung: self.rung,
-            number: (self.number != 0).then_some(u64::from(self.number)),
+            number: (self.number != 0)
+                .then(|| u64::from(self.number - 1) + u64::from(self.stride.max(1))),
             ..Object::default()
         }
     }
@@ -196,6 +218,28 @@ mod tests {
             duration_us,
         };
         assert_eq!(after(7).judge(&segment(6), 1000, || ahead_us), back);
+    }
+
+    #[test]
+    fn numbers_may_be_times() {
+        let mut order = after(900_000);
+        let whole = |segments: u32| Step::Append {
+            duration_us: segments * 2 * SECOND_US,
+        };
+        // At 90 kHz, with lengths that vary a little.
+        for number in [1_080_000, 1_259_000, 1_440_100] {
+            assert_eq!(order.judge(&segment(number), 1000, || 0), whole(1));
+        }
+        assert_eq!(order.judge(&segment(1_800_000), 1000, || 0), whole(2));
+        let jump = Step::Jump {
+            duration_us: 2 * SECOND_US,
+        };
+        assert_eq!(order.judge(&segment(18_000_000), 1000, || 0), jump);
+        // Where numbers count, a long way is a long way.
+        let mut order = after(1);
+        order.judge(&segment(2), 1000, || 0);
+        assert_eq!(order.judge(&segment(2000), 1000, || 0), jump);
+        assert_eq!(order.judge(&segment(2001), 1000, || 0), whole(1));
     }
 
     #[test]

@@ -447,6 +447,10 @@ impl Playback {
             2 => around.with.begin_us / 4,
             _ => around.with.begin_us,
         };
+        self.go_after(n, begin_us, around);
+    }
+
+    fn go_after(&mut self, n: usize, begin_us: u32, around: &Around) {
         let run = &mut self.runs[n];
         run.playhead_us = run.playhead_us.saturating_sub(begin_us);
         run.doing = Doing::Play;

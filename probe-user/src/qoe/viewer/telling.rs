@@ -8,7 +8,7 @@ use super::output::{Bounded, Cause, Change, Ending, Phase, Sums, View};
 use super::playback::{Doing, LEAST_STALL_US, Past, Playback};
 use super::thresholds::{POINT, Thresholds};
 use super::timeline::{Timeline, What};
-use super::{FINAL_NS, STALE_MS, Viewer, flight};
+use super::{FINAL_NS, LAST_NS, STALE_MS, Viewer, flight};
 
 /// A buffer is dry so long before it is called a stall: clocks and thresholds are not that exact.
 const SURE_NS: u64 = 150_000_000;
@@ -371,7 +371,8 @@ impl Viewer {
         if self.told.is_ended {
             return;
         }
-        self.now_ns = self.now_ns.max(now_ns);
+        let now_ns = now_ns.min(LAST_NS).max(self.now_ns);
+        self.now_ns = now_ns;
         while self.timeline.first().is_some() {
             self.commit_first(with);
         }
@@ -472,6 +473,7 @@ impl Viewer {
 
     /// What it is doing now.
     pub fn view(&self, now_ns: u64, with: &Thresholds) -> View {
+        let now_ns = now_ns.min(LAST_NS);
         let play = self.at_now(now_ns, with);
         let [a, point, b] = [0, POINT, 2].map(|run| u64::from(play.ahead_us(run)));
         let phase = match play.doing() {

@@ -73,8 +73,7 @@ impl Playback {
                 self.has_played = true;
                 for n in 0..RUNS {
                     if matches!(self.runs[n].doing, Doing::Start | Doing::Seek) {
-                        self.go(n, around);
-                        self.runs[n].playhead_us += around.with.begin_us;
+                        self.go_after(n, 0, around);
                     }
                 }
                 if said.ahead_ms.is_some() && self.stalls == 0 {

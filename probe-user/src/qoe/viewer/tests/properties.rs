@@ -241,3 +241,38 @@ proptest! {
         check(&viewer, now_ns + SECOND_NS, &mut before)?;
     }
 }
+
+#[test]
+fn no_clock_is_too_strange() {
+    let with = Thresholds::default();
+    for t_ns in [0, 1, u64::MAX / 2, u64::MAX] {
+        for now_ns in [0, EPOCH_NS, u64::MAX] {
+            let mut out = Vec::new();
+            let mut viewer = Viewer::new(t_ns);
+            let id = RequestId::default();
+            let under_way = UnderWay {
+                id,
+                t_request_ns: t_ns,
+                t_ns,
+                ..UnderWay::default()
+            };
+            viewer.under_way(&under_way, now_ns, &with, &mut out);
+            let finished = Finished {
+                id,
+                t_request_ns: t_ns,
+                t_last_acked_ns: u64::MAX,
+                t_ns: u64::MAX,
+                object: Some(Object {
+                    duration_us: u32::MAX,
+                    ..Object::default()
+                }),
+                ..Finished::default()
+            };
+            viewer.finished(&finished, now_ns, &with, &mut out);
+            viewer.advance(u64::MAX, &with, &mut out);
+            viewer.view(u64::MAX, &with);
+            viewer.end(0, Ending::Left, &with, &mut out);
+            assert!(viewer.is_ended());
+        }
+    }
+}
