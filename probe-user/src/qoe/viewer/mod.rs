@@ -17,6 +17,7 @@ mod playback;
 mod telling;
 pub mod thresholds;
 mod timeline;
+mod viewing;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! not. Three runs with three sets of thresholds bracket what is not known of the player.
 
 mod claims;
+mod settling;
 
 use super::around::{Around, overdue_us};
 use super::input::Media;
@@ -14,9 +15,6 @@ const ORIGIN_US: u32 = 1 << 30;
 const SILENT_STALL_US: u32 = 2_000_000;
 /// The least gap without a request that says that the player had enough.
 const IDLE_GAP_US: u32 = 250_000;
-/// What the length of a stall is not known to, whatever the thresholds: when the player took in
-/// what had arrived, when it noticed, and the rounding of what it says.
-const NOISE_US: u64 = 100_000;
 /// A kind of media that is not there after so many objects of the other does not exist.
 const ALONE: u8 = 3;
 /// A shorter pause is no stall: players and clocks are not that exact.
@@ -139,36 +137,6 @@ impl Playback {
         }
     }
 
-    /// Another playback of the same viewer, from `t_ns` on; the sums go on.
-    pub(super) fn anew(&self, t_ns: u64) -> Self {
-        let mut was = *self;
-        was.settle();
-        Self {
-            played_us: was.played_us,
-            stalled_us: was.stalled_us,
-            stalls: was.stalls,
-            idle_errors: was.idle_errors,
-            is_declared: was.is_declared,
-            ..Self::new(t_ns.max(was.t_ns))
-        }
-    }
-
-    /// The only segment that arrived was a trial of the path and is not played. False if it was not
-    /// the only one.
-    pub(super) fn undo_start(&mut self) -> bool {
-        if self.objects() != 1 || self.objects[AUDIO] != 0 || self.has_played {
-            return false;
-        }
-        let start = Self::new(self.t_ns);
-        self.fetched_us = start.fetched_us;
-        self.runs = start.runs;
-        self.objects = start.objects;
-        self.fresh_us = 0;
-        self.startup_us = 0;
-        self.t_stall_ns = 0;
-        true
-    }
-
     pub(super) fn doing(&self) -> Doing {
         self.runs[POINT].doing
     }
@@ -219,22 +187,6 @@ impl Playback {
     pub(super) fn left_us(&self, run: usize, dry_us: u32) -> u32 {
         let media = u64::from(self.ahead_us(run).saturating_sub(dry_us));
         u32::try_from(media * 100 / u64::from(self.rate_percent.max(1))).unwrap_or(u32::MAX)
-    }
-
-    /// Stalled time of each run, with what is not settled.
-    pub(super) fn stalled_us(&self, with_recent: bool) -> [u64; RUNS] {
-        let mut sums = self.stalled_us;
-        if with_recent {
-            for (sum, run) in sums.iter_mut().zip(&self.runs) {
-                *sum += u64::from(run.recent_us);
-            }
-        }
-        sums
-    }
-
-    /// Played time with what is not settled.
-    pub(super) fn played_with_fresh_us(&self) -> u64 {
-        self.played_us + u64::from(self.fresh_us)
     }
 
     /// Whether a buffer that runs dry at the end of `since_append_us` starves.
@@ -475,36 +427,6 @@ impl Playback {
             }
         }
         self.settle();
-    }
-
-    /// Makes final what was played and stalled.
-    pub(super) fn settle(&mut self) {
-        self.played_us += u64::from(self.fresh_us);
-        self.fresh_us = 0;
-        self.settle_stall();
-    }
-
-    fn settle_stall(&mut self) {
-        for (n, (sum, run)) in self.stalled_us.iter_mut().zip(&self.runs).enumerate() {
-            let recent_us = u64::from(run.recent_us);
-            *sum += match n {
-                0 => recent_us.saturating_sub(NOISE_US),
-                2 if recent_us > 0 => recent_us + NOISE_US,
-                _ => recent_us,
-            };
-        }
-        if self.t_stall_ns != 0 && self.runs[POINT].recent_us >= LEAST_STALL_US {
-            self.stalls += 1;
-            self.past = Past {
-                t_began_ns: self.t_stall_ns,
-                stalled_us: self.runs[POINT].recent_us,
-                is_origin: self.is_origin,
-            };
-        }
-        self.t_stall_ns = 0;
-        for run in &mut self.runs {
-            run.recent_us = 0;
-        }
     }
 
     /// Keeps positions within their range, however long the viewing.

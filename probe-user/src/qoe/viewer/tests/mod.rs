@@ -43,10 +43,10 @@ const CAREFUL: Habits = Habits {
     ..EAGER
 };
 
-/// The weathers that the model's few constants were looked at with.
-const TRAINING: [Weather; 3] = [Weather::Steady, Weather::Cut, Weather::Outage];
-/// Those that they were not.
-const HELD_OUT: [Weather; 2] = [Weather::Oscillating, Weather::Cellular];
+/// Links that fail now and then.
+const MILD: [Weather; 3] = [Weather::Steady, Weather::Cut, Weather::Outage];
+/// Links that hardly ever carry enough.
+const HARSH: [Weather; 2] = [Weather::Oscillating, Weather::Cellular];
 
 /// Players that each have a link of their own, one after the other in all weathers.
 fn run(
@@ -167,8 +167,8 @@ fn joined_to_the_log_stalls_are_found_while_they_last() {
             },
         ),
     ] {
-        run(&format!("{name}, training"), &habits, &with, &TRAINING, 30);
-        let score = run(&format!("{name}, held out"), &habits, &with, &HELD_OUT, 30);
+        run(&format!("{name}, mild"), &habits, &with, &MILD, 30);
+        let score = run(&format!("{name}, harsh"), &habits, &with, &HARSH, 30);
         assert_floors(&score, 0.9, 0.5, 2000);
     }
 }
@@ -191,7 +191,7 @@ fn what_players_declare_makes_it_right_even_where_their_thresholds_are_not_known
             ..habits
         };
         let with = Thresholds::default();
-        let score = run(&format!("{name}, declared"), &habits, &with, &HELD_OUT, 30);
+        let score = run(&format!("{name}, declared"), &habits, &with, &HARSH, 30);
         assert_floors(&score, 0.97, 0.7, 2000);
     }
 }
@@ -203,7 +203,7 @@ fn what_was_learned_of_declaring_players_serves_those_that_do_not() {
     let eager = learned(&EAGER, 60);
     assert!(eager.start_us[1] <= 2_000_000 && eager.resume_us[1] <= 2_000_000);
     for (name, habits, with) in [("careful", CAREFUL, careful), ("eager", EAGER, eager)] {
-        let score = run(&format!("{name}, learned"), &habits, &with, &HELD_OUT, 30);
+        let score = run(&format!("{name}, learned"), &habits, &with, &HARSH, 30);
         // A bracket is as wide as a segment, and who is in it is known no better.
         assert_floors(&score, 0.9, 0.6, 5000);
     }
@@ -216,7 +216,7 @@ fn with_the_kernel_alone_most_stalls_are_found() {
         ..EAGER
     };
     let with = Thresholds::default();
-    let score = run("kernel alone, training", &habits, &with, &TRAINING, 30);
+    let score = run("kernel alone, mild", &habits, &with, &MILD, 30);
     assert!(score.f1() > 0.5, "{}", score.f1());
-    run("kernel alone, held out", &habits, &with, &HELD_OUT, 30);
+    run("kernel alone, harsh", &habits, &with, &HARSH, 30);
 }
