@@ -3,6 +3,8 @@
 //! Pure: no clock, no I/O, no task. Time enters with the records and as arguments, so the same
 //! code serves the daemon, a recording and a test. What each number means: `docs/metrics.md`.
 
+pub mod alarm;
+pub mod blame;
 pub mod cell;
 mod chunks;
 mod count;
@@ -10,9 +12,15 @@ pub mod counters;
 pub mod delivery;
 pub mod fold;
 mod index;
+pub mod learn;
 pub mod metric;
+pub mod risk;
 pub mod session;
+pub mod startup;
+pub mod sustain;
 pub mod table;
+pub mod verdict;
+pub mod viewer;
 
 pub use cell::{Cell, CellKey, CellSnapshot, Gauges, Transport};
 pub use counters::Counters;

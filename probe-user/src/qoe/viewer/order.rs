@@ -1,0 +1,297 @@
+//! What an object means for the buffer, by its number: the next, the same again, an earlier one in
+//! another rendition, or a jump.
+
+use super::input::{Class, Media, Object};
+
+/// So many numbers may be missing and are taken to have gone unlabelled.
+const MISSED: i32 = 1;
+/// Numbers that are so far apart from the beginning are times.
+const LEAST_STRIDE: u32 = 1000;
+
+/// What to do with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It fills no buffer.
+    Nothing,
+    /// The same once more: at the start the first was a trial of the path and is not played.
+    Again { duration_us: u32 },
+    /// It comes after what is there.
+    Append { duration_us: u32 },
+    /// So much of what is there is thrown away before it is put in its place.
+    Replace { drop_us: u32, duration_us: u32 },
+    /// The player went elsewhere.
+    Jump { duration_us: u32 },
+}
+
+/// The latest object of one kind of media.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Order {
+    /// Low half of its number, which is enough to see a jump; plus one, 0: none.
+    number: u32,
+    pub duration_us: u32,
+    /// How much of it was credited, if it came in ranges.
+    credited_us: u32,
+    rung: u32,
+    /// How far apart numbers are: 1, or a segment's length where they are times; 0: not known.
+    stride: u32,
+}
+
+impl Order {
+    /// What `object` means. `ahead_us`: how much of this media is ahead of the playhead, asked for
+    /// only if it matters.
+    pub(super) fn judge(
+        &mut self,
+        object: &Object,
+        acked_bytes: u64,
+        ahead_us: impl FnOnce() -> u32,
+    ) -> Step {
+        if !matches!(object.class, Class::Segment | Class::Part) {
+            return Step::Nothing;
+        }
+        let is_part = object.class == Class::Part;
+        let duration_us = match object.duration_us {
+            0 if is_part => return Step::Nothing,
+            0 => self.duration_us,
+            known => known,
+        };
+        if duration_us == 0 {
+            return Step::Nothing;
+        }
+        let was = *self;
+        let Some(number) = object.number else {
+            if !is_part {
+                self.duration_us = duration_us;
+            }
+            return Step::Append { duration_us };
+        };
+        // A number's low half is enough to see a jump.
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+        let number = (number as u32).wrapping_add(1).max(1);
+        self.number = number;
+        self.rung = object.rung;
+        if !is_part {
+            self.duration_us = duration_us;
+        }
+        let whole = Step::Append { duration_us };
+        self.credited_us = duration_us;
+        match self.steps(was.number, number) {
+            _ if was.number == 0 => self.begin(object, acked_bytes, duration_us),
+            0 if is_part => whole,
+            0 if object.is_range && object.rung == was.rung => {
+                self.more(object, acked_bytes, duration_us, was.credited_us)
+            }
+            // In whatever rendition, it takes its own place.
+            0 => Step::Again { duration_us },
+            1 => self.begin(object, acked_bytes, duration_us),
+            steps if (2..=1 + MISSED).contains(&steps) && !is_part => Step::Append {
+                duration_us: duration_us.saturating_mul(steps.unsigned_abs()),
+            },
+            steps if steps > 0 => Step::Jump { duration_us },
+            steps => {
+                let dropped = steps.unsigned_abs().saturating_add(1);
+                let drop_us = duration_us.saturating_mul(dropped);
+                if drop_us <= ahead_us().saturating_add(duration_us) {
+                    Step::Replace {
+                        drop_us,
+                        duration_us,
+                    }
+                } else {
+                    Step::Jump { duration_us }
+                }
+            }
+        }
+    }
+
+    /// How many segments lie between two numbers. Numbers count segments, or (DASH's `$Time$`) are
+    /// times, whose distance is a segment's length and a little more or less.
+    fn steps(&mut self, from: u32, to: u32) -> i32 {
+        let distance = to.wrapping_sub(from).cast_signed();
+        if from == 0 || distance == 0 {
+            return 0;
+        }
+        match (self.stride, distance.unsigned_abs()) {
+            (_, 1) => self.stride = 1,
+            (0, stride @ LEAST_STRIDE..) => self.stride = stride,
+            _ => {}
+        }
+        let stride = self.stride.max(1);
+        let rounded = (distance.unsigned_abs() + stride / 2) / stride;
+        rounded.cast_signed().saturating_mul(distance.signum())
+    }
+
+    /// The object that follows, as far as can be said.
+    pub(super) fn next(&self, media: Media) -> Object {
+        Object {
+            media,
+            duration_us: self.duration_us,
+            rung: self.rung,
+            number: (self.number != 0)
+                .then(|| u64::from(self.number - 1) + u64::from(self.stride.max(1))),
+            ..Object::default()
+        }
+    }
+
+    fn begin(&mut self, object: &Object, acked_bytes: u64, duration_us: u32) -> Step {
+        if object.is_range && object.class == Class::Segment {
+            self.more(object, acked_bytes, duration_us, 0)
+        } else {
+            Step::Append { duration_us }
+        }
+    }
+
+    /// A range of a segment is worth its share of it. Where the rendition's bit rate is not known,
+    /// the first range is worth all.
+    fn more(&mut self, object: &Object, acked_bytes: u64, duration_us: u32, had_us: u32) -> Step {
+        let left_us = duration_us.saturating_sub(had_us);
+        let worth_us = match object.bitrate_bps {
+            0 => left_us,
+            bps => {
+                let us = acked_bytes.saturating_mul(8_000_000) / bps;
+                // Within a tenth of all of it is all of it: bit rates are averages.
+                let us = us.saturating_add(us / 10);
+                left_us.min(u32::try_from(us).unwrap_or(u32::MAX))
+            }
+        };
+        self.credited_us = had_us + worth_us;
+        if worth_us == 0 {
+            Step::Nothing
+        } else {
+            Step::Append {
+                duration_us: worth_us,
+            }
+        }
+    }
+
+    /// Whether it was another rendition, and whether a higher one, by its bit rate.
+    pub(super) fn rung(&self) -> u32 {
+        self.rung
+    }
+}
+
+/// One for the picture (and what is muxed), one for the sound.
+pub(super) fn kind(media: Media) -> usize {
+    usize::from(media == Media::Audio)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_US: u32 = 1_000_000;
+
+    fn segment(number: u64) -> Object {
+        Object {
+            duration_us: 2 * SECOND_US,
+            number: Some(number),
+            ..Object::default()
+        }
+    }
+
+    fn after(number: u64) -> Order {
+        let mut order = Order::default();
+        order.judge(&segment(number), 1000, || 0);
+        order
+    }
+
+    #[test]
+    fn the_next_is_appended_and_one_that_went_unlabelled_with_it() {
+        let whole = |segments: u32| Step::Append {
+            duration_us: segments * 2 * SECOND_US,
+        };
+        assert_eq!(after(7).judge(&segment(8), 1000, || 0), whole(1));
+        assert_eq!(after(7).judge(&segment(9), 1000, || 0), whole(2));
+        let again = Step::Again {
+            duration_us: 2 * SECOND_US,
+        };
+        assert_eq!(after(7).judge(&segment(7), 1000, || 0), again);
+    }
+
+    #[test]
+    fn far_numbers_are_jumps_and_near_earlier_ones_take_the_place_of_what_is_ahead() {
+        let duration_us = 2 * SECOND_US;
+        let ahead_us = 3 * duration_us;
+        let jump = Step::Jump { duration_us };
+        assert_eq!(after(7).judge(&segment(10), 1000, || ahead_us), jump);
+        assert_eq!(after(7).judge(&segment(1), 1000, || ahead_us), jump);
+        let back = Step::Replace {
+            drop_us: 2 * duration_us,
+            duration_us,
+        };
+        assert_eq!(after(7).judge(&segment(6), 1000, || ahead_us), back);
+    }
+
+    #[test]
+    fn numbers_may_be_times() {
+        let mut order = after(900_000);
+        let whole = |segments: u32| Step::Append {
+            duration_us: segments * 2 * SECOND_US,
+        };
+        // At 90 kHz, with lengths that vary a little.
+        for number in [1_080_000, 1_259_000, 1_440_100] {
+            assert_eq!(order.judge(&segment(number), 1000, || 0), whole(1));
+        }
+        assert_eq!(order.judge(&segment(1_800_000), 1000, || 0), whole(2));
+        let jump = Step::Jump {
+            duration_us: 2 * SECOND_US,
+        };
+        assert_eq!(order.judge(&segment(18_000_000), 1000, || 0), jump);
+        // Where numbers count, a long way is a long way.
+        let mut order = after(1);
+        order.judge(&segment(2), 1000, || 0);
+        assert_eq!(order.judge(&segment(2000), 1000, || 0), jump);
+        assert_eq!(order.judge(&segment(2001), 1000, || 0), whole(1));
+    }
+
+    #[test]
+    fn manifests_and_what_has_no_duration_fill_nothing() {
+        for class in [Class::Manifest, Class::Init, Class::Other] {
+            let object = Object {
+                class,
+                ..segment(1)
+            };
+            assert_eq!(Order::default().judge(&object, 1000, || 0), Step::Nothing);
+        }
+        let unknown = Object::default();
+        assert_eq!(Order::default().judge(&unknown, 1000, || 0), Step::Nothing);
+        // But if the one before had one, so has this.
+        let whole = Step::Append {
+            duration_us: 2 * SECOND_US,
+        };
+        assert_eq!(after(3).judge(&unknown, 1000, || 0), whole);
+    }
+
+    #[test]
+    fn ranges_of_a_segment_are_together_worth_the_segment() {
+        let mut order = Order::default();
+        let range = Object {
+            is_range: true,
+            bitrate_bps: 1_000_000,
+            ..segment(1)
+        };
+        let mut sum_us = 0;
+        for _ in 0..3 {
+            // A third of 2 s at 1 Mbit/s.
+            if let Step::Append { duration_us } = order.judge(&range, 83_333, || 0) {
+                sum_us += duration_us;
+            }
+        }
+        assert_eq!(sum_us, 2 * SECOND_US);
+        assert_eq!(order.judge(&range, 83_333, || 0), Step::Nothing);
+    }
+
+    #[test]
+    fn parts_of_one_segment_are_each_appended() {
+        let mut order = Order::default();
+        let part = |number| Object {
+            class: Class::Part,
+            duration_us: SECOND_US / 3,
+            ..segment(number)
+        };
+        let whole = Step::Append {
+            duration_us: SECOND_US / 3,
+        };
+        for number in [4, 4, 4, 5, 5] {
+            assert_eq!(order.judge(&part(number), 1000, || 0), whole);
+        }
+    }
+}

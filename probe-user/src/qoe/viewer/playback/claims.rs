@@ -1,0 +1,149 @@
+//! The player's own word, against what the model made of the time before it.
+
+use super::super::thresholds::{POINT, RUNS};
+use super::super::timeline::Said;
+use super::{Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, VIDEO, clip, us};
+
+/// A player's word that differs by more from the model means a pause or a jump, not a stall.
+const FAR_US: i64 = 30_000_000;
+
+impl Playback {
+    /// Takes the player's word: where its playhead is, whether it starved since its last word, and
+    /// whether it plays.
+    pub(super) fn hear(&mut self, said: &Said, around: &Around) -> Option<u64> {
+        self.is_declared = true;
+        if let Some(rate) = said.rate_percent {
+            self.rate_percent = rate;
+        }
+        let mut late_us = [0; RUNS];
+        if let Some(ahead_ms) = said.ahead_ms {
+            let playhead_us = self.fetched_us[VIDEO].saturating_sub(ahead_ms.saturating_mul(1000));
+            for (run, late_us) in self.runs.iter_mut().zip(&mut late_us) {
+                *late_us = i64::from(run.playhead_us) - i64::from(playhead_us);
+                run.playhead_us = playhead_us;
+            }
+        }
+        if said.is_late {
+            // It is about a time that is final; only where the playhead is has come to light.
+            return None;
+        }
+        let was_waiting = self.is_waiting && self.has_started();
+        let retracted = self.reconcile(said.starved, was_waiting, &late_us);
+        self.begin_as_said(said, around);
+        for n in 0..RUNS {
+            let ahead_us = self.ahead_us(n);
+            let run = &mut self.runs[n];
+            match (run.doing, said.starting) {
+                (Doing::Idle | Doing::Stall, Some(false)) | (Doing::Idle, None) => {
+                    run.doing = Doing::Play;
+                }
+                (Doing::Play | Doing::Idle, Some(true)) if self.has_played => {
+                    // It has not gone on yet; with enough it will in a moment.
+                    if ahead_us < around.with.resume_us[n] {
+                        run.doing = Doing::Stall;
+                    } else {
+                        run.playhead_us = run.playhead_us.saturating_sub(around.with.begin_us);
+                        run.doing = Doing::Play;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.doing() == Doing::Stall && self.t_stall_ns == 0 {
+            self.t_stall_ns = self.t_ns;
+            self.is_origin = false;
+        }
+        self.is_waiting = said.starting == Some(true);
+        retracted
+    }
+
+    /// Takes the player's word on its start: when the first frame was follows from how much was
+    /// played when it first says that it plays.
+    fn begin_as_said(&mut self, said: &Said, around: &Around) {
+        if self.has_played {
+            return;
+        }
+        let waited_us = us(self.t_ns.saturating_sub(around.t_begin_ns));
+        match said.starting {
+            Some(true) if self.has_started() => {
+                // It had not begun when the model held that it had.
+                self.startup_us = self.startup_us.max(waited_us);
+            }
+            Some(false) => {
+                self.has_played = true;
+                for n in 0..RUNS {
+                    if matches!(self.runs[n].doing, Doing::Start | Doing::Seek) {
+                        self.go_after(n, 0, around);
+                    }
+                }
+                if said.ahead_ms.is_some() && self.stalls == 0 {
+                    let played_us = self.runs[POINT].playhead_us.saturating_sub(ORIGIN_US);
+                    self.startup_us = waited_us.saturating_sub(played_us).max(1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the time since the player's last word what the player says it was, and settles it.
+    /// `late_us`: by how much each playhead was thought too far.
+    fn reconcile(
+        &mut self,
+        starved: bool,
+        was_waiting: bool,
+        late_us: &[i64; RUNS],
+    ) -> Option<u64> {
+        let mut retracted = None;
+        let stalls_still = self.runs[POINT].doing == Doing::Stall;
+        let had_us = self.runs[POINT].recent_us;
+        let late = late_us[POINT];
+        // What was not played was waited for, if the player says that it waited; else it paused.
+        let fresh = i64::from(self.fresh_us) - late.clamp(-i64::from(had_us), FAR_US);
+        let moved_us = self.fresh_us.min(clip(late));
+        self.fresh_us = clip(fresh);
+        if starved || was_waiting {
+            for (run, late) in self.runs.iter_mut().zip(late_us) {
+                // No more can have been waited for than was thought to be played.
+                let is = i64::from(run.recent_us) + (*late).min(i64::from(moved_us));
+                run.recent_us = clip(is);
+            }
+        }
+        if starved {
+            let run = &mut self.runs[POINT];
+            // However short, the player noticed it.
+            let least_us = LEAST_STALL_US
+                .saturating_sub(run.recent_us)
+                .min(self.fresh_us);
+            run.recent_us += least_us;
+            self.fresh_us -= least_us;
+            // One that was missed was over, or nearly, when the player asked again; and none is
+            // over later than that.
+            let latest_ns = self.t_ns - u64::from(run.recent_us) * 1000;
+            self.is_origin &= had_us > 0;
+            self.t_stall_ns = if had_us == 0 {
+                latest_ns
+            } else {
+                self.t_stall_ns.min(latest_ns)
+            };
+        } else if was_waiting {
+            // The stall before had not been over: this is its rest, and no other.
+            if had_us > 0 {
+                retracted = Some(self.t_stall_ns);
+            }
+            self.t_stall_ns = 0;
+        } else if had_us > 0 {
+            retracted = Some(self.t_stall_ns);
+            for run in &mut self.runs {
+                run.recent_us = 0;
+                if run.doing == Doing::Stall {
+                    run.doing = Doing::Play;
+                }
+            }
+            self.t_stall_ns = 0;
+        }
+        if !stalls_still || retracted.is_some() {
+            self.settle();
+        }
+        retracted
+    }
+}
