@@ -102,20 +102,22 @@ impl Watched {
         Self::new(Lab::with_relay(DISTANT, 1)?, &settings())
     }
 
-    /// The deliveries of the session from the client's `port`, once its end is reported and all
-    /// of them are here; handshakes and lateness reports left out.
+    /// The deliveries of the session with `server` from the client's `port`, once its end is
+    /// reported and all of them are here; handshakes and lateness reports left out. A client has the
+    /// same port for another server now and then.
     ///
     /// # Errors
     /// They do not come in time.
-    pub fn deliveries(&self, port: u16) -> Result<(Session, Vec<Delivery>)> {
+    pub fn deliveries(&self, server: SocketAddr, port: u16) -> Result<(Session, Vec<Delivery>)> {
         let mut found = None;
         wait_for(
-            &format!("the end of the session from port {port}"),
+            &format!("the end of the session with {server} from port {port}"),
             PATIENCE,
             || {
                 let sessions = self.daemon.sessions()?;
                 found = sessions.into_iter().find(|session| {
                     session.endpoints.is_in(self.netns)
+                        && session.endpoints.local() == server
                         && session.endpoints.remote_port == port
                         && session.state == "ended"
                 });

@@ -49,8 +49,8 @@ fn exchanges(watched: &Watched, port: u16) -> Result<Vec<Delivery>> {
     let inside = &watched.lab.client;
     let seen = inside.run(move || client::keep_alive(v4(port), &PATHS, Duration::ZERO))?;
     let half = inside.run(move || client::half_closed(v4(port), "/f/300000?think=50"))?;
-    let (_, mut told) = watched.deliveries(seen.port)?;
-    told.extend(watched.deliveries(half.port)?.1);
+    let (_, mut told) = watched.deliveries(v4(port), seen.port)?;
+    told.extend(watched.deliveries(v4(port), half.port)?.1);
     let bodies: Vec<_> = seen.bodies.iter().chain(&half.bodies).copied().collect();
     ensure!(
         told.len() == bodies.len(),
@@ -404,7 +404,7 @@ fn agents_may_come_and_go_and_none_can_take_the_cgroup_for_itself() -> Result<()
     }
     assert!(visits > 0);
     let seen = join(client)?;
-    let (_, told) = watched.deliveries(seen.port)?;
+    let (_, told) = watched.deliveries(v4(port), seen.port)?;
     assert_eq!(told.len(), 8, "{told:?}");
     for delivery in &told {
         assert_eq!(delivery.acked_bytes, answer_bytes(100_000), "{delivery:?}");

@@ -123,7 +123,7 @@ fn filters_change_on_sighup_without_reloading_the_programs() -> Result<()> {
     };
     visit(COPY)?;
     let seen = visit(CLEAR)?;
-    watched.deliveries(seen.port)?;
+    watched.deliveries(v4(CLEAR), seen.port)?;
     assert_eq!(measured(&watched), [CLEAR]);
 
     watched.daemon.reload(&Settings {
@@ -132,7 +132,7 @@ fn filters_change_on_sighup_without_reloading_the_programs() -> Result<()> {
     })?;
     visit(CLEAR)?;
     let seen = visit(COPY)?;
-    watched.deliveries(seen.port)?;
+    watched.deliveries(v4(COPY), seen.port)?;
     assert_eq!(measured(&watched), [CLEAR, COPY]);
 
     // A client's prefix that no client of the lab has.
@@ -150,7 +150,7 @@ fn filters_change_on_sighup_without_reloading_the_programs() -> Result<()> {
     };
     watched.daemon.reload(&all)?;
     let seen = visit(CLEAR)?;
-    watched.deliveries(seen.port)?;
+    watched.deliveries(v4(CLEAR), seen.port)?;
     assert_eq!(measured(&watched), [CLEAR, COPY, CLEAR]);
 
     let programs = |objects: &std::collections::BTreeSet<(String, u32)>| -> Vec<u32> {

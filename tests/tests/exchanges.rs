@@ -32,7 +32,7 @@ fn keep_alive_gives_one_complete_exchange_per_answer() -> Result<()> {
         .lab
         .client
         .run(move || client::keep_alive(v4(CLEAR), &paths, Duration::from_millis(20)))?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v4(CLEAR), seen.port)?;
     assert_eq!(kinds(&deliveries), [("exchange", "complete"); 4]);
     for (n, (delivery, body)) in (0..).zip(deliveries.iter().zip(&seen.bodies)) {
         assert_eq!(delivery.index, n);
@@ -78,7 +78,7 @@ fn pipelined_requests_are_one_busy_period() -> Result<()> {
         let rest = connection.read_until_quiet(Duration::from_millis(500))?;
         Ok((connection.port()?, first.len() + rest))
     })?;
-    let (_, deliveries) = watched.deliveries(seen.0)?;
+    let (_, deliveries) = watched.deliveries(v4(CLEAR), seen.0)?;
     assert_eq!(kinds(&deliveries), [("busy_period", "complete")]);
     assert_eq!(deliveries[0].acked_bytes, seen.1 as u64);
     assert!(deliveries[0].requests >= 2, "{:?}", deliveries[0]);
@@ -93,7 +93,7 @@ fn a_client_that_half_closes_after_its_request_still_gets_a_complete_delivery() 
         .lab
         .client
         .run(|| client::half_closed(v4(BLOCKING), "/f/300000?think=100"))?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v4(BLOCKING), seen.port)?;
     assert_eq!(kinds(&deliveries), [("exchange", "complete")]);
     assert!(deliveries[0].acked_bytes > 300_000);
     assert_eq!(session.ended, "client_fin");
@@ -112,7 +112,7 @@ fn a_greeting_is_unsolicited_and_what_follows_is_asked_for() -> Result<()> {
         connection.answer()?;
         connection.port()
     })?;
-    let (_, deliveries) = watched.deliveries(port)?;
+    let (_, deliveries) = watched.deliveries(v4(BLOCKING), port)?;
     assert_eq!(
         kinds(&deliveries),
         [("unsolicited", "complete"), ("exchange", "complete")]
@@ -131,7 +131,7 @@ fn broken_off_answers_are_aborted_and_say_by_whom() -> Result<()> {
             .lab
             .client
             .run(move || client::aborted(v4(CLEAR), "/f/4000000", 50_000, how))?;
-        let (session, deliveries) = watched.deliveries(seen.port)?;
+        let (session, deliveries) = watched.deliveries(v4(CLEAR), seen.port)?;
         assert_eq!(kinds(&deliveries), [("exchange", "aborted")], "{how:?}");
         assert!(deliveries[0].acked_bytes < 4_000_000, "{:?}", deliveries[0]);
         assert!(
@@ -152,7 +152,7 @@ fn an_answer_that_the_close_ends_is_complete() -> Result<()> {
         .lab
         .client
         .run(|| client::until_close(v4(CLOSE), "/s/300000"))?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v4(CLOSE), seen.port)?;
     assert_eq!(kinds(&deliveries), [("exchange", "complete")]);
     assert!(deliveries[0].acked_bytes > 300_000);
     assert_eq!(session.ended, "server_fin");
@@ -167,7 +167,7 @@ fn a_v4_client_of_a_dual_stack_socket_is_a_v4_client() -> Result<()> {
         .lab
         .client
         .run(|| client::keep_alive(v4(MAPPED), &["/f/500"], Duration::ZERO))?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v4(MAPPED), seen.port)?;
     assert_eq!(kinds(&deliveries), [("exchange", "complete")]);
     assert_eq!(session.endpoints.remote_address, IpAddr::from(CLIENT_V4));
     assert_eq!(session.endpoints.local(), v4(MAPPED));
@@ -182,7 +182,7 @@ fn ipv6_sessions_are_measured_alike() -> Result<()> {
         .lab
         .client
         .run(|| client::keep_alive(v6(CLEAR), &["/f/100000", "/f/500"], Duration::ZERO))?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v6(CLEAR), seen.port)?;
     assert_eq!(kinds(&deliveries), [("exchange", "complete"); 2]);
     assert_eq!(session.endpoints.remote_address, IpAddr::from(CLIENT_V6));
     assert_eq!(session.endpoints.local(), v6(CLEAR));
@@ -205,7 +205,7 @@ fn tls_handshakes_and_closing_alerts_are_no_deliveries() -> Result<()> {
             &curl,
             &watched.lab.dir().join("curl.log"),
         )?;
-        let (_, deliveries) = watched.deliveries(seen[0].port)?;
+        let (_, deliveries) = watched.deliveries(v4(port), seen[0].port)?;
         let phases: Vec<_> = deliveries.iter().map(|d| d.phase.as_str()).collect();
         assert_eq!(phases, ["complete"; 3], "port {port}: {deliveries:?}");
         assert!(
@@ -232,7 +232,7 @@ fn segments_sent_again_are_those_that_the_kernel_counts() -> Result<()> {
             Duration::from_millis(300),
         )
     })?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v4(CLEAR), seen.port)?;
     let kernel = tcp_counts(&watched.lab.server)?;
     assert!(kernel.retrans_segs > 0, "nothing was lost");
     assert_eq!(

@@ -37,7 +37,7 @@ fn repeated_syn_acks_are_counted_and_the_handshake_is_timed_from_the_first() -> 
     })?;
     watched.lab.relay().set(Direction::Down, DISTANT);
     let seen = join(client)?;
-    let (session, deliveries) = watched.deliveries(seen.port)?;
+    let (session, deliveries) = watched.deliveries(v4(CLEAR), seen.port)?;
     let kernel = tcp_counts(&watched.lab.server)?;
     assert_eq!(u64::from(session.synack_retransmits), kernel.syn_retrans);
     assert!(session.handshake_us >= 1_000_000, "{session:?}");
@@ -75,7 +75,7 @@ fn a_client_that_never_finishes_its_handshake_is_counted_as_given_up() -> Result
         connection.read_exactly(500)?;
         connection.port()
     })?;
-    let (session, _) = watched.deliveries(port)?;
+    let (session, _) = watched.deliveries(v4(CLEAR), port)?;
     assert_eq!(session.synack_retransmits, 0);
 
     Ok(())

@@ -113,7 +113,7 @@ fn deliveries_that_are_apart_are_told_apart_and_timed_within_the_looks_distance(
         .lab
         .client
         .run(move || client::keep_alive(v4(CLEAR), &paths, APART))?;
-    let (session, exact) = watched.deliveries(seen.port)?;
+    let (session, exact) = watched.deliveries(v4(CLEAR), seen.port)?;
     let mut looked: Vec<Delivery> = Vec::new();
     wait_for("the same deliveries by looking", PATIENCE, || {
         looked = follower.seen(|delivery| delivery.session == session.session);
@@ -230,7 +230,7 @@ fn repeated_syn_acks_and_given_up_handshakes_are_seen_by_looking() -> Result<()>
     })
     .with_context(|| format!("{:?}\n{}", polled.cells(), polled.log()))?;
     let ours = |session: &Session| session.endpoints.remote_port == seen.port;
-    let (exact, _) = watched.deliveries(seen.port)?;
+    let (exact, _) = watched.deliveries(v6(CLEAR), seen.port)?;
     let looked = polled.sessions()?.into_iter().find(ours);
     let looked = looked.context("the session is missing")?;
     assert_eq!(looked.synack_retransmits, exact.synack_retransmits);

@@ -28,13 +28,15 @@ fn without_the_privilege_to_trace_the_same_deliveries_are_told() -> Result<()> {
 
     let paths = ["/f/30000", "/f/2000", "/f/300000"];
     let client = &watched.lab.client;
-    let ports = [v4(CLEAR), v6(CLEAR)]
+    let seen = [v4(CLEAR), v6(CLEAR)]
         .into_iter()
-        .map(|server| client.run(move || client::keep_alive(server, &paths, Duration::ZERO)))
+        .map(|server| {
+            let visit = move || client::keep_alive(server, &paths, Duration::ZERO);
+            Ok((server, client.run(visit)?.port))
+        })
         .collect::<Result<Vec<_>>>()?;
-    for seen in ports {
-        let port = seen.port;
-        let (session, exactly) = watched.deliveries(port)?;
+    for (server, port) in seen {
+        let (session, exactly) = watched.deliveries(server, port)?;
         let mut told = Vec::new();
         wait_for(
             "the same deliveries from socket callbacks",

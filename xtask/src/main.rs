@@ -6,6 +6,7 @@ mod bench;
 mod chores;
 mod cross;
 mod debian;
+mod emulator;
 mod kernels;
 mod lint;
 mod picture;

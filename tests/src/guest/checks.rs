@@ -122,15 +122,17 @@ pub(super) fn deliveries(stage: &mut Stage) -> Result<String> {
     let clients: Vec<_> = (0..8)
         .map(|n| {
             let address = if n % 2 == 0 { v4(PORT) } else { v6(PORT) };
-            lab.client
-                .spawn("client", move || ask(address, &PATHS, promise.apart))
+            let client = lab
+                .client
+                .spawn("client", move || ask(address, &PATHS, promise.apart))?;
+            Ok((address, client))
         })
         .collect::<Result<_>>()?;
     stage.sessions += clients.len() as u64;
     let mut bytes = 0;
-    for client in clients {
+    for (address, client) in clients {
         let (port, asked) = join(client)?;
-        let (session, told) = stage.told(port, &[COMPLETE; PATHS.len()])?;
+        let (session, told) = stage.told(address, port, &[COMPLETE; PATHS.len()])?;
         for (delivery, &asked) in told.iter().zip(&asked) {
             ensure!(
                 delivery.acked_bytes == answer_bytes(asked.body)
@@ -167,7 +169,7 @@ pub(super) fn totals(stage: &mut Stage) -> Result<String> {
     for client in clients {
         let (port, asked) = join(client)?;
         let sent: u64 = asked.iter().map(|asked| answer_bytes(asked.body)).sum();
-        let (session, told) = stage.all_told(port)?;
+        let (session, told) = stage.all_told(v4(PORT), port)?;
         let by_delivery: u64 = told.iter().map(|delivery| delivery.acked_bytes).sum();
         ensure!(
             (session.acked_bytes, by_delivery) == (sent, sent),
@@ -198,12 +200,12 @@ pub(super) fn closings(stage: &mut Stage) -> Result<String> {
         Ok(port)
     })?;
     stage.sessions += 3;
-    for (port, phase, ended) in [
-        (half.port, "complete", "client_fin"),
-        (whole.port, "complete", "server_fin"),
-        (cut, "aborted", "client_rst"),
+    for (server, port, phase, ended) in [
+        (PORT, half.port, "complete", "client_fin"),
+        (CLOSING, whole.port, "complete", "server_fin"),
+        (PORT, cut, "aborted", "client_rst"),
     ] {
-        let (session, told) = stage.told(port, &[("exchange", phase)])?;
+        let (session, told) = stage.told(v4(server), port, &[("exchange", phase)])?;
         ensure!(
             promise.allows(ended, &session.ended),
             "{ended} was made, and told {session:?}"
@@ -233,7 +235,7 @@ pub(super) fn greeting(stage: &mut Stage) -> Result<String> {
         connection.port()
     })?;
     stage.sessions += 1;
-    let (_, told) = stage.told(port, &[("unsolicited", "complete"), COMPLETE])?;
+    let (_, told) = stage.told(v4(PORT), port, &[("unsolicited", "complete"), COMPLETE])?;
     ensure!(told[0].acked_bytes == BANNER.len() as u64, "{told:?}");
     Ok(String::new())
 }
@@ -250,7 +252,7 @@ pub(super) fn first_write(stage: &mut Stage) -> Result<String> {
         .client
         .run(move || ask(v4(PORT), &paths, promise.apart))?;
     stage.sessions += 1;
-    let (_, told) = stage.told(port, &[COMPLETE; 2])?;
+    let (_, told) = stage.told(v4(PORT), port, &[COMPLETE; 2])?;
     let mut thinking = Vec::new();
     for (delivery, asked) in told.iter().zip(asked) {
         check_times(delivery, asked, promise)?;
@@ -285,7 +287,7 @@ pub(super) fn late(stage: &mut Stage) -> Result<String> {
     }
     let seen = join(client)?;
     stage.sessions += 1;
-    let (_, told) = stage.told(seen.port, &[COMPLETE])?;
+    let (_, told) = stage.told(v4(PORT), seen.port, &[COMPLETE])?;
     ensure!(open_late == 1, "told late only when it had ended: {told:?}");
     ensure!(told[0].late, "not told late at its end: {told:?}");
     Ok("told while it was silent".into())
@@ -323,7 +325,7 @@ pub(super) fn retransmits(stage: &mut Stage) -> Result<String> {
     let (mut by_session, mut by_delivery) = (0, 0);
     let mut sessions = Vec::new();
     for port in ports {
-        let (session, told) = stage.told(port, &[COMPLETE; 2])?;
+        let (session, told) = stage.told(v4(PORT), port, &[COMPLETE; 2])?;
         by_session += session.retransmitted();
         sessions.push((
             session.retrans_fast,
@@ -421,7 +423,7 @@ pub(super) fn adopted(stage: &mut Stage) -> Result<String> {
     stage.restart()?;
     go_on.send(())?;
     let body = join(client)?;
-    let (session, told) = stage.told(port, &[COMPLETE])?;
+    let (session, told) = stage.told(v4(PORT), port, &[COMPLETE])?;
     ensure!(session.adopted && told[0].adopted, "{session:?}, {told:?}");
     ensure!(
         told[0].acked_bytes == answer_bytes(body),

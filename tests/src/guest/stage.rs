@@ -1,5 +1,6 @@
 //! What the checks act on: a lab over a link of the kernel's own making, and a daemon that watches.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -75,9 +76,13 @@ impl Stage {
         Ok(())
     }
 
-    /// The session from the client's `port`, and its deliveries.
-    pub(super) fn all_told(&self, port: u16) -> Result<(Session, Vec<Delivery>)> {
-        let (session, deliveries) = self.watched.deliveries(port)?;
+    /// The session with `server` from the client's `port`, and its deliveries.
+    pub(super) fn all_told(
+        &self,
+        server: SocketAddr,
+        port: u16,
+    ) -> Result<(Session, Vec<Delivery>)> {
+        let (session, deliveries) = self.watched.deliveries(server, port)?;
         ensure!(
             session.backend == self.backend.name(),
             "measured otherwise: {session:?}"
@@ -88,10 +93,11 @@ impl Stage {
     /// The same; the deliveries must be of these kinds and phases.
     pub(super) fn told(
         &self,
+        server: SocketAddr,
         port: u16,
         kinds: &[(&str, &str)],
     ) -> Result<(Session, Vec<Delivery>)> {
-        let (session, deliveries) = self.all_told(port)?;
+        let (session, deliveries) = self.all_told(server, port)?;
         let found: Vec<_> = deliveries
             .iter()
             .map(|delivery| (delivery.kind.as_str(), delivery.phase.as_str()))

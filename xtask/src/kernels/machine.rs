@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context, Result};
 
 use super::{cloud::Kernel, userland::WEIR};
-use crate::{arch::Arch, process::run as run_to_end};
+use crate::{arch::Arch, emulator, process::run as run_to_end};
 
 /// What a boot, all checks and the power-off may take; the slowest seen took a fifth.
 const LIMIT_SECONDS: u32 = 240;
@@ -19,10 +19,8 @@ pub(super) fn run(arch: Arch, kernel: &Kernel, initramfs: &Path, dir: &Path) -> 
     for old in [&console, &said] {
         fs::write(old, "").with_context(|| format!("cannot write {}", old.display()))?;
     }
-    let mut command = Command::new("timeout");
+    let mut command = limited(&emulator::command(arch)?);
     command
-        .args(["--foreground", &LIMIT_SECONDS.to_string()])
-        .arg(format!("qemu-system-{}", arch.name()))
         .args(["-m", "1024", "-nodefaults", "-nographic", "-no-reboot"])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
@@ -55,4 +53,19 @@ pub(super) fn run(arch: Arch, kernel: &Kernel, initramfs: &Path, dir: &Path) -> 
         eprintln!("{error:#}; its console is in {}", console.display());
     }
     fs::read_to_string(&said).with_context(|| format!("cannot read {}", said.display()))
+}
+
+/// The same command, ended when it takes too long.
+fn limited(command: &Command) -> Command {
+    let mut limited = Command::new("timeout");
+    limited
+        .args(["--foreground", &LIMIT_SECONDS.to_string()])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    limited
 }

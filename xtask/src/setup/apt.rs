@@ -34,7 +34,7 @@ const KERNELS: &[Need] = &[Need::Kernels];
 
 const ARM64: &[Need] = &[Need::Arm64];
 
-const PACKAGES: [Package; 20] = [
+const PACKAGES: [Package; 18] = [
     package("gcc", "cc", &[Need::Build]),
     package(
         "iproute2",
@@ -58,7 +58,6 @@ const PACKAGES: [Package; 20] = [
     package("cpio", "cpio", KERNELS),
     package("debian-archive-keyring", KEYRING, KERNELS),
     package("kmod", "depmod", KERNELS),
-    package("qemu-system-x86", "qemu-system-x86_64", KERNELS),
     package("xz-utils", "xz", KERNELS),
     package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", ARM64),
     package(
@@ -66,7 +65,6 @@ const PACKAGES: [Package; 20] = [
         "/usr/aarch64-linux-gnu/lib/crt1.o",
         ARM64,
     ),
-    package("qemu-system-arm", "qemu-system-aarch64", ARM64),
 ];
 
 fn wanted(needs: &[Need]) -> impl Iterator<Item = &'static Package> {

@@ -8,7 +8,7 @@ mod tools;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
-use crate::{arch::Arch, cross};
+use crate::{arch::Arch, cross, emulator};
 
 /// What is wanted of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -95,6 +95,14 @@ fn survey(needs: &[Need]) -> Vec<Item> {
         items.extend(bpf::survey());
     }
     items.extend(apt::survey(needs));
+    items.extend(emulated(needs).map(|arch| Item {
+        name: emulator::name(arch),
+        found: emulator::found(arch).map(|path| path.display().to_string()),
+        remedy: format!(
+            "package {}, else unpacked under target/",
+            emulator::package(arch)
+        ),
+    }));
     if needs.contains(&Need::Arm64) {
         items.push(Item {
             name: "arm64 std".to_owned(),
@@ -116,6 +124,9 @@ fn install(needs: &[Need], items: &[Item], reinstall_linker: bool) -> Result<()>
     }
     let mut failures = Vec::new();
     apt::install(needs, &mut failures)?;
+    for arch in emulated(needs).filter(|arch| emulator::found(*arch).is_none()) {
+        install_emulator(arch, &mut failures)?;
+    }
     if needs.contains(&Need::Build)
         && let Err(error) = bpf::install(reinstall_linker)
     {
@@ -138,6 +149,27 @@ fn install(needs: &[Need], items: &[Item], reinstall_linker: bool) -> Result<()>
         }
     }
     refuse_missing(&left, "could not be installed")
+}
+
+/// The architectures whose machines are wanted.
+fn emulated(needs: &[Need]) -> impl Iterator<Item = Arch> {
+    [(Need::Kernels, Arch::X86_64), (Need::Arm64, Arch::Aarch64)]
+        .into_iter()
+        .filter(|(need, _)| needs.contains(need))
+        .map(|(_, arch)| arch)
+}
+
+fn install_emulator(arch: Arch, failures: &mut Vec<String>) -> Result<()> {
+    let package = emulator::package(arch);
+    if (apt::is_available(package) || apt::update()?) && apt::fits(&[package]) {
+        apt::get(&[package], failures)?;
+    }
+    if emulator::found(arch).is_none()
+        && let Err(error) = emulator::unpack(arch)
+    {
+        failures.push(format!("{error:#}"));
+    }
+    Ok(())
 }
 
 fn refuse_missing(items: &[Item], how: &str) -> Result<()> {
