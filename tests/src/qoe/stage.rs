@@ -1,0 +1,228 @@
+//! The lab of a run, and the sessions in it: as many at once as the machine carries, each on its
+//! own path, whose link and origin change as the session's plan says.
+
+use std::collections::HashMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::origin::{Fault, Origin};
+use super::path::Path;
+use super::players::{Event, Players, Report, directory};
+use super::scenario::Session;
+use super::servers::{self, Edge, ORIGIN_PORT};
+use super::trace::Step;
+use super::truth::Truth;
+use crate::lab::link::Lab;
+use crate::lab::shaper::Shape;
+
+/// Players at once: what two processors decode without dropping frames.
+const AT_ONCE: usize = 7;
+/// Between two starts, so that pages do not load all at once.
+const BETWEEN_STARTS: Duration = Duration::from_millis(700);
+/// How old a live stream is when its viewer comes: the window is full.
+const LIVE_AGE: Duration = Duration::from_secs(20);
+/// Beyond its stay, a session that is not over has failed.
+const OVERDUE: Duration = Duration::from_secs(30);
+
+/// A session that was played.
+#[derive(Clone, Debug)]
+pub struct Played {
+    /// As it was planned.
+    pub session: Session,
+    /// Where from and whereto.
+    pub path: Path,
+    /// What its player says happened.
+    pub truth: Truth,
+}
+
+/// Everything that a run needs and that is not weir.
+#[derive(Debug)]
+pub struct Stage {
+    // Dropped in this order: the viewers before what they call.
+    players: Players,
+    edge: Edge,
+    origin: Origin,
+    lab: Lab,
+    next_path: usize,
+}
+
+/// Something that a session's plan has for a moment.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Link(Step),
+    Origin(Fault),
+}
+
+/// A session that is being played.
+struct Running {
+    session: Session,
+    path: Path,
+    asked: Instant,
+    /// When the player said that it had its URL.
+    loaded: Option<Instant>,
+    /// Latest first.
+    changes: Vec<(Duration, Change)>,
+    reports: Vec<Report>,
+}
+
+impl Stage {
+    /// Sets it up; the access log's lines also go to the Unix datagram socket `log_socket`.
+    ///
+    /// # Errors
+    /// A part does not start.
+    pub fn set(programme: &FilePath, log_socket: Option<&FilePath>) -> Result<Self> {
+        let lab = Lab::with_relay(Shape::default(), 1)?;
+        let origin = Origin::start(&lab.server, ORIGIN_PORT, programme)?;
+        let edge = Edge::start(&lab, programme, &directory(), log_socket)?;
+        let log = lab.dir().join("players.log");
+        let players = Players::start(&lab.client, &servers::page(), &log)?;
+        Ok(Self {
+            players,
+            edge,
+            origin,
+            lab,
+            next_path: 0,
+        })
+    }
+
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The browser, as it names itself.
+    pub fn browser(&self) -> &str {
+        &self.players.version
+    }
+
+    /// Where the access log of all sessions is.
+    pub fn access_log(&self) -> PathBuf {
+        self.edge.log().to_owned()
+    }
+
+    /// Plays all sessions; `over` is told of each as it ends.
+    ///
+    /// # Errors
+    /// The lab breaks; a session that fails is in its truth.
+    pub fn play(
+        &mut self,
+        sessions: Vec<Session>,
+        mut over: impl FnMut(&Played),
+    ) -> Result<Vec<Played>> {
+        let mut waiting = sessions.into_iter();
+        let mut running: HashMap<String, Running> = HashMap::new();
+        let mut played = Vec::new();
+        let mut next_start = Instant::now();
+        let mut more = true;
+        while more || !running.is_empty() {
+            if more && running.len() < AT_ONCE && next_start <= Instant::now() {
+                next_start = Instant::now() + BETWEEN_STARTS;
+                match waiting.next() {
+                    Some(session) => {
+                        let started = self.start(session)?;
+                        running.insert(started.session.name.clone(), started);
+                    }
+                    None => more = false,
+                }
+            }
+            let mut soonest = Duration::from_millis(50);
+            for one in running.values_mut() {
+                soonest = soonest.min(one.act(&self.lab, &self.origin));
+                if one.asked.elapsed() > Duration::from_millis(one.session.stay_ms.into()) + OVERDUE
+                {
+                    bail!("{} does not end", one.session.name);
+                }
+            }
+            let Some(report) = self.players.next(soonest)? else {
+                continue;
+            };
+            let Some(one) = running.get_mut(&report.id) else {
+                continue;
+            };
+            let closed = report.event == Event::Closed;
+            if report.event == Event::Load {
+                one.loaded = Some(Instant::now());
+            }
+            let name = report.id.clone();
+            one.reports.push(report);
+            if closed && let Some(one) = running.remove(&name) {
+                one.path.remove(&self.lab)?;
+                let done = Played {
+                    truth: Truth::of(&one.reports),
+                    session: one.session,
+                    path: one.path,
+                };
+                over(&done);
+                played.push(done);
+            }
+        }
+        Ok(played)
+    }
+
+    fn start(&mut self, session: Session) -> Result<Running> {
+        let path = Path::new(&self.lab, self.next_path, &session)
+            .with_context(|| format!("no path for {}", session.name))?;
+        self.next_path += 1;
+        if let Some((0, fault)) = session.faults.first() {
+            self.origin.set(&session.name, *fault);
+        }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let began = u64::try_from((now - LIVE_AGE).as_millis())?;
+        let url = servers::url(&session, path.server, began);
+        self.players.play(&session, &url)?;
+        let at = |ms: u32| Duration::from_millis(ms.into());
+        let mut changes: Vec<(Duration, Change)> = session
+            .link
+            .iter()
+            .map(|step| (at(step.at_ms), Change::Link(*step)))
+            .chain(
+                session
+                    .faults
+                    .iter()
+                    .map(|(ms, fault)| (at(*ms), Change::Origin(*fault))),
+            )
+            .collect();
+        changes.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        Ok(Running {
+            session,
+            path,
+            asked: Instant::now(),
+            loaded: None,
+            changes,
+            reports: Vec::new(),
+        })
+    }
+
+    /// Lets the browser end.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn finish(self) -> Result<()> {
+        self.players.finish()
+    }
+}
+
+impl Running {
+    /// Makes the changes that are due; returns how long until the next.
+    fn act(&mut self, lab: &Lab, origin: &Origin) -> Duration {
+        let Some(loaded) = self.loaded else {
+            return Duration::MAX;
+        };
+        while let Some((at, change)) = self.changes.last().copied() {
+            let left = at.saturating_sub(loaded.elapsed());
+            if !left.is_zero() {
+                return left;
+            }
+            self.changes.pop();
+            match change {
+                Change::Link(step) => self.path.shape(lab, step),
+                Change::Origin(fault) => origin.set(&self.session.name, fault),
+            }
+        }
+        Duration::MAX
+    }
+}
