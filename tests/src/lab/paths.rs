@@ -48,11 +48,6 @@ impl Paths {
             .set(shape);
     }
 
-    /// Takes a client's own path away; returns what it has done.
-    pub fn remove_client(&mut self, client: Ipv4Addr) -> Option<Counts> {
-        self.own.remove(&client).map(|shaper| shaper.counts())
-    }
-
     /// When this packet, which enters at `now_ns`, comes out, or `None` if it is lost.
     pub fn admit(&mut self, now_ns: u64, packet: &[u8]) -> Option<u64> {
         self.of(packet).admit(now_ns, packet.len())
@@ -114,9 +109,11 @@ mod tests {
         assert_eq!(paths.admit(0, &packet(SLOW)), Some(1_000_000_000));
         assert_eq!(paths.admit(0, &packet(OTHER)), Some(0));
         assert_eq!(paths.counts().packets, 1);
-        let counts = paths.remove_client(SLOW);
-        assert_eq!(counts.map(|counts| counts.packets), Some(1));
-        assert_eq!(paths.admit(0, &packet(SLOW)), Some(0));
+        paths.set_client(SLOW, Shape::default(), 1);
+        assert_eq!(
+            paths.admit(2_000_000_000, &packet(SLOW)),
+            Some(2_000_000_000)
+        );
     }
 
     #[test]

@@ -95,11 +95,6 @@ impl Relay {
         lock(self.paths(direction)).set_client(client, shape, seed);
     }
 
-    /// Takes a client's own path away; returns what it has done.
-    pub fn remove_client(&self, direction: Direction, client: Ipv4Addr) -> Option<Counts> {
-        lock(self.paths(direction)).remove_client(client)
-    }
-
     /// What one direction has done so far to packets on no client's own path.
     pub fn counts(&self, direction: Direction) -> Counts {
         lock(self.paths(direction)).counts()

@@ -71,7 +71,6 @@ pub fn run(plan: &Plan) -> Result<bool> {
         .then(|| Viewers::follow(&daemon))
         .transpose()?;
     let socket = knows_viewers.then(|| weir::log_socket(dir.path()));
-    let mut stage = Stage::set(&programme, socket.as_deref())?;
     let mut sessions = matrix::sessions(plan.quick);
     sessions.retain(|session| {
         plan.only.is_empty()
@@ -80,14 +79,17 @@ pub fn run(plan: &Plan) -> Result<bool> {
                 .iter()
                 .any(|only| session.name.contains(only.as_str()))
     });
+    let count = sessions.len();
+    let reports = out.join("reports.jsonl");
+    let mut stage = Stage::set(&programme, socket.as_deref(), sessions, &reports)?;
     println!(
-        "{} sessions in {}\n{}",
-        sessions.len(),
+        "{} sessions in Chromium {}\n{}",
+        count,
         stage.browser(),
         report::heading()
     );
-    let played = stage.play(sessions, |played| println!("{}", report::line(played)))?;
-    settle(&daemon)?;
+    let played = stage.play(|played| println!("{}", report::line(played)))?;
+    settle(&daemon);
     let log = std::fs::read_to_string(stage.access_log()).context("cannot read the access log")?;
     let entries = access_log::parse(&log)?;
     std::fs::write(out.join("access.log"), &log)?;
@@ -131,13 +133,17 @@ pub fn run(plan: &Plan) -> Result<bool> {
     Ok(report.failures.is_empty())
 }
 
-/// The viewers are gone; waits until weir has seen the last of them.
-fn settle(daemon: &Daemon) -> Result<()> {
-    wait_for(
+/// The viewers are gone; waits until weir has seen the last of them. One that it does not see go is
+/// still judged.
+fn settle(daemon: &Daemon) {
+    let settled = wait_for(
         "the viewers' sessions to end",
-        Duration::from_secs(120),
+        Duration::from_secs(30),
         || Ok(daemon.status()?.sessions_open == 0),
-    )
+    );
+    if let Err(error) = settled {
+        println!("{error:#}");
+    }
 }
 
 /// Of the sessions that are judged by weir, or else by the best baseline: the one with most stalls.

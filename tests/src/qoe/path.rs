@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 
 use super::scenario::{Door, Session};
-use super::trace::Step;
+use super::trace::{GOOD_BPS, Step};
 use crate::lab::link::Lab;
 use crate::lab::relay::{DEVICE, Direction};
 use crate::lab::shaper::Shape;
@@ -15,6 +15,19 @@ use crate::lab::shaper::Shape;
 pub const CLIENTS: &str = "10.78.0.0/16";
 /// How many paths there can be.
 const MOST: usize = 250 * 200;
+
+/// Makes the paths of all sessions, in their order. They are there before the browser is: a change of
+/// addresses would make it drop what it is loading.
+///
+/// # Errors
+/// `ip` fails, or there are too many.
+pub fn make(lab: &Lab, sessions: &[Session]) -> Result<Vec<Path>> {
+    sessions
+        .iter()
+        .enumerate()
+        .map(|(n, session)| Path::new(lab, n, session))
+        .collect()
+}
 
 /// A viewer's ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +42,7 @@ pub struct Path {
 
 impl Path {
     /// Makes the `n`-th path of a run, as the session wants it.
-    ///
-    /// # Errors
-    /// `ip` fails, or there have been too many.
-    pub fn new(lab: &Lab, n: usize, session: &Session) -> Result<Self> {
+    fn new(lab: &Lab, n: usize, session: &Session) -> Result<Self> {
         ensure!(n < MOST, "more than {MOST} viewers in one run");
         let (high, low) = (u8::try_from(n / 250)?, u8::try_from(n % 250 + 1)?);
         let path = Self {
@@ -80,18 +90,11 @@ impl Path {
         relay.set_client(Direction::Up, self.client, step.up(), !self.seed);
     }
 
-    /// Takes the path away. Connections that still use it are cut.
-    ///
-    /// # Errors
-    /// `ip` fails.
-    pub fn remove(&self, lab: &Lab) -> Result<()> {
-        let Self { server, client, .. } = self;
-        lab.client
-            .ip(&format!("addr del {client}/32 dev {DEVICE}"))?;
-        lab.server
-            .ip(&format!("addr del {server}/32 dev {DEVICE}"))?;
-        lab.relay().remove_client(Direction::Down, *client);
-        lab.relay().remove_client(Direction::Up, *client);
-        Ok(())
+    /// The viewer has left: what its connections still have to say gets through, unless it never
+    /// did.
+    pub fn leave(&self, lab: &Lab) {
+        if self.door != Door::BlackHole {
+            self.shape(lab, Step::new(0, GOOD_BPS, 1));
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The players: one headless Chromium in the client's namespace, driven by `tests/players`, and
 //! what the players in it report.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -119,17 +120,17 @@ pub struct Players {
 }
 
 impl Players {
-    /// Starts the browser in `netns`; its page is at `page`.
+    /// Starts the browser in `netns`; its page is at `page`. What the driver complains of goes into
+    /// the file `log`, a copy of all reports into `kept`.
     ///
     /// # Errors
     /// It does not start: node, Chromium or the modules are missing.
-    pub fn start(netns: &Netns, page: &str, log: &Path) -> Result<Self> {
+    pub fn start(netns: &Netns, page: &str, log: &Path, kept: &Path) -> Result<Self> {
         let directory = directory();
         if !directory.join("node_modules/hls.js").is_dir() {
             bail!("the players are not installed: `cargo xtask setup --for qoe` does it");
         }
-        let errors =
-            std::fs::File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        let errors = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         let mut command = Command::new("node");
         command
             .arg("driver.mjs")
@@ -148,12 +149,16 @@ impl Players {
             .stdout
             .take()
             .context("no pipe from node")?;
+        let mut copy = BufWriter::new(
+            File::create(kept).with_context(|| format!("cannot make {}", kept.display()))?,
+        );
         let (to, reports) = mpsc::channel();
         let reader = std::thread::spawn(move || {
             for line in BufReader::new(output).lines() {
                 let report = line
                     .context("cannot read the players' reports")
                     .and_then(|line| {
+                        writeln!(copy, "{line}").context("cannot keep the players' reports")?;
                         serde_json::from_str(&line).with_context(|| {
                             format!("the players reported what is no report: {line}")
                         })

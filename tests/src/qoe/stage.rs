@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::origin::{Fault, Origin};
-use super::path::Path;
+use super::path::{self, Path};
 use super::players::{Event, Players, Report, directory};
 use super::scenario::Session;
 use super::servers::{self, Edge, ORIGIN_PORT};
@@ -45,7 +45,8 @@ pub struct Stage {
     edge: Edge,
     origin: Origin,
     lab: Lab,
-    next_path: usize,
+    /// With their paths, in the order in which they are to be played.
+    sessions: Vec<(Session, Path)>,
 }
 
 /// Something that a session's plan has for a moment.
@@ -68,28 +69,30 @@ struct Running {
 }
 
 impl Stage {
-    /// Sets it up; the access log's lines also go to the Unix datagram socket `log_socket`.
+    /// Sets it up for these sessions. The access log's lines also go to the Unix datagram socket
+    /// `log_socket`; all that the players report is kept in the file `reports`.
     ///
     /// # Errors
     /// A part does not start.
-    pub fn set(programme: &FilePath, log_socket: Option<&FilePath>) -> Result<Self> {
+    pub fn set(
+        programme: &FilePath,
+        log_socket: Option<&FilePath>,
+        sessions: Vec<Session>,
+        reports: &FilePath,
+    ) -> Result<Self> {
         let lab = Lab::with_relay(Shape::default(), 1)?;
+        let paths = path::make(&lab, &sessions)?;
         let origin = Origin::start(&lab.server, ORIGIN_PORT, programme)?;
         let edge = Edge::start(&lab, programme, &directory(), log_socket)?;
         let log = lab.dir().join("players.log");
-        let players = Players::start(&lab.client, &servers::page(), &log)?;
+        let players = Players::start(&lab.client, &servers::page(), &log, reports)?;
         Ok(Self {
             players,
             edge,
             origin,
             lab,
-            next_path: 0,
+            sessions: sessions.into_iter().zip(paths).collect(),
         })
-    }
-
-    /// The lab.
-    pub fn lab(&self) -> &Lab {
-        &self.lab
     }
 
     /// The browser, as it names itself.
@@ -106,12 +109,8 @@ impl Stage {
     ///
     /// # Errors
     /// The lab breaks; a session that fails is in its truth.
-    pub fn play(
-        &mut self,
-        sessions: Vec<Session>,
-        mut over: impl FnMut(&Played),
-    ) -> Result<Vec<Played>> {
-        let mut waiting = sessions.into_iter();
+    pub fn play(&mut self, mut over: impl FnMut(&Played)) -> Result<Vec<Played>> {
+        let mut waiting = std::mem::take(&mut self.sessions).into_iter();
         let mut running: HashMap<String, Running> = HashMap::new();
         let mut played = Vec::new();
         let mut next_start = Instant::now();
@@ -120,8 +119,8 @@ impl Stage {
             if more && running.len() < AT_ONCE && next_start <= Instant::now() {
                 next_start = Instant::now() + BETWEEN_STARTS;
                 match waiting.next() {
-                    Some(session) => {
-                        let started = self.start(session)?;
+                    Some((session, path)) => {
+                        let started = self.start(session, path)?;
                         running.insert(started.session.name.clone(), started);
                     }
                     None => more = false,
@@ -148,7 +147,7 @@ impl Stage {
             let name = report.id.clone();
             one.reports.push(report);
             if closed && let Some(one) = running.remove(&name) {
-                one.path.remove(&self.lab)?;
+                one.path.leave(&self.lab);
                 let done = Played {
                     truth: Truth::of(&one.reports),
                     session: one.session,
@@ -161,10 +160,7 @@ impl Stage {
         Ok(played)
     }
 
-    fn start(&mut self, session: Session) -> Result<Running> {
-        let path = Path::new(&self.lab, self.next_path, &session)
-            .with_context(|| format!("no path for {}", session.name))?;
-        self.next_path += 1;
+    fn start(&mut self, session: Session, path: Path) -> Result<Running> {
         if let Some((0, fault)) = session.faults.first() {
             self.origin.set(&session.name, *fault);
         }
