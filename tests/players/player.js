@@ -2,6 +2,10 @@
 // every report goes to `window.report(text)` as a JSON line. Times are Unix milliseconds.
 
 const BUFFER_EVERY_MS = 250;
+const LOOK_EVERY_MS = 100;
+// Without a new frame for so long, and without media for one, the picture stands still.
+const FROZEN_MS = 400;
+const DRY_S = 0.1;
 const video = document.getElementById('video');
 
 let id = '';
@@ -66,6 +70,26 @@ function watch() {
   video.addEventListener('ended', (event) => say('ended', { t: made(event) }));
   video.addEventListener('error', () =>
     say('error', { fatal: true, kind: 'element', details: video.error?.message ?? '' }));
+  // Chromium lets the sound go on for three seconds without pictures before it says that it waits.
+  // Whoever watches has been waiting since the last picture.
+  let frozen = false;
+  let last_frame = 0;
+  const shown = () => {
+    last_frame = Date.now();
+    if (frozen) {
+      frozen = false;
+      say('moving', { t: last_frame });
+    }
+    video.requestVideoFrameCallback(shown);
+  };
+  video.requestVideoFrameCallback(shown);
+  setInterval(() => {
+    const idle = !started || seeking || paused || video.ended;
+    if (!frozen && !idle && Date.now() - last_frame > FROZEN_MS && ahead() < DRY_S) {
+      frozen = true;
+      say('frozen', { t: last_frame });
+    }
+  }, LOOK_EVERY_MS);
   setInterval(() => {
     const quality = video.getVideoPlaybackQuality();
     say('buffer', {

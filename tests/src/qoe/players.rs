@@ -50,6 +50,9 @@ pub enum Event {
         ahead: f64,
     },
     Resumed,
+    /// The picture stands still for want of media, whether or not the player says that it waits.
+    Frozen,
+    Moving,
     Seeking {
         to: f64,
     },

@@ -81,6 +81,11 @@ impl Stage {
         reports: &FilePath,
     ) -> Result<Self> {
         let lab = Lab::with_relay(Shape::default(), 1)?;
+        // Otherwise the kernel would raise a window beyond what a path allows; the room is what it
+        // would come to.
+        lab.client.sysctl("net/ipv4/tcp_moderate_rcvbuf", "0")?;
+        lab.client
+            .sysctl("net/ipv4/tcp_rmem", "4096 4194304 6291456")?;
         let paths = path::make(&lab, &sessions)?;
         let origin = Origin::start(&lab.server, ORIGIN_PORT, programme)?;
         let edge = Edge::start(&lab, programme, &directory(), log_socket)?;

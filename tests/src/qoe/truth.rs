@@ -57,8 +57,11 @@ pub struct Truth {
     pub started_ms: Option<u64>,
     /// When it was over.
     pub left_ms: u64,
-    /// Stalls, of whatever length.
+    /// Stalls, of whatever length: from when the player waits or the picture stands still for want
+    /// of media, until neither is so.
     pub stalls: Vec<Span>,
+    /// How often the player itself said that it waits.
+    pub waits: usize,
     /// While the viewer held on.
     pub pauses: Vec<Span>,
     /// While the player jumped.
@@ -103,8 +106,23 @@ impl Truth {
         match event {
             Event::Load => self.load_ms = t,
             Event::Started => self.started_ms = self.started_ms.or(Some(t)),
-            Event::Stall { .. } => open.stall.begin(t),
-            Event::Resumed => open.stall.close(t, &mut self.stalls),
+            Event::Stall { .. } => {
+                self.waits += 1;
+                open.waiting = true;
+                open.stall.begin(t);
+            }
+            Event::Frozen => {
+                open.frozen = true;
+                open.stall.begin(t);
+            }
+            Event::Resumed => {
+                open.waiting = false;
+                open.plays_on(t, &mut self.stalls);
+            }
+            Event::Moving => {
+                open.frozen = false;
+                open.plays_on(t, &mut self.stalls);
+            }
             Event::Seeking { .. } => open.seek.begin(t),
             Event::Seeked => open.seek.close(t, &mut self.seeks),
             Event::Paused => open.pause.begin(t),
@@ -184,8 +202,9 @@ impl Truth {
 struct Since(Option<u64>);
 
 impl Since {
+    /// What is told later may have begun earlier.
     fn begin(&mut self, t: u64) {
-        self.0 = self.0.or(Some(t));
+        self.0 = Some(self.0.map_or(t, |known| known.min(t)));
     }
 
     fn close(&mut self, t: u64, into: &mut Vec<Span>) {
@@ -200,9 +219,19 @@ impl Since {
 
 #[derive(Debug, Default)]
 struct Open {
+    waiting: bool,
+    frozen: bool,
     stall: Since,
     pause: Since,
     seek: Since,
+}
+
+impl Open {
+    fn plays_on(&mut self, t: u64, into: &mut Vec<Span>) {
+        if !self.waiting && !self.frozen {
+            self.stall.close(t, into);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -246,6 +275,27 @@ mod tests {
         assert_eq!(lasts, [2_000, 2_000]);
         assert_eq!(truth.rebuffer_ratio(), Some(0.4));
         assert!(!truth.is_void());
+    }
+
+    #[test]
+    fn a_stall_begins_with_the_last_picture_though_the_player_waits_later_or_never() {
+        let truth = truth(vec![
+            (0, Event::Load),
+            (500, Event::Started),
+            (4_000, Event::Frozen),
+            (6_000, Event::Stall { ahead: 0.0 }),
+            (7_000, Event::Resumed),
+            (7_040, Event::Moving),
+            (9_000, Event::Frozen),
+            (9_800, Event::Moving),
+            (20_000, Event::Closed),
+        ]);
+        let spans = [(4_000, 7_040), (9_000, 9_800)];
+        assert_eq!(
+            truth.stalls,
+            spans.map(|(begin_ms, end_ms)| Span { begin_ms, end_ms })
+        );
+        assert_eq!(truth.waits, 1);
     }
 
     #[test]
