@@ -93,7 +93,7 @@ fn per_client(entries: &[Entry], knows: Knows, arrives: impl Fn(&Entry) -> u64) 
             let mut said = model(attempt, &arrivals, knows);
             said.client = Some(client);
             if said.started_unix_ns == 0 {
-                said.failed = failure(&entries);
+                said.failed = Some(failure(&entries));
             }
             said
         })
@@ -101,14 +101,14 @@ fn per_client(entries: &[Entry], knows: Knows, arrives: impl Fn(&Entry) -> u64) 
 }
 
 /// All that a log can say of a start without segments.
-fn failure(entries: &[&Entry]) -> Option<Failure> {
+fn failure(entries: &[&Entry]) -> Failure {
     if entries
         .iter()
         .any(|entry| entry.status >= 400 && entry.status != 499)
     {
-        return Some(Failure::Http);
+        return Failure::Http;
     }
-    Some(Failure::Client)
+    Failure::Client
 }
 
 fn model(attempt_unix_ns: u64, arrivals: &[Arrival], knows: Knows) -> ViewerSaid {

@@ -2,6 +2,7 @@
 //! sound, made by ffmpeg once and kept. One set of fMP4 segments serves HLS and DASH; a second has
 //! sound and picture in the same segments.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -87,10 +88,10 @@ fn encode() -> Vec<String> {
     let (largest, _) = RENDITIONS[0];
     let mut filter = format!("[0:v]noise=alls=12:allf=t,split={}", RENDITIONS.len());
     for n in 0..RENDITIONS.len() {
-        filter += &format!("[s{n}]");
+        let _ = write!(filter, "[s{n}]");
     }
     for (n, (size, _)) in RENDITIONS.iter().enumerate() {
-        filter += &format!(";[s{n}]scale={size}[v{n}]");
+        let _ = write!(filter, ";[s{n}]scale={size}[v{n}]");
     }
     let mut arguments: Vec<String> = words(&format!(
         "-f lavfi -i testsrc2=s={largest}:r={FRAMES}:d={SECONDS} \
@@ -112,7 +113,7 @@ fn encode() -> Vec<String> {
 fn inputs() -> String {
     let mut inputs = String::new();
     for n in 0..RENDITIONS.len() {
-        inputs += &format!("-i v{n}.mp4 ");
+        let _ = write!(inputs, "-i v{n}.mp4 ");
     }
     inputs + "-i a.mp4"
 }

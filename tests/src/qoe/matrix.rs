@@ -50,7 +50,7 @@ fn session(name: &str, set: Set, tier: Tier, player: Player, link: Vec<Step>) ->
             Cmcd::None
         },
         congestion: "cubic",
-        window_bytes: None,
+        narrow: false,
         link,
         faults: Vec::new(),
         door: Door::Open,
@@ -143,10 +143,10 @@ fn stalls(sessions: &mut Vec<Session>) {
         });
         sessions.push(Session {
             expected: blaming(&[Blame::ReceiverWindow]),
-            // 4 kB in flight over 100 ms and more: some 320 kbit/s, for sound and picture.
-            window_bytes: Some(4_000),
+            narrow: true,
             transport: Transport::Clear,
-            ..training("small-window", vec![Step::new(0, GOOD_BPS, 60)])
+            // Some 6 kB in flight over 200 ms: too little for the lowest rendition.
+            ..training("small-window", vec![Step::new(0, GOOD_BPS, 100)])
         });
         sessions.push(Session {
             expected: blaming(PATH),
@@ -337,11 +337,11 @@ fn held_out_faults(sessions: &mut Vec<Session>) {
         });
         sessions.push(Session {
             expected: blaming(&[Blame::ReceiverWindow]),
-            window_bytes: Some(5_000),
+            narrow: true,
             ..held_out(
                 "held-small-window",
                 Player::Hls,
-                vec![Step::new(0, 5_000_000, 90)],
+                vec![Step::new(0, 5_000_000, 120)],
             )
         });
         sessions.push(Session {

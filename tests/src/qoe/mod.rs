@@ -10,6 +10,7 @@ pub mod baseline;
 pub mod ladder;
 pub mod live;
 pub mod matrix;
+pub mod narrow;
 pub mod origin;
 pub mod path;
 pub mod players;

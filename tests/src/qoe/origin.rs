@@ -183,7 +183,7 @@ fn answer(stream: &mut TcpStream, target: &str, root: &Path, faults: &Faults) ->
     stream.write_all(head.as_bytes())?;
     let mut rest = body.as_slice();
     if let Fault::Pause { ms } = fault
-        && path.ends_with(".m4s")
+        && extension(path) == "m4s"
         && rest.len() > BEFORE_PAUSE_BYTES
     {
         let (before, after) = rest.split_at(BEFORE_PAUSE_BYTES);
@@ -195,10 +195,14 @@ fn answer(stream: &mut TcpStream, target: &str, root: &Path, faults: &Faults) ->
     Ok(())
 }
 
+fn extension(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or_default()
+}
+
 fn content_type(path: &str) -> &'static str {
-    match path.rsplit('.').next() {
-        Some("m3u8") => "application/vnd.apple.mpegurl",
-        Some("mpd") => "application/dash+xml",
+    match extension(path) {
+        "m3u8" => "application/vnd.apple.mpegurl",
+        "mpd" => "application/dash+xml",
         _ => "video/mp4",
     }
 }
@@ -225,7 +229,7 @@ fn find(path: &str, root: &Path, late: Duration) -> Option<Vec<u8>> {
         let whole = std::fs::read_to_string(on_disk).ok()?;
         return Some(Playlist::parse(&whole).ok()?.window(age).into_bytes());
     }
-    if file.ends_with(".mpd") {
+    if extension(file) == "mpd" {
         let whole = std::fs::read_to_string(on_disk).ok()?;
         return Some(live::manifest(&whole, began, now).ok()?.into_bytes());
     }

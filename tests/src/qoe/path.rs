@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, ensure};
 
+use super::narrow::{GATEWAY, NARROW, NARROW_DEVICE};
 use super::scenario::{Door, Session};
 use super::trace::{GOOD_BPS, Step};
 use crate::lab::link::Lab;
+use crate::lab::netns::Netns;
 use crate::lab::relay::{DEVICE, Direction};
 use crate::lab::shaper::Shape;
 
@@ -16,16 +18,16 @@ pub const CLIENTS: &str = "10.78.0.0/16";
 /// How many paths there can be.
 const MOST: usize = 250 * 200;
 
-/// Makes the paths of all sessions, in their order. They are there before the browser is: a change of
+/// Makes the paths of all sessions, in their order; of those that want it, from `narrow`. They are there before the browser is: a change of
 /// addresses would make it drop what it is loading.
 ///
 /// # Errors
 /// `ip` fails, or there are too many.
-pub fn make(lab: &Lab, sessions: &[Session]) -> Result<Vec<Path>> {
+pub fn make(lab: &Lab, narrow: Option<&Netns>, sessions: &[Session]) -> Result<Vec<Path>> {
     sessions
         .iter()
         .enumerate()
-        .map(|(n, session)| Path::new(lab, n, session))
+        .map(|(n, session)| Path::new(lab, narrow.filter(|_| session.narrow), n, session))
         .collect()
 }
 
@@ -42,7 +44,7 @@ pub struct Path {
 
 impl Path {
     /// Makes the `n`-th path of a run, as the session wants it.
-    fn new(lab: &Lab, n: usize, session: &Session) -> Result<Self> {
+    fn new(lab: &Lab, narrow: Option<&Netns>, n: usize, session: &Session) -> Result<Self> {
         ensure!(n < MOST, "more than {MOST} viewers in one run");
         let (high, low) = (u8::try_from(n / 250)?, u8::try_from(n % 250 + 1)?);
         let path = Self {
@@ -58,16 +60,21 @@ impl Path {
             "route replace {client}/32 dev {DEVICE} src {server} congctl {}",
             session.congestion
         ))?;
-        lab.client
-            .ip(&format!("addr add {client}/32 dev {DEVICE}"))?;
-        // The most that this client's kernel will offer on the way, whatever the socket asks.
-        let window = session
-            .window_bytes
-            .map(|bytes| format!(" window {bytes}"))
-            .unwrap_or_default();
-        lab.client.ip(&format!(
-            "route replace {server}/32 dev {DEVICE} src {client}{window}"
-        ))?;
+        if let Some(narrow) = narrow {
+            narrow.ip(&format!("addr add {client}/32 dev {NARROW_DEVICE}"))?;
+            narrow.ip(&format!(
+                "route replace {server}/32 via {GATEWAY} dev {NARROW_DEVICE} src {client}"
+            ))?;
+            lab.client.ip(&format!(
+                "route replace {client}/32 via {NARROW} dev {NARROW_DEVICE}"
+            ))?;
+        } else {
+            lab.client
+                .ip(&format!("addr add {client}/32 dev {DEVICE}"))?;
+            lab.client.ip(&format!(
+                "route replace {server}/32 dev {DEVICE} src {client}"
+            ))?;
+        }
         path.shape(
             lab,
             session.link.first().copied().unwrap_or(Step::new(0, 0, 0)),

@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
 use super::scenario::{Cmcd, Pause, Player, Seek, Session};
@@ -111,24 +111,86 @@ struct Options<'a> {
     pauses: &'a [Pause],
 }
 
+/// The reports of all browsers of a run, in the order they come; a copy is kept in a file.
+#[derive(Debug)]
+pub struct Reports {
+    to: Sender<Result<Said>>,
+    from: Receiver<Result<Said>>,
+    kept: BufWriter<File>,
+}
+
+/// A line, and what it says.
+#[derive(Debug)]
+struct Said {
+    line: String,
+    report: Report,
+}
+
+impl Reports {
+    /// None yet; they will be kept in `kept`.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn new(kept: &Path) -> Result<Self> {
+        let file = File::create(kept).with_context(|| format!("cannot make {}", kept.display()))?;
+        let (to, from) = mpsc::channel();
+        Ok(Self {
+            to,
+            from,
+            kept: BufWriter::new(file),
+        })
+    }
+
+    /// The next one, if it comes within `patience`.
+    ///
+    /// # Errors
+    /// A browser is gone, or reports nonsense.
+    pub fn next(&mut self, patience: Duration) -> Result<Option<Report>> {
+        match self.from.recv_timeout(patience) {
+            Ok(said) => {
+                let Said { line, report } = said?;
+                writeln!(self.kept, "{line}").context("cannot keep the players' reports")?;
+                Ok(Some(report))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// Reads one browser's reports to their end.
+fn read(from: impl std::io::Read, to: &Sender<Result<Said>>) {
+    for line in BufReader::new(from).lines() {
+        let said = line
+            .context("cannot read the players' reports")
+            .and_then(|line| {
+                let report = serde_json::from_str(&line)
+                    .with_context(|| format!("the players reported what is no report: {line}"))?;
+                Ok(Said { line, report })
+            });
+        if to.send(said).is_err() {
+            return;
+        }
+    }
+    let _ = to.send(Err(anyhow!("the browser is gone")));
+}
+
 /// A running browser.
 #[derive(Debug)]
 pub struct Players {
     process: Process,
     input: Option<ChildStdin>,
-    reports: Receiver<Result<Report>>,
     reader: Option<JoinHandle<()>>,
     /// As the browser names it.
     pub version: String,
 }
 
 impl Players {
-    /// Starts the browser in `netns`; its page is at `page`. What the driver complains of goes into
-    /// the file `log`, a copy of all reports into `kept`.
+    /// Starts a browser in `netns`, no session being under way yet; its page is at `page`. What the
+    /// driver complains of goes into the file `log`.
     ///
     /// # Errors
     /// It does not start: node, Chromium or the modules are missing.
-    pub fn start(netns: &Netns, page: &str, log: &Path, kept: &Path) -> Result<Self> {
+    pub fn start(netns: &Netns, page: &str, log: &Path, reports: &mut Reports) -> Result<Self> {
         let directory = directory();
         if !directory.join("node_modules/hls.js").is_dir() {
             bail!("the players are not installed: `cargo xtask setup --for qoe` does it");
@@ -142,43 +204,18 @@ impl Players {
             .stdout(Stdio::piped())
             .stderr(errors);
         let mut process = Process::start(command, Some(netns))?;
-        let input = process
-            .child_mut()
-            .stdin
-            .take()
-            .context("no pipe to node")?;
-        let output = process
-            .child_mut()
-            .stdout
-            .take()
-            .context("no pipe from node")?;
-        let mut copy = BufWriter::new(
-            File::create(kept).with_context(|| format!("cannot make {}", kept.display()))?,
-        );
-        let (to, reports) = mpsc::channel();
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(output).lines() {
-                let report = line
-                    .context("cannot read the players' reports")
-                    .and_then(|line| {
-                        writeln!(copy, "{line}").context("cannot keep the players' reports")?;
-                        serde_json::from_str(&line).with_context(|| {
-                            format!("the players reported what is no report: {line}")
-                        })
-                    });
-                if to.send(report).is_err() {
-                    break;
-                }
-            }
-        });
+        let child = process.child_mut();
+        let input = child.stdin.take().context("no pipe to node")?;
+        let output = child.stdout.take().context("no pipe from node")?;
+        let to = reports.to.clone();
+        let reader = std::thread::spawn(move || read(output, &to));
         let mut players = Self {
             process,
             input: Some(input),
-            reports,
             reader: Some(reader),
             version: String::new(),
         };
-        let ready = players.next(START_PATIENCE).with_context(|| {
+        let ready = reports.next(START_PATIENCE).with_context(|| {
             let words = std::fs::read_to_string(log).unwrap_or_default();
             format!("the browser does not start: {words}")
         })?;
@@ -214,18 +251,6 @@ impl Players {
     fn write(&mut self, line: &str) -> Result<()> {
         let input = self.input.as_mut().context("the browser was told to end")?;
         writeln!(input, "{line}").context("the browser is gone")
-    }
-
-    /// The next report, if one comes within `patience`.
-    ///
-    /// # Errors
-    /// The browser is gone, or reports nonsense.
-    pub fn next(&self, patience: Duration) -> Result<Option<Report>> {
-        match self.reports.recv_timeout(patience) {
-            Ok(report) => report.map(Some),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => bail!("the browser is gone"),
-        }
     }
 
     /// Lets it end, once all viewers have left.

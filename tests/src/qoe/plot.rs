@@ -34,9 +34,9 @@ fn paint(
     let truth = &played.truth;
     let zero = truth.load_ms as f64 / 1000.0;
     let since = |unix_s: f64| unix_s - zero;
-    let of_ns = |ns: u64| since(ns as f64 / 1e9);
-    let of_ms = |ms: u64| since(ms as f64 / 1e3);
-    let end = of_ms(truth.left_ms);
+    let at_ns = |ns: u64| since(ns as f64 / 1e9);
+    let since_ms = |ms: u64| since(ms as f64 / 1e3);
+    let end = since_ms(truth.left_ms);
     let top = truth
         .buffer
         .iter()
@@ -69,20 +69,17 @@ fn paint(
             }
         })
         .draw()?;
-    let bar = |row: f64, begin: f64, end: f64, colour: RGBColor| {
-        let (low, high) = (-lane * (row + 0.9), -lane * (row + 0.1));
-        Rectangle::new([(begin, low), (end, high)], colour.filled())
-    };
+    let bar = |row, begin, end, colour| lane_bar(lane, row, (begin, end), colour);
     chart.draw_series(
         truth
             .stalls
             .iter()
-            .map(|stall| bar(0.0, of_ms(stall.begin_ms), of_ms(stall.end_ms), TRUE)),
+            .map(|stall| bar(0.0, since_ms(stall.begin_ms), since_ms(stall.end_ms), TRUE)),
     )?;
     let buffer = truth
         .buffer
         .iter()
-        .map(|sample| (of_ms(sample.t_ms), sample.ahead_s));
+        .map(|sample| (since_ms(sample.t_ms), sample.ahead_s));
     chart
         .draw_series(LineSeries::new(buffer, TRUE.stroke_width(2)))?
         .label("the player's own: buffer, stalls")
@@ -94,17 +91,17 @@ fn paint(
             if stall.end_unix_ns == 0 {
                 end
             } else {
-                of_ns(stall.end_unix_ns).min(end)
+                at_ns(stall.end_unix_ns).min(end)
             }
         };
         chart.draw_series(
             said.stalls
                 .iter()
-                .map(|stall| bar(row, of_ns(stall.begin_unix_ns), stop(stall), colour)),
+                .map(|stall| bar(row, at_ns(stall.begin_unix_ns), stop(stall), colour)),
         )?;
         chart.draw_series(said.stalls.iter().filter_map(|stall| {
             let words = format!("{:?}", stall.cause?);
-            let at = (of_ns(stall.begin_unix_ns), -lane * (row + 0.15));
+            let at = (at_ns(stall.begin_unix_ns), -lane * (row + 0.15));
             Some(Text::new(
                 words,
                 at,
@@ -112,7 +109,7 @@ fn paint(
             ))
         }))?;
         let points = if n == 0 {
-            drained(said, &of_ns, end)
+            drained(said, &at_ns, end)
         } else {
             Vec::new()
         };
@@ -135,13 +132,19 @@ fn paint(
     Ok(())
 }
 
+/// A stall in the `row`-th lane below the axis.
+fn lane_bar(lane: f64, row: f64, span: (f64, f64), colour: RGBColor) -> Rectangle<(f64, f64)> {
+    let (low, high) = (-lane * (row + 0.9), -lane * (row + 0.1));
+    Rectangle::new([(span.0, low), (span.1, high)], colour.filled())
+}
+
 /// The estimated buffer between what is known of it: it drains in real time.
-fn drained(said: &ViewerSaid, of_ns: &impl Fn(u64) -> f64, end: f64) -> Vec<(f64, f64)> {
+fn drained(said: &ViewerSaid, at_ns: &impl Fn(u64) -> f64, end: f64) -> Vec<(f64, f64)> {
     let mut points = Vec::new();
     let mut samples = said.buffer.iter().peekable();
     while let Some((t_ns, buffer_us)) = samples.next() {
-        let (at, level) = (of_ns(*t_ns), *buffer_us as f64 / 1e6);
-        let next = samples.peek().map_or(end, |(next_ns, _)| of_ns(*next_ns));
+        let (at, level) = (at_ns(*t_ns), *buffer_us as f64 / 1e6);
+        let next = samples.peek().map_or(end, |(next_ns, _)| at_ns(*next_ns));
         let dry = at + level;
         points.push((at, level));
         if dry < next {

@@ -167,8 +167,8 @@ pub struct Session {
     pub transport: Transport,
     pub cmcd: Cmcd,
     pub congestion: &'static str,
-    /// Largest window the client's kernel offers.
-    pub window_bytes: Option<u32>,
+    /// The client's kernel has little room for what it receives.
+    pub narrow: bool,
     #[serde(skip)]
     pub link: Vec<Step>,
     /// Since the start, in order.

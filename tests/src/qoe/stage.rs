@@ -7,14 +7,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
+use super::narrow;
 use super::origin::{Fault, Origin};
 use super::path::{self, Path};
-use super::players::{Event, Players, Report, directory};
+use super::players::{Event, Players, Report, Reports, directory};
 use super::scenario::Session;
 use super::servers::{self, Edge, ORIGIN_PORT};
 use super::trace::Step;
 use super::truth::Truth;
 use crate::lab::link::Lab;
+use crate::lab::netns::Netns;
 use crate::lab::shaper::Shape;
 
 /// Players at once: what two processors decode without dropping frames.
@@ -42,6 +44,9 @@ pub struct Played {
 pub struct Stage {
     // Dropped in this order: the viewers before what they call.
     players: Players,
+    /// Those in a place of little room, if any session wants it.
+    narrow: Option<(Players, Netns)>,
+    reports: Reports,
     edge: Edge,
     origin: Origin,
     lab: Lab,
@@ -86,13 +91,24 @@ impl Stage {
         lab.client.sysctl("net/ipv4/tcp_moderate_rcvbuf", "0")?;
         lab.client
             .sysctl("net/ipv4/tcp_rmem", "4096 4194304 6291456")?;
-        let paths = path::make(&lab, &sessions)?;
+        let narrow = sessions.iter().any(|session| session.narrow);
+        let narrow = narrow.then(|| narrow::join(&lab)).transpose()?;
+        let paths = path::make(&lab, narrow.as_ref(), &sessions)?;
         let origin = Origin::start(&lab.server, ORIGIN_PORT, programme)?;
         let edge = Edge::start(&lab, programme, &directory(), log_socket)?;
-        let log = lab.dir().join("players.log");
-        let players = Players::start(&lab.client, &servers::page(), &log, reports)?;
+        let mut reports = Reports::new(reports)?;
+        let mut browser = |netns: &Netns, log| {
+            Players::start(netns, &servers::page(), &lab.dir().join(log), &mut reports)
+        };
+        let players = browser(&lab.client, "players.log")?;
+        let narrow = match narrow {
+            Some(netns) => Some((browser(&netns, "players-narrow.log")?, netns)),
+            None => None,
+        };
         Ok(Self {
             players,
+            narrow,
+            reports,
             edge,
             origin,
             lab,
@@ -139,7 +155,7 @@ impl Stage {
                     bail!("{} does not end", one.session.name);
                 }
             }
-            let Some(report) = self.players.next(soonest)? else {
+            let Some(report) = self.reports.next(soonest)? else {
                 continue;
             };
             let Some(one) = running.get_mut(&report.id) else {
@@ -172,9 +188,13 @@ impl Stage {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let began = u64::try_from((now - LIVE_AGE).as_millis())?;
+        let began = u64::try_from(now.saturating_sub(LIVE_AGE).as_millis())?;
         let url = servers::url(&session, path.server, began);
-        self.players.play(&session, &url)?;
+        let players = match &mut self.narrow {
+            Some((players, _)) if session.narrow => players,
+            _ => &mut self.players,
+        };
+        players.play(&session, &url)?;
         let at = |ms: u32| Duration::from_millis(ms.into());
         let mut changes: Vec<(Duration, Change)> = session
             .link
@@ -198,11 +218,14 @@ impl Stage {
         })
     }
 
-    /// Lets the browser end.
+    /// Lets the browsers end.
     ///
     /// # Errors
-    /// It does not.
+    /// One does not.
     pub fn finish(self) -> Result<()> {
+        if let Some((players, _netns)) = self.narrow {
+            players.finish()?;
+        }
         self.players.finish()
     }
 }

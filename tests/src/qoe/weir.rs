@@ -171,6 +171,7 @@ struct WireStall {
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as on the wire")]
 struct WireBlame {
     think_ppm: u32,
     write_ppm: u32,
@@ -292,9 +293,8 @@ fn happened(said: &mut ViewerSaid, change: &str, unix_ns: u64, told_unix_ns: u64
             }
         }
         "stall_retracted" => {
-            if said.stalls.pop().is_some() {
-                said.retracted += 1;
-            }
+            let told = said.stalls.pop();
+            said.retracted += u32::from(told.is_some());
         }
         "at_risk" => said.warnings.push(Warning {
             told_unix_ns,
