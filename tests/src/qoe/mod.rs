@@ -6,6 +6,7 @@
 //! baselines' from the same run, are scored against it.
 
 pub mod access_log;
+pub mod aims;
 pub mod baseline;
 pub mod ladder;
 pub mod live;
@@ -126,6 +127,9 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let mut report = Report::new(weir, kernel, browser, &played, &tellers);
     if knows_viewers {
         report.hold(WEIR);
+    }
+    if plan.only.is_empty() {
+        report.hold_run(if plan.quick { 3 } else { 40 });
     }
     report.write(&out.join("report.json"))?;
     draw(&played, &tellers, &out)?;

@@ -65,7 +65,7 @@ fn paint(
             if *value < 0.0 {
                 String::new()
             } else {
-                format!("{value:.0}")
+                format!("{value:.1}")
             }
         })
         .draw()?;
@@ -124,7 +124,7 @@ fn paint(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .label_font(("sans-serif", 13, &INK))
         .draw()?;

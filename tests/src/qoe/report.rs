@@ -9,10 +9,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use super::aims::{self, Aim};
 use super::said::ViewerSaid;
 use super::scenario::{Set, Tier};
 use super::score::{Pair, Score, interval, quantile, score, share};
 use super::stage::Played;
+use super::truth::SHORTEST_STALL_MS;
 
 /// Who says something of the viewers.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct Report<'a> {
     pub browser: String,
     /// The scores.
     pub rows: Vec<Row>,
+    /// The first teller beside what is aimed at.
+    pub aims: Vec<Aim>,
     sessions: Vec<Kept<'a>>,
     /// What does not hold, in words.
     pub failures: Vec<String>,
@@ -102,6 +106,9 @@ impl<'a> Report<'a> {
                 }
             }
         }
+        let first = tellers.first().map(|teller| teller.name);
+        let of_first = rows.iter().filter(|row| Some(row.teller) == first);
+        let aims = aims::judge(of_first.map(|row| (row.set, row.tier, &row.score)));
         let sessions = played
             .iter()
             .map(|one| Kept {
@@ -118,6 +125,7 @@ impl<'a> Report<'a> {
             weir,
             kernel,
             browser,
+            aims,
             rows,
             sessions,
             failures: failures(played),
@@ -182,6 +190,20 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// Holds the run to having had so many true stalls: without them nothing was judged.
+    pub fn hold_run(&mut self, stalls: usize) {
+        let had: usize = self
+            .sessions
+            .iter()
+            .flat_map(|one| &one.truth.stalls)
+            .filter(|stall| stall.lasts_ms() >= SHORTEST_STALL_MS)
+            .count();
+        if had < stalls {
+            self.failures
+                .push(format!("only {had} true stalls; {stalls} make a run"));
+        }
+    }
+
     /// Writes it as JSON.
     ///
     /// # Errors
@@ -241,6 +263,12 @@ impl<'a> Report<'a> {
                 s.faults_blamed,
                 s.faults_right,
             );
+        }
+        if let Some(row) = self.rows.first().filter(|_| !self.aims.is_empty()) {
+            let _ = writeln!(text, "\n{} on the held-out set:", row.teller);
+            for aim in &self.aims {
+                let _ = writeln!(text, "{}", aim.line());
+            }
         }
         if self.weir.is_none() {
             text += "\nthis weir has no `viewers`: the baselines alone were judged\n";

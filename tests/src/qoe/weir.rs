@@ -103,19 +103,29 @@ impl Viewers {
     }
 }
 
-/// A line: a viewer as it is, or what happened to one.
+/// A line: a viewer as it is, or what happened to one; plain, or under the name of its kind.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Line {
-    Event {
-        change: String,
-        unix_ns: u64,
-        told_unix_ns: u64,
+    Event(Happened),
+    NamedEvent {
+        event: Happened,
+    },
+    NamedViewer {
         viewer: Box<Viewer>,
     },
     Viewer(Box<Viewer>),
     /// An alarm, or a count of what was missed.
     Other {},
+}
+
+/// `ViewerEvent`.
+#[derive(Clone, Debug, Deserialize)]
+struct Happened {
+    change: String,
+    unix_ns: u64,
+    told_unix_ns: u64,
+    viewer: Box<Viewer>,
 }
 
 /// `Viewer`, as far as it is judged.
@@ -219,18 +229,13 @@ struct Accounts {
 impl Accounts {
     fn take(&mut self, line: Line) {
         match line {
-            Line::Viewer(viewer) => {
+            Line::Viewer(viewer) | Line::NamedViewer { viewer } => {
                 self.update(&viewer);
             }
-            Line::Event {
-                change,
-                unix_ns,
-                told_unix_ns,
-                viewer,
-            } => {
-                let said = self.update(&viewer);
-                happened(said, &change, unix_ns, told_unix_ns);
-                settle(said, &viewer);
+            Line::Event(event) | Line::NamedEvent { event } => {
+                let said = self.update(&event.viewer);
+                happened(said, &event.change, event.unix_ns, event.told_unix_ns);
+                settle(said, &event.viewer);
             }
             Line::Other {} => {}
         }
@@ -309,14 +314,19 @@ fn happened(said: &mut ViewerSaid, change: &str, unix_ns: u64, told_unix_ns: u64
     }
 }
 
+/// How far a stall that is known by its onset alone may have been moved.
+const MOVED_NS: u64 = 2_000_000_000;
+
 /// Later knowledge of a stall moves its ends and names its cause; when it was told stays.
 fn settle(said: &mut ViewerSaid, viewer: &Viewer) {
     for known in &viewer.latest_stalls {
-        let told = said
-            .stalls
-            .iter_mut()
-            .find(|stall| stall.told_unix_ns == known.told_unix_ns);
-        if let Some(stall) = told {
+        let told = said.stalls.iter_mut().min_by_key(|stall| {
+            let same = stall.told_unix_ns == known.told_unix_ns;
+            (!same, stall.begin_unix_ns.abs_diff(known.begin_unix_ns))
+        });
+        let Some(stall) = told else { continue };
+        let moved = stall.begin_unix_ns.abs_diff(known.begin_unix_ns);
+        if stall.told_unix_ns == known.told_unix_ns || moved <= MOVED_NS {
             stall.begin_unix_ns = known.begin_unix_ns;
             stall.end_unix_ns = known.end_unix_ns;
             stall.cause = known.cause().or(stall.cause);
@@ -328,19 +338,26 @@ fn settle(said: &mut ViewerSaid, viewer: &Viewer) {
 mod tests {
     use super::*;
 
-    fn line(change: &str, unix_ns: u64, stalls: &str) -> Line {
-        let viewer = format!(
+    fn viewer(unix_ns: u64, stalls: &str) -> String {
+        format!(
             r#"{{"key":"a","sid":"s","client_address":"10.78.1.1","cell":{{"tier":"cmcd"}},
             "start_failure":"unspecified","attempt_unix_ns":1,"started_unix_ns":2,
             "updated_unix_ns":{unix_ns},"startup_us":3,"watched_us":100,
             "stalled_us":{{"low":1,"point":25,"high":40}},"buffer_us":{{"low":0,"point":0,"high":0}},
             "latest_stalls":[{stalls}]}}"#
-        );
-        let text = format!(
-            r#"{{"change":"{change}","unix_ns":{unix_ns},"told_unix_ns":{},"viewer":{viewer}}}"#,
-            unix_ns + 5
-        );
-        serde_json::from_str(&text).expect("a line")
+        )
+    }
+
+    fn event(change: &str, unix_ns: u64, stalls: &str) -> String {
+        format!(
+            r#"{{"change":"{change}","unix_ns":{unix_ns},"told_unix_ns":{},"viewer":{}}}"#,
+            unix_ns + 5,
+            viewer(unix_ns, stalls)
+        )
+    }
+
+    fn line(change: &str, unix_ns: u64, stalls: &str) -> Line {
+        serde_json::from_str(&event(change, unix_ns, stalls)).expect("a line")
     }
 
     #[test]
@@ -377,6 +394,18 @@ mod tests {
             (Some(Tier::T2), Some(0.25))
         );
         assert_eq!(said.warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_line_may_stand_under_the_name_of_its_kind() {
+        let named = format!(r#"{{"event":{}}}"#, event("stall_began", 50, ""));
+        let named: Line = serde_json::from_str(&named).expect("a line");
+        assert!(matches!(named, Line::NamedEvent { .. }));
+        let named = format!(r#"{{"viewer":{}}}"#, viewer(50, ""));
+        let named: Line = serde_json::from_str(&named).expect("a line");
+        assert!(matches!(named, Line::NamedViewer { .. }));
+        let plain: Line = serde_json::from_str(&viewer(50, "")).expect("a line");
+        assert!(matches!(plain, Line::Viewer(_)));
     }
 
     #[test]
