@@ -108,6 +108,7 @@ function playHls(options) {
       sessionId: options.sid,
       contentId: options.cid,
       useHeaders: options.cmcd === 'header',
+      version: options.cmcd_version,
     };
   }
   const hls = new window.Hls(config);
@@ -153,6 +154,7 @@ function playDash(options) {
         sid: options.sid,
         cid: options.cid,
         mode: options.cmcd === 'header' ? 'header' : 'query',
+        version: options.cmcd_version,
       },
     },
   });

@@ -49,6 +49,7 @@ fn session(name: &str, set: Set, tier: Tier, player: Player, link: Vec<Step>) ->
         } else {
             Cmcd::None
         },
+        cmcd_version: 1,
         congestion: "cubic",
         narrow: false,
         link,
@@ -300,6 +301,7 @@ fn mobile(sessions: &mut Vec<Session>, set: Set, seeds: std::ops::Range<u64>) {
                 expected: blaming(PATH),
                 transport: [Transport::Tls, Transport::H2][usize::from(seed % 3 == 0)],
                 congestion: ["cubic", "bbr"][usize::from(seed % 5 == 0)],
+                cmcd_version: if seed % 3 == 1 { 2 } else { 1 },
                 seed,
                 ..session(
                     &name,

@@ -166,6 +166,7 @@ pub struct Session {
     pub stream: Stream,
     pub transport: Transport,
     pub cmcd: Cmcd,
+    pub cmcd_version: u8,
     pub congestion: &'static str,
     /// The client's kernel has little room for what it receives.
     pub narrow: bool,
