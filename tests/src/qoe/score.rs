@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::said::{Stall, ViewerSaid, Warning};
-use super::scenario::{Blame, Expected};
+use super::scenario::{Blame, Expected, Failure};
 use super::truth::{SHORTEST_STALL_MS, Span, Truth};
 
 /// How far a said onset may be from the true one.
@@ -134,7 +134,9 @@ impl Score {
             None => {
                 self.failures += 1;
                 self.failures_found += usize::from(failed.is_some());
-                let classed = failed.is_some() && failed == expected.failure;
+                // A start that nothing was planned to fail failed on its link.
+                let class = expected.failure.unwrap_or(Failure::Network);
+                let classed = failed == Some(class);
                 self.failures_classed += usize::from(classed);
             }
         }
