@@ -19,7 +19,7 @@ enum Better {
 pub struct Aim {
     what: &'static str,
     tier: Tier,
-    aim: f64,
+    bound: f64,
     better: Better,
     found: f64,
     /// How many the figure is of.
@@ -29,8 +29,8 @@ pub struct Aim {
 impl Aim {
     fn holds(&self) -> bool {
         match self.better {
-            Better::More => self.found >= self.aim,
-            Better::Less => self.found <= self.aim,
+            Better::More => self.found >= self.bound,
+            Better::Less => self.found <= self.bound,
         }
     }
 
@@ -44,7 +44,7 @@ impl Aim {
         };
         format!(
             "{:<44} {:?} {:>9.2}  aim {sign} {:<8} n {:<5} {verdict}",
-            self.what, self.tier, self.found, self.aim, self.n
+            self.what, self.tier, self.found, self.bound, self.n
         )
     }
 }
@@ -59,10 +59,10 @@ pub fn judge<'a>(scores: impl Iterator<Item = (Set, Tier, &'a Score)>) -> Vec<Ai
 }
 
 fn of_tier(tier: Tier, score: &Score) -> Vec<Aim> {
-    let aim = |what, aim, better, found, n| Aim {
+    let aim = |what, bound, better, found, n| Aim {
         what,
         tier,
-        aim,
+        bound,
         better,
         found,
         n,
@@ -185,7 +185,7 @@ mod tests {
         let aim = Aim {
             what: "a figure",
             tier: Tier::T2,
-            aim: 1.0,
+            bound: 1.0,
             better: Better::Less,
             found: f64::NAN,
             n: 1,
