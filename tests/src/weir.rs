@@ -245,6 +245,19 @@ impl Daemon {
         command
     }
 
+    /// Makes the command of a listing as often as it is wanted, without the daemon at hand.
+    pub fn asker(&self, args: &'static [&'static str]) -> impl Fn() -> Command + Send + 'static {
+        let (binary, socket) = (self.binary.clone(), self.socket.clone());
+        move || {
+            let mut command = Command::new(&binary);
+            command
+                .args(args)
+                .args(["-o", "json", "--socket"])
+                .arg(&socket);
+            command
+        }
+    }
+
     fn list<T: DeserializeOwned>(&self, args: &[&str]) -> Result<Vec<T>> {
         lines(&mut self.command(args))
     }

@@ -24,6 +24,9 @@ struct Args {
     /// Only sessions whose name contains one of these
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     only: Vec<String>,
+    /// Only sessions of this set
+    #[arg(long, value_name = "SET")]
+    set: Option<qoe::scenario::Set>,
     /// Where the programme is kept, and the report goes
     #[arg(long, value_name = "DIR", default_value = "target/truth-qoe")]
     out: PathBuf,
@@ -35,6 +38,7 @@ fn main() -> Result<ExitCode> {
         weir: weir::binary(args.weir.as_deref())?,
         quick: args.quick,
         only: args.only,
+        set: args.set,
         out: args.out,
     };
     Ok(if qoe::run(&plan)? {

@@ -18,6 +18,7 @@ pub mod players;
 pub mod plot;
 pub mod report;
 pub mod said;
+pub mod sampler;
 pub mod scenario;
 pub mod score;
 pub mod servers;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use self::report::{Report, Teller};
+use self::scenario::{Session, Set};
 use self::stage::{Played, Stage};
 use self::weir::Viewers;
 use crate::lab::cleanup;
@@ -50,8 +52,18 @@ pub struct Plan {
     pub quick: bool,
     /// Only sessions whose name contains one of these; none: all.
     pub only: Vec<String>,
+    /// Only sessions of this set.
+    pub set: Option<Set>,
     /// Where the programme is kept, and the report goes.
     pub out: PathBuf,
+}
+
+impl Plan {
+    fn wants(&self, session: &Session) -> bool {
+        let named = |only: &String| session.name.contains(only.as_str());
+        (self.only.is_empty() || self.only.iter().any(named))
+            && self.set.is_none_or(|set| set == session.set)
+    }
 }
 
 /// Measures, prints, and returns whether everything held.
@@ -74,13 +86,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
         .transpose()?;
     let socket = knows_viewers.then(|| weir::log_socket(dir.path()));
     let mut sessions = matrix::sessions(plan.quick);
-    sessions.retain(|session| {
-        plan.only.is_empty()
-            || plan
-                .only
-                .iter()
-                .any(|only| session.name.contains(only.as_str()))
-    });
+    sessions.retain(|session| plan.wants(session));
     let count = sessions.len();
     let reports = out.join("reports.jsonl");
     let mut stage = Stage::set(&programme, socket.as_deref(), sessions, &reports)?;
@@ -110,10 +116,9 @@ pub fn run(plan: &Plan) -> Result<bool> {
             0,
             Teller {
                 name: WEIR,
-                said: viewers.said(),
+                said: viewers.finish()?,
             },
         );
-        viewers.finish()?;
     }
     deliveries.finish()?;
     let browser = stage.browser().to_owned();
@@ -128,7 +133,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
     if knows_viewers {
         report.hold(WEIR);
     }
-    if plan.only.is_empty() {
+    if plan.only.is_empty() && plan.set.is_none() {
         report.hold_run(if plan.quick { 3 } else { 40 });
     }
     report.write(&out.join("report.json"))?;

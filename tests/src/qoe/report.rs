@@ -270,6 +270,16 @@ impl<'a> Report<'a> {
                 let _ = writeln!(text, "{}", aim.line());
             }
         }
+        let (frames, dropped) = self.sessions.iter().fold((0, 0), |(frames, dropped), one| {
+            (
+                frames + one.truth.frames,
+                dropped + one.truth.dropped_frames,
+            )
+        });
+        let _ = writeln!(
+            text,
+            "\nof {frames} frames {dropped} were dropped: many, and the machine was too busy for its players"
+        );
         if self.weir.is_none() {
             text += "\nthis weir has no `viewers`: the baselines alone were judged\n";
         }

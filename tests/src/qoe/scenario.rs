@@ -8,7 +8,7 @@ use super::origin::Fault;
 use super::trace::Step;
 
 /// Which links a threshold may be tuned on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Set {
     /// These.

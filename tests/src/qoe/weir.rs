@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::path::CLIENTS;
 use super::said::{Estimate, Stall, ViewerSaid, Warning};
+use super::sampler::Sampler;
 use super::scenario::{Blame, Failure, Tier};
 use super::servers;
 use crate::weir::{Daemon, Follower, Settings};
@@ -73,6 +74,7 @@ stream = 'live'
 #[derive(Debug)]
 pub struct Viewers {
     lines: Follower<Line>,
+    sampler: Sampler,
 }
 
 impl Viewers {
@@ -82,24 +84,31 @@ impl Viewers {
     /// It cannot be started.
     pub fn follow(daemon: &Daemon) -> Result<Self> {
         let lines = daemon.follow_lines(&["viewers", "--follow"])?;
-        Ok(Self { lines })
+        let ask = daemon.asker(&["viewers"]);
+        Ok(Self {
+            lines,
+            sampler: Sampler::start(ask),
+        })
     }
 
-    /// What has been said of each viewer so far.
-    pub fn said(&self) -> Vec<ViewerSaid> {
+    /// Ends the following; returns what has been said of each viewer.
+    ///
+    /// # Errors
+    /// A line could not be read.
+    pub fn finish(self) -> Result<Vec<ViewerSaid>> {
         let mut accounts = Accounts::default();
         for line in self.lines.seen(|_| true) {
             accounts.take(line);
         }
-        accounts.finish()
-    }
-
-    /// Ends the following.
-    ///
-    /// # Errors
-    /// A line could not be read.
-    pub fn finish(self) -> Result<()> {
-        self.lines.finish()
+        self.lines.finish()?;
+        let mut said = accounts.finish();
+        let mut buffers = self.sampler.finish();
+        for one in &mut said {
+            one.buffer
+                .extend(buffers.remove(&one.key).unwrap_or_default());
+            one.buffer.sort_unstable();
+        }
+        Ok(said)
     }
 }
 
