@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::said::{Stall, ViewerSaid, Warning};
 use super::scenario::{Blame, Expected, Failure};
-use super::truth::{SHORTEST_STALL_MS, Span, Truth};
+use super::truth::{APART_MS, SHORTEST_STALL_MS, Span, Truth};
 
 /// How far a said onset may be from the true one.
 pub const TOLERANCE_MS: u64 = 1_000;
@@ -293,6 +293,15 @@ struct Matched {
 fn match_stalls(truth: &[Span], said: &[Stall]) -> Matched {
     let mut left: Vec<Stall> = said.to_vec();
     left.sort_by_key(|stall| stall.begin_unix_ns);
+    // As the true ones are joined.
+    left.dedup_by(|next, one| {
+        let same =
+            one.end_unix_ns > 0 && next.begin_unix_ns <= one.end_unix_ns + APART_MS * 1_000_000;
+        if same {
+            one.end_unix_ns = next.end_unix_ns;
+        }
+        same
+    });
     let onset = |stall: &Stall| stall.begin_unix_ns / 1_000_000;
     let near = |stall: &Stall, real: &Span| onset(stall).abs_diff(real.begin_ms) <= TOLERANCE_MS;
     let (real, short): (Vec<Span>, Vec<Span>) = truth

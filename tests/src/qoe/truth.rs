@@ -8,6 +8,9 @@ use super::players::{Event, Fragment, Report};
 /// hiccups are of that size.
 pub const SHORTEST_STALL_MS: u64 = 100;
 
+/// Stalls that are no further apart are one: nobody has seen the picture move between them.
+pub const APART_MS: u64 = 300;
+
 /// From when to when, Unix milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
@@ -94,6 +97,13 @@ impl Truth {
         }
         let left = truth.left_ms;
         open.stall.close(left, &mut truth.stalls);
+        truth.stalls.dedup_by(|next, one| {
+            let same = next.begin_ms <= one.end_ms + APART_MS;
+            if same {
+                one.end_ms = next.end_ms;
+            }
+            same
+        });
         open.pause.close(left, &mut truth.pauses);
         open.seek.close(left, &mut truth.seeks);
         truth
@@ -296,6 +306,23 @@ mod tests {
             spans.map(|(begin_ms, end_ms)| Span { begin_ms, end_ms })
         );
         assert_eq!(truth.waits, 1);
+    }
+
+    #[test]
+    fn a_picture_that_moves_for_a_moment_does_not_make_two_stalls_of_one() {
+        let moments = [(4_000, 5_000), (5_040, 7_000), (7_301, 8_000)];
+        let mut events = vec![(0, Event::Load), (500, Event::Started)];
+        for (begin, end) in moments {
+            events.push((begin, Event::Stall { ahead: 0.0 }));
+            events.push((end, Event::Resumed));
+        }
+        events.push((20_000, Event::Closed));
+        let spans: Vec<_> = truth(events)
+            .stalls
+            .iter()
+            .map(|stall| (stall.begin_ms, stall.end_ms))
+            .collect();
+        assert_eq!(spans, [(4_000, 7_000), (7_301, 8_000)]);
     }
 
     #[test]

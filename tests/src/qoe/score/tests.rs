@@ -70,11 +70,13 @@ fn one_said_stall_is_not_two_true_ones() {
     let truth = truth(vec![span(10_000, 10_500), span(10_800, 12_000)]);
     let score = score_of(&truth, &said(vec![told(10_400, 12_000)]));
     assert_eq!((score.stalls_found, score.stalls_false), (1, 0));
-    let score = score_of(
-        &truth,
-        &said(vec![told(10_400, 10_500), told(10_700, 12_000)]),
-    );
+    let two = vec![told(10_400, 10_500), told(10_801, 12_000)];
+    let score = score_of(&truth, &said(two));
     assert_eq!((score.stalls_found, score.stalls_false), (2, 0));
+    // Said in two pieces with next to nothing between them, it is said once.
+    let pieces = vec![told(10_400, 10_500), told(10_600, 12_000)];
+    let score = score_of(&truth, &said(pieces));
+    assert_eq!((score.stalls_found, score.stalls_false), (1, 0));
 }
 
 #[test]
