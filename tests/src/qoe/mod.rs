@@ -122,7 +122,9 @@ pub fn run(plan: &Plan) -> Result<bool> {
     }
     deliveries.finish()?;
     let browser = stage.browser().to_owned();
-    stage.finish()?;
+    if let Err(error) = stage.finish() {
+        println!("the browser: {error:#}");
+    }
     daemon.stop()?;
     let version = output(&plan.weir.to_string_lossy(), &["--version"])?
         .trim()
