@@ -57,8 +57,9 @@ impl Playlist {
         Ok(Self { head, segments })
     }
 
-    /// The sliding window `age` after the stream began.
-    pub fn window(&self, age: Duration) -> String {
+    /// The sliding window `age` after the stream began. Each segment says when it was made: players
+    /// find sound and picture that belong together by it when they have fallen behind.
+    pub fn window(&self, began: SystemTime, age: Duration) -> String {
         let there = self.segments.len().min(segments_at(age));
         let first = there.saturating_sub(WINDOW);
         let mut text = String::from("#EXTM3U\n");
@@ -66,8 +67,14 @@ impl Playlist {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}");
-        for segment in &self.segments[first..there] {
-            let _ = writeln!(text, "{}\n{}", segment.extinf, segment.uri);
+        let mut made = began;
+        for (n, segment) in self.segments[..there].iter().enumerate() {
+            if n >= first {
+                let made = humantime::format_rfc3339_millis(made);
+                let _ = writeln!(text, "#EXT-X-PROGRAM-DATE-TIME:{made}");
+                let _ = writeln!(text, "{}\n{}", segment.extinf, segment.uri);
+            }
+            made += Duration::from_secs(SEGMENT_SECONDS.into());
         }
         if there == self.segments.len() {
             text.push_str("#EXT-X-ENDLIST\n");
@@ -139,14 +146,20 @@ mod tests {
     #[test]
     fn the_window_slides_with_the_media_sequence_and_ends_with_the_programme() {
         let playlist = playlist(20);
-        let early = playlist.window(Duration::from_millis(5_900));
+        let began = SystemTime::UNIX_EPOCH;
+        let early = playlist.window(began, Duration::from_millis(5_900));
         assert!(early.contains("#EXT-X-MEDIA-SEQUENCE:0\n"), "{early}");
         assert!(early.contains("seg-0-0001.m4s") && !early.contains("seg-0-0002.m4s"));
         assert!(early.contains("#EXT-X-MAP:") && !early.contains("ENDLIST"));
-        let later = playlist.window(Duration::from_secs(20));
+        let later = playlist.window(began, Duration::from_secs(20));
         assert!(later.contains("#EXT-X-MEDIA-SEQUENCE:4\n"), "{later}");
         assert_eq!(later.matches(".m4s").count(), WINDOW);
-        assert!(playlist.window(Duration::from_secs(60)).contains("ENDLIST"));
+        assert!(later.contains("TIME:1970-01-01T00:00:08.000Z\n#EXTINF:2.000000,\nseg-0-0004.m4s"));
+        assert!(
+            playlist
+                .window(began, Duration::from_secs(60))
+                .contains("ENDLIST")
+        );
     }
 
     #[test]

@@ -227,7 +227,12 @@ fn find(path: &str, root: &Path, late: Duration) -> Option<Vec<u8>> {
     let age = now.duration_since(began).ok()?.saturating_sub(late);
     if file.starts_with("media_") {
         let whole = std::fs::read_to_string(on_disk).ok()?;
-        return Some(Playlist::parse(&whole).ok()?.window(age).into_bytes());
+        return Some(
+            Playlist::parse(&whole)
+                .ok()?
+                .window(began, age)
+                .into_bytes(),
+        );
     }
     if extension(file) == "mpd" {
         let whole = std::fs::read_to_string(on_disk).ok()?;

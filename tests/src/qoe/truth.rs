@@ -164,12 +164,18 @@ impl Truth {
                 kind,
                 details,
                 code,
-            } => self.errors.push(Failing {
-                t_ms: t,
-                fatal: *fatal,
-                words: format!("{kind} {details}"),
-                code: *code,
-            }),
+            } => {
+                self.errors.push(Failing {
+                    t_ms: t,
+                    fatal: *fatal,
+                    words: format!("{kind} {details}"),
+                    code: *code,
+                });
+                // The element is broken: nothing is watched any more, and no server's fault it is.
+                if kind == "element" {
+                    self.left_ms = t;
+                }
+            }
             // What comes after the programme's end is no stall.
             Event::Ended => {
                 self.ended = true;
