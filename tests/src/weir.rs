@@ -245,6 +245,19 @@ impl Daemon {
         command
     }
 
+    /// Makes the command of a listing as often as it is wanted, without the daemon at hand.
+    pub fn asker(&self, args: &'static [&'static str]) -> impl Fn() -> Command + Send + 'static {
+        let (binary, socket) = (self.binary.clone(), self.socket.clone());
+        move || {
+            let mut command = Command::new(&binary);
+            command
+                .args(args)
+                .args(["-o", "json", "--socket"])
+                .arg(&socket);
+            command
+        }
+    }
+
     fn list<T: DeserializeOwned>(&self, args: &[&str]) -> Result<Vec<T>> {
         lines(&mut self.command(args))
     }
@@ -281,6 +294,17 @@ impl Daemon {
     /// It cannot be started.
     pub fn follow(&self) -> Result<Follower> {
         Follower::start(self.command(&["deliveries", "--follow"]))
+    }
+
+    /// Another listing with `--follow`, from now on.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn follow_lines<T: DeserializeOwned + Clone + Send + 'static>(
+        &self,
+        args: &[&str],
+    ) -> Result<Follower<T>> {
+        Follower::start(self.command(args))
     }
 
     /// Notes every session from now on; the daemon itself forgets ended ones after a while.
@@ -401,15 +425,15 @@ impl Collector {
     }
 }
 
-/// `weir deliveries --follow`, being read.
+/// A listing with `--follow`, being read.
 #[derive(Debug)]
-pub struct Follower {
+pub struct Follower<T = Delivery> {
     process: Process,
-    seen: Arc<Mutex<Vec<Delivery>>>,
+    seen: Arc<Mutex<Vec<T>>>,
     reader: Option<JoinHandle<Result<()>>>,
 }
 
-impl Follower {
+impl<T: DeserializeOwned + Clone + Send + 'static> Follower<T> {
     fn start(mut command: Command) -> Result<Self> {
         command
             .stdin(Stdio::null())
@@ -420,16 +444,16 @@ impl Follower {
             .child_mut()
             .stdout
             .take()
-            .context("no pipe from weir deliveries")?;
+            .context("no pipe from weir")?;
         let seen = Arc::new(Mutex::new(Vec::new()));
         let reader = {
             let seen = Arc::clone(&seen);
             std::thread::spawn(move || {
                 for line in BufReader::new(pipe).lines() {
-                    let delivery = parse(&line.context("cannot read weir deliveries")?)?;
+                    let one = parse(&line.context("cannot read what weir prints")?)?;
                     seen.lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .push(delivery);
+                        .push(one);
                 }
                 Ok(())
             })
@@ -441,13 +465,10 @@ impl Follower {
         })
     }
 
-    /// The deliveries so far that `keep` lets through, in the order they came.
-    pub fn seen(&self, keep: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+    /// What has come so far and `keep` lets through, in the order it came.
+    pub fn seen(&self, keep: impl Fn(&T) -> bool) -> Vec<T> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter()
-            .filter(|delivery| keep(delivery))
-            .cloned()
-            .collect()
+        seen.iter().filter(|one| keep(one)).cloned().collect()
     }
 
     /// Ends the following.

@@ -58,6 +58,17 @@ pub(crate) fn lab_program(name: &str, need: Need, args: Vec<OsString>) -> Result
     Err(replace(command.args(args)))
 }
 
+/// Builds weir and becomes one of the two truths: that of deliveries, or with `--qoe` that of viewers.
+pub(crate) fn truth(mut args: Vec<OsString>) -> Result<()> {
+    let given = args.len();
+    args.retain(|arg| arg != "--qoe");
+    if args.len() == given {
+        lab_program("truth", Need::Test, args)
+    } else {
+        lab_program("truth-qoe", Need::Qoe, args)
+    }
+}
+
 /// Builds a program of `weir-tests`; the command that runs it as root on this weir.
 pub(crate) fn lab_command(name: &str, weir: &Path) -> Result<std::process::Command> {
     run_to_end(cargo().args(["build", "--package", "weir-tests", "--bin", name]))?;

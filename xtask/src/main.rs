@@ -69,7 +69,8 @@ enum Chore {
     },
     /// Compare what weir says with a packet capture and the kernel's counters (root)
     ///
-    /// Prints a table, writes target/truth/report.json, and fails when something differs.
+    /// Prints a table, writes target/truth/report.json, and fails when something differs. With
+    /// `--qoe`, compare what weir says of viewers with what real players say of themselves.
     Truth {
         /// Arguments of the comparison, e.g. `--quick`; after `--`, also `--help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -112,7 +113,7 @@ fn main() -> ExitCode {
         Chore::Run { args } => chores::run(args),
         Chore::Test { only } => test::run(only),
         Chore::Demo { args } => chores::lab_program("demo", setup::Need::Demo, args),
-        Chore::Truth { args } => chores::lab_program("truth", setup::Need::Test, args),
+        Chore::Truth { args } => chores::truth(args),
         Chore::Kernels(args) => kernels::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Lint => lint::run(),

@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Kernel,
     /// `truth --quick` of each way of measuring, as root
     Truth,
+    /// `truth --qoe --quick`: real players in a browser, as root
+    Qoe,
 }
 
 /// Sets up and runs the steps, or one of them.
@@ -42,10 +44,11 @@ pub(crate) fn run(only: Option<Step>) -> Result<()> {
             Step::Truth,
             ("truth, quick, polled", Box::new(|| truth("polled"))),
         ),
+        (Step::Qoe, ("truth of viewers, quick", Box::new(qoe))),
     ];
     let mut chosen: Vec<steps::Step<'_>> = vec![(
         "setup",
-        Box::new(|| setup::ensure(&[Need::Build, Need::Test])),
+        Box::new(|| setup::ensure(&[Need::Build, Need::Test, Need::Qoe])),
     )];
     for (step, run) in all {
         if only.is_none_or(|only| only == step) {
@@ -120,6 +123,11 @@ fn truth(backend: &str) -> Result<()> {
     let mut command = lab_command("truth", &weir)?;
     command.args(["--quick", "--backend", backend, "--out"]);
     run_to_end(command.arg(workspace().join("target/truth").join(backend)))
+}
+
+fn qoe() -> Result<()> {
+    let weir = release_weir()?;
+    run_to_end(lab_command("truth-qoe", &weir)?.arg("--quick"))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod link;
 pub mod netns;
 pub mod nginx;
+pub mod paths;
 pub mod process;
 pub mod relay;
 pub mod server;

@@ -1,10 +1,11 @@
 //! The link between two namespaces: a TUN device in each, and one thread per direction that
-//! moves packets through a [`Shaper`]. This kernel needs no netem for it, and the counters are
-//! exact.
+//! moves packets through [`Paths`]. This kernel needs no netem for it, and the counters are exact.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,32 +19,25 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::pipe2;
 
 use super::netns::Netns;
+pub use super::paths::Direction;
+use super::paths::Paths;
 use super::shaper::{Counts, Shape, Shaper};
 
 /// The device in each namespace.
 pub const DEVICE: &str = "link0";
 
-/// Which way a packet goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Server to client.
-    Down,
-    /// Client to server.
-    Up,
-}
-
 /// A running relay; dropping it cuts the link.
 #[derive(Debug)]
 pub struct Relay {
-    down: Arc<Mutex<Shaper>>,
-    up: Arc<Mutex<Shaper>>,
+    down: Arc<Mutex<Paths>>,
+    up: Arc<Mutex<Paths>>,
     threads: Vec<JoinHandle<()>>,
     /// Closing it ends the threads.
     stop: Option<OwnedFd>,
 }
 
-fn lock(shaper: &Mutex<Shaper>) -> MutexGuard<'_, Shaper> {
-    shaper.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(paths: &Mutex<Paths>) -> MutexGuard<'_, Paths> {
+    paths.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Relay {
@@ -54,21 +48,25 @@ impl Relay {
     pub fn new(server: &Netns, client: &Netns, shape: Shape, seed: u64) -> Result<Self> {
         let server_tun = server.run(open_tun)?;
         let client_tun = client.run(open_tun)?;
-        let down = Arc::new(Mutex::new(Shaper::new(shape, seed)));
-        let up = Arc::new(Mutex::new(Shaper::new(shape, !seed)));
+        let paths = |direction, seed| {
+            let paths = Paths::new(direction, Shaper::new(shape, seed));
+            Arc::new(Mutex::new(paths))
+        };
+        let down = paths(Direction::Down, seed);
+        let up = paths(Direction::Up, !seed);
         // Close-on-exec: a copy in some child would keep the relay running.
         let (watch, stop) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         let watch = Arc::new(watch);
         let mut threads = Vec::new();
-        for (from, to, shaper, name) in [
+        for (from, to, paths, name) in [
             (&server_tun, &client_tun, &down, "lab-relay-down"),
             (&client_tun, &server_tun, &up, "lab-relay-up"),
         ] {
             let (from, to) = (from.try_clone()?, to.try_clone()?);
-            let (shaper, watch) = (Arc::clone(shaper), Arc::clone(&watch));
+            let (paths, watch) = (Arc::clone(paths), Arc::clone(&watch));
             let thread = std::thread::Builder::new()
                 .name(name.into())
-                .spawn(move || carry(from, to, &shaper, &watch))
+                .spawn(move || carry(from, to, &paths, &watch))
                 .context("cannot start the relay")?;
             threads.push(thread);
         }
@@ -80,21 +78,26 @@ impl Relay {
         })
     }
 
-    fn shaper(&self, direction: Direction) -> &Mutex<Shaper> {
+    fn paths(&self, direction: Direction) -> &Mutex<Paths> {
         match direction {
             Direction::Down => &self.down,
             Direction::Up => &self.up,
         }
     }
 
-    /// Changes one direction from the next packet on.
+    /// Changes one direction from the next packet on, but for clients with a path of their own.
     pub fn set(&self, direction: Direction, shape: Shape) {
-        lock(self.shaper(direction)).set(shape);
+        lock(self.paths(direction)).set(shape);
     }
 
-    /// What one direction has done so far.
+    /// Gives a client a path of its own, or changes it from the next packet on.
+    pub fn set_client(&self, direction: Direction, client: Ipv4Addr, shape: Shape, seed: u64) {
+        lock(self.paths(direction)).set_client(client, shape, seed);
+    }
+
+    /// What one direction has done so far to packets on no client's own path.
     pub fn counts(&self, direction: Direction) -> Counts {
-        lock(self.shaper(direction)).counts()
+        lock(self.paths(direction)).counts()
     }
 }
 
@@ -128,19 +131,23 @@ fn open_tun() -> Result<File> {
     Ok(file)
 }
 
+/// Ordered by when it is due; of those due at once, by when it came.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Waiting {
     due_ns: u64,
+    turn: u64,
     packet: Vec<u8>,
 }
 
 /// One direction: reads all there is, hands on all that is due, sleeps until either.
-fn carry(mut from: File, mut to: File, shaper: &Mutex<Shaper>, stop: &OwnedFd) {
+fn carry(mut from: File, mut to: File, paths: &Mutex<Paths>, stop: &OwnedFd) {
     let epoch = Instant::now();
     let now_ns = || u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // Sleeping must end in time: the default slack is 50 us.
     // SAFETY: PR_SET_TIMERSLACK takes plain integers and concerns this thread alone.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
-    let mut queue: VecDeque<Waiting> = VecDeque::new();
+    let mut queue: BinaryHeap<Reverse<Waiting>> = BinaryHeap::new();
+    let mut turn = 0;
     let mut spare: Vec<Vec<u8>> = Vec::new();
     loop {
         // Bounded, so that a fast sender cannot keep due packets waiting.
@@ -150,9 +157,16 @@ fn carry(mut from: File, mut to: File, shaper: &Mutex<Shaper>, stop: &OwnedFd) {
             match from.read(&mut packet) {
                 Ok(bytes) => {
                     packet.truncate(bytes);
-                    match lock(shaper).admit(now_ns(), bytes) {
-                        Some(due_ns) => queue.push_back(Waiting { due_ns, packet }),
-                        None => spare.push(packet),
+                    let due_ns = lock(paths).admit(now_ns(), &packet);
+                    if let Some(due_ns) = due_ns {
+                        turn += 1;
+                        queue.push(Reverse(Waiting {
+                            due_ns,
+                            turn,
+                            packet,
+                        }));
+                    } else {
+                        spare.push(packet);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -164,19 +178,19 @@ fn carry(mut from: File, mut to: File, shaper: &Mutex<Shaper>, stop: &OwnedFd) {
             }
         }
         while queue
-            .front()
-            .is_some_and(|waiting| waiting.due_ns <= now_ns())
+            .peek()
+            .is_some_and(|Reverse(waiting)| waiting.due_ns <= now_ns())
         {
-            if let Some(Waiting { packet, .. }) = queue.pop_front() {
+            if let Some(Reverse(Waiting { packet, .. })) = queue.pop() {
                 // A device that is down loses it, as a cut cable does.
                 if to.write(&packet).is_ok() {
-                    lock(shaper).delivered(packet.len());
+                    lock(paths).delivered(&packet);
                 }
                 spare.push(packet);
             }
         }
         spare.truncate(1024);
-        let timeout = queue.front().map(|waiting| {
+        let timeout = queue.peek().map(|Reverse(waiting)| {
             TimeSpec::from_duration(Duration::from_nanos(
                 waiting.due_ns.saturating_sub(now_ns()),
             ))

@@ -27,33 +27,43 @@ const fn package(name: &'static str, program: &'static str, needs: &'static [Nee
     }
 }
 
-const LAB: &[Need] = &[Need::Test, Need::Demo, Need::Bench];
+const LAB: &[Need] = &[Need::Test, Need::Demo, Need::Bench, Need::Qoe];
 
-const TEST: &[Need] = &[Need::Test, Need::Bench];
+const TEST: &[Need] = &[Need::Test, Need::Bench, Need::Qoe];
+const QOE: &[Need] = &[Need::Qoe];
 const KERNELS: &[Need] = &[Need::Kernels];
 
 const ARM64: &[Need] = &[Need::Arm64];
 
-const PACKAGES: [Package; 18] = [
+const PACKAGES: &[Package] = &[
     package("gcc", "cc", &[Need::Build]),
     package(
         "iproute2",
         "ip",
-        &[Need::Test, Need::Demo, Need::Kernels, Need::Bench],
+        &[
+            Need::Test,
+            Need::Demo,
+            Need::Kernels,
+            Need::Bench,
+            Need::Qoe,
+        ],
     ),
     package("nginx", "nginx", LAB),
     package("nftables", "nft", LAB),
     package("curl", "curl", LAB),
-    package("ffmpeg", "ffmpeg", &[Need::Demo]),
+    package("ffmpeg", "ffmpeg", &[Need::Demo, Need::Qoe]),
     package(
         "bpftool",
         "bpftool",
-        &[Need::Test, Need::Kernels, Need::Bench],
+        &[Need::Test, Need::Kernels, Need::Bench, Need::Qoe],
     ),
     package("bpftrace", "bpftrace", TEST),
     package("openssl", "openssl", TEST),
     package("tcpdump", "tcpdump", TEST),
     package("tshark", "tshark", TEST),
+    package("chromium", "chromium", QOE),
+    package("nodejs", "node", QOE),
+    package("npm", "npm", QOE),
     package("binutils", "strip", KERNELS),
     package("cpio", "cpio", KERNELS),
     package("debian-archive-keyring", KEYRING, KERNELS),

@@ -3,6 +3,7 @@
 
 mod apt;
 mod bpf;
+mod players;
 mod tools;
 
 use anyhow::{Result, bail};
@@ -25,6 +26,8 @@ pub(crate) enum Need {
     Arm64,
     /// The bench: a server to load, and what weir is compared with
     Bench,
+    /// The truth of viewers: a browser, players in it, and a video ladder
+    Qoe,
     /// Formatting, clippy and cargo-deny
     Lint,
 }
@@ -112,6 +115,9 @@ fn survey(needs: &[Need]) -> Vec<Item> {
                 .to_owned(),
         });
     }
+    if needs.contains(&Need::Qoe) {
+        items.extend(players::survey());
+    }
     if needs.contains(&Need::Lint) {
         items.extend(tools::survey());
     }
@@ -136,6 +142,13 @@ fn install(needs: &[Need], items: &[Item], reinstall_linker: bool) -> Result<()>
     if needs.contains(&Need::Arm64)
         && cross::found(Arch::Aarch64).is_none()
         && let Err(error) = cross::install(Arch::Aarch64)
+    {
+        failures.push(format!("{error:#}"));
+    }
+    // After node, which apt may just have brought.
+    if needs.contains(&Need::Qoe)
+        && players::survey().iter().any(|item| item.found.is_none())
+        && let Err(error) = players::install()
     {
         failures.push(format!("{error:#}"));
     }
