@@ -115,7 +115,7 @@ proptest! {
             // All its records were lost.
             let Some((_, cell)) = fold.cells().iter().find(of_life) else { continue };
             let told = &cell.counters;
-            for ((name, told), truth) in told.named().iter().zip(life.at_most().named()) {
+            for ((name, told), truth) in told.named().iter().zip(life.at_most(told).named()) {
                 prop_assert!(*told <= truth.1, "{name} of {life:?}: {told} > {}", truth.1);
             }
             prop_assert!(told.sessions_started + told.sessions_adopted <= 1);

@@ -181,8 +181,9 @@ fn live(
 }
 
 impl Life {
-    /// All that there is to count of it; both ways to begin, of which it has one.
-    pub(super) fn at_most(&self) -> Counters {
+    /// All that there is to count of it; both ways to begin, of which it has one. Counts that are
+    /// not bounded here are as they were told.
+    pub(super) fn at_most(&self, told: &Counters) -> Counters {
         let of = |bit: u32| self.shapes.iter().filter(|s| s.flags & bit != 0).count() as u64;
         let all = self.shapes.len() as u64;
         let aborted = u64::from(self.aborted);
@@ -211,7 +212,7 @@ impl Life {
             busy_us: all * 30_000,
             rwnd_limited_us: all * 20_000,
             sndbuf_limited_us: all * 10_000,
-            ..Counters::default()
+            ..*told
         }
     }
 }
