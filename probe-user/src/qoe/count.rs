@@ -7,12 +7,19 @@ use super::cell::Cell;
 use super::delivery::{self, Kind, Phase};
 use super::fold::{Event, Fold};
 use super::metric::Metric;
-use super::session::{Partial, Session, Traffic};
+use super::session::{Partial, Recalled, Session, Traffic};
 use crate::kernel::BackendKind;
 
 impl Fold {
-    /// Counts what a delivery has carried since its last record.
-    pub(super) fn count_traffic(&mut self, place: u32, record: &Delivery, is_end: bool) {
+    /// Counts what a delivery has carried since its last record. What one that is recalled carried
+    /// until now may have been counted before its session was forgotten, so it is taken as counted.
+    pub(super) fn count_traffic(
+        &mut self,
+        place: u32,
+        record: &Delivery,
+        is_end: bool,
+        recalled: Option<Recalled>,
+    ) {
         let session = self.sessions.at(place);
         let number = record.index.saturating_add(1);
         let known = session.partial_of(number);
@@ -26,8 +33,12 @@ impl Fold {
                 return;
             }
         }
-        let before = known.unwrap_or_default();
+        let mut before = known.unwrap_or_default();
         let now = partial_of(record);
+        if let Some(recalled) = recalled {
+            before = now.at_least(&before);
+            before.is_unsure = recalled == Recalled::Unsure;
+        }
         if !is_end {
             // Rings read out of step: this one may be older than what is known.
             session.set_partial(Some(now.at_least(&before)));
@@ -47,8 +58,14 @@ impl Fold {
             more_us(now.sndbuf_limited_ticks, before.sndbuf_limited_ticks);
     }
 
-    /// Counts a late delivery once, whichever of its records says so first.
-    pub(super) fn count_late(&mut self, place: u32, record: &Delivery) -> Option<Event> {
+    /// Counts a late delivery once, whichever of its records says so first. The first may have come
+    /// before the session was forgotten.
+    pub(super) fn count_late(
+        &mut self,
+        place: u32,
+        record: &Delivery,
+        recalled: Option<Recalled>,
+    ) -> Option<Event> {
         let reported = record.header.kind == record_kind::DELIVERY_LATE;
         let session = self.sessions.at(place);
         if !(reported || record.flags & flag::LATE != 0) || record.index < session.late_counted {
@@ -57,7 +74,14 @@ impl Fold {
         session.late_counted = record.index.saturating_add(1);
         session.late_deliveries += 1;
         let still_open = reported && record.index >= session.over && !session.is_ended();
-        self.cells.get_mut(session.cell).counters.late_deliveries += 1;
+        // No record says so before the one that is about it: if that one is younger than all that
+        // was forgotten, it is the first.
+        let is_first = match recalled {
+            None => true,
+            Some(Recalled::Sure) => reported,
+            Some(Recalled::Unsure) => false,
+        };
+        self.cells.get_mut(session.cell).counters.late_deliveries += u64::from(is_first);
         still_open.then_some(Event::Late)
     }
 
@@ -151,6 +175,7 @@ pub(super) fn partial_of(record: &Delivery) -> Partial {
         busy_ticks: record.busy_ticks,
         rwnd_limited_ticks: record.rwnd_limited_ticks,
         sndbuf_limited_ticks: record.sndbuf_limited_ticks,
+        is_unsure: false,
     }
 }
 

@@ -10,7 +10,7 @@ use probe_ebpf::record::{
 };
 
 use super::cell::{CellKey, Cells, Transport};
-use super::count::{add_traffic, note_path, partial_of};
+use super::count::{add_traffic, note_path};
 use super::delivery::{self, Finished, Kind, Phase};
 use super::metric::Metric;
 use super::session::{OpenDelivery, Session};
@@ -197,7 +197,6 @@ impl Fold {
         label: impl FnOnce(&Endpoints) -> Label,
     ) -> Folded {
         let t_ns = record.header.t_ns;
-        let unheard_of = self.sessions.find(record.cookie).is_none();
         let place = self.session(
             record.cookie,
             &record.endpoints,
@@ -205,18 +204,16 @@ impl Fold {
             &record.header,
             label,
         );
-        if unheard_of && record.t_request_ns <= self.forgotten_ns {
-            self.recall(place, record);
-        }
         let is_end = record.header.kind == record_kind::DELIVERY_END;
         let kind = delivery::kind_of(record);
         let phase = delivery::phase_of(record);
 
-        self.count_traffic(place, record, is_end);
+        let recalled = self.sessions.at(place).recalls(record);
+        self.count_traffic(place, record, is_end, recalled);
         let event = if kind == Kind::Handshake {
             None
         } else {
-            self.count_late(place, record)
+            self.count_late(place, record, recalled)
         };
         let session = self.sessions.at(place);
         note_path(session, record);
@@ -284,7 +281,7 @@ impl Fold {
         let adopted = record.flags & flag::ADOPTED != 0;
         session.flags |= record.flags & Session::LASTING_FLAGS;
         session.t_established_ns = record.t_established_ns;
-        session.t_ended_ns = t_ns.max(1);
+        session.set_ended(t_ns);
         session.ended = record.ended;
         if record.srtt_us > 0 {
             session.srtt_us = record.srtt_us;
@@ -399,6 +396,8 @@ impl Fold {
             // Measured in another way from now on, which has cells of its own.
             self.forget(place, header.t_ns);
         }
+        // It was not among those that are forgotten to make room for it.
+        let forgotten_before_ns = self.forgotten_ns;
         while self.sessions.is_full()
             && let Some(place) = self.sessions.most_forgettable()
         {
@@ -415,7 +414,7 @@ impl Fold {
         let mut session = Session::new(cookie, *endpoints, cell, header.t_ns);
         session.backend = backend;
         session.flags = flags & Session::LASTING_FLAGS & !flag::BUSY_PERIOD;
-        session.forgotten_before_ns = self.forgotten_ns;
+        session.forgotten_before_ns = forgotten_before_ns;
         self.sessions.insert(&session)
     }
 
@@ -427,16 +426,6 @@ impl Fold {
         if !session.is_ended() {
             self.cells.get_mut(session.cell).gauges.sessions_open -= 1;
             self.sessions_evicted += 1;
-        }
-    }
-
-    /// Meets a session again that may have been forgotten in the middle of this delivery. What the
-    /// delivery carried until now may have been counted then, so it is taken as counted.
-    fn recall(&mut self, place: u32, record: &Delivery) {
-        let session = self.sessions.at(place);
-        session.set_partial(Some(partial_of(record)));
-        if record.header.kind != record_kind::DELIVERY_LATE && record.flags & flag::LATE != 0 {
-            session.late_counted = record.index.saturating_add(1);
         }
     }
 

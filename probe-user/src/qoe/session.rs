@@ -1,7 +1,7 @@
 //! Sessions: what is remembered of each, and what it is doing. The table of them is in
 //! [`super::table`].
 
-use probe_ebpf::record::{Endpoints, flag};
+use probe_ebpf::record::{Delivery, Endpoints, flag};
 
 use super::delivery::retransmit_ratio_ppm;
 use super::table::List;
@@ -70,6 +70,18 @@ pub struct Partial {
     pub rwnd_limited_ticks: u32,
     /// Of that, limited by the send buffer.
     pub sndbuf_limited_ticks: u32,
+    /// More may have been counted, before the session was forgotten.
+    pub(super) is_unsure: bool,
+}
+
+/// A delivery of which more may have been counted than is known, because its session may have been
+/// forgotten since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recalled {
+    /// But no more than its record says, which is younger than all that was forgotten.
+    Sure,
+    /// Its record is not younger: the other ring was ahead, and may have told more.
+    Unsure,
 }
 
 impl Partial {
@@ -88,6 +100,7 @@ impl Partial {
             busy_ticks: self.busy_ticks.max(other.busy_ticks),
             rwnd_limited_ticks: self.rwnd_limited_ticks.max(other.rwnd_limited_ticks),
             sndbuf_limited_ticks: self.sndbuf_limited_ticks.max(other.sndbuf_limited_ticks),
+            is_unsure: self.is_unsure || other.is_unsure,
         }
     }
 }
@@ -103,8 +116,9 @@ pub struct Session {
     pub cookie: u64,
     /// When it was last heard of.
     pub t_updated_ns: u64,
-    /// When it ended.
-    pub t_ended_ns: u64,
+    /// What was counted of it before it was forgotten, if it was, was told by records no younger
+    /// than this; 0: it never was.
+    pub(super) forgotten_before_ns: u64,
     /// Of the latest delivery that completed.
     pub last_latency_us: u64,
     /// The kernel's latest delivery-rate sample.
@@ -143,6 +157,7 @@ pub struct Session {
     /// Likewise for bytes and segments.
     pub(super) volume_settled: bool,
     is_open: bool,
+    is_ended: bool,
 
     open: OpenDelivery,
     partial: Partial,
@@ -154,8 +169,8 @@ pub struct Session {
     pub endpoints: Endpoints,
     /// When it reached ESTABLISHED, or was adopted.
     pub t_established_ns: u64,
-    /// If it was established later than this, nothing of it was known before.
-    pub(super) forgotten_before_ns: u64,
+    /// When it ended.
+    pub t_ended_ns: u64,
     /// First SYN-ACK sent to ESTABLISHED.
     pub handshake_us: u32,
     /// SYN-ACKs sent again.
@@ -174,7 +189,7 @@ impl Session {
         Self {
             cookie,
             t_updated_ns: t_ns,
-            t_ended_ns: 0,
+            forgotten_before_ns: 0,
             last_latency_us: 0,
             delivery_rate_bytes_per_s: 0,
             cell,
@@ -194,13 +209,14 @@ impl Session {
             retrans_settled: false,
             volume_settled: false,
             is_open: false,
+            is_ended: false,
             open: OpenDelivery::default(),
             partial: Partial::default(),
             late_deliveries: 0,
             aborted_deliveries: 0,
             endpoints,
             t_established_ns: 0,
-            forgotten_before_ns: 0,
+            t_ended_ns: 0,
             handshake_us: 0,
             synack_retransmits: 0,
         }
@@ -226,6 +242,23 @@ impl Session {
         (self.partial_number == number).then(|| self.far().1)
     }
 
+    /// Whether more of a record's delivery may have been counted than is known. That is a matter of
+    /// each delivery: by which one a session is met again says nothing about the others.
+    pub(super) fn recalls(&self, record: &Delivery) -> Option<Recalled> {
+        let forgotten_ns = self.forgotten_before_ns;
+        if forgotten_ns == 0 || record.t_request_ns > forgotten_ns {
+            return None;
+        }
+        let known = self.partial_of(record.index.saturating_add(1));
+        if known.is_some_and(|known| !known.is_unsure) {
+            None
+        } else if record.header.t_ns > forgotten_ns {
+            Some(Recalled::Sure)
+        } else {
+            Some(Recalled::Unsure)
+        }
+    }
+
     /// What lies beyond the first two lines. Not inlined, because a compiler that sees it reads it
     /// in any case and throws it away when it is not wanted, and reading it is what costs.
     #[inline(never)]
@@ -248,7 +281,13 @@ impl Session {
 
     /// Whether it is over.
     pub fn is_ended(&self) -> bool {
-        self.t_ended_ns != 0
+        self.is_ended
+    }
+
+    /// It is over.
+    pub(super) fn set_ended(&mut self, t_ns: u64) {
+        self.is_ended = true;
+        self.t_ended_ns = t_ns;
     }
 
     /// What it is doing.

@@ -305,3 +305,106 @@ fn a_session_that_the_filter_left_out_and_let_in_again_is_open_again() {
     );
     assert_eq!(counters.retrans_rto, 3);
 }
+
+/// A report of delivery `index`, made `t_s` seconds after boot, `retrans` segments repeated so far.
+fn report(kind: u8, index: u32, begun_s: u64, t_s: u64, retrans: u32) -> Record {
+    Record::Delivery(Delivery {
+        header: header(kind, t_s * SECOND_NS),
+        cookie: 1,
+        index,
+        t_request_ns: begun_s * SECOND_NS,
+        retrans_rto: retrans,
+        flags: if kind == kind::DELIVERY_LATE {
+            flag::LATE
+        } else {
+            0
+        },
+        ..Delivery::default()
+    })
+}
+
+/// Makes a table of one forget its session.
+fn crowd_out(fold: &mut Fold, t_s: u64) {
+    let start = SessionStart {
+        header: header(kind::SESSION_START, t_s * SECOND_NS),
+        cookie: 2,
+        t_established_ns: t_s * SECOND_NS,
+        ..SessionStart::default()
+    };
+    fold.session_start(&start, label);
+}
+
+/// The hot ring brings the next delivery's lateness before the bulk ring brings this one's end: the
+/// session is known again by then, but what this delivery carried was counted before.
+#[test]
+fn a_delivery_whose_session_is_met_again_by_a_later_one_is_not_counted_twice() {
+    let mut fold = fold_with(1, 10);
+    take(&mut fold, &report(kind::DELIVERY_PROGRESS, 0, 1, 2, 3));
+    assert_eq!(total(&fold).0.retrans_rto, 3);
+    crowd_out(&mut fold, 3);
+    take(&mut fold, &report(kind::DELIVERY_LATE, 1, 5, 9, 0));
+    take(&mut fold, &report(kind::DELIVERY_END, 0, 1, 4, 4));
+    assert_eq!(total(&fold).0.retrans_rto, 3);
+    // The later one began after all that, and is counted whole.
+    take(&mut fold, &report(kind::DELIVERY_PROGRESS, 1, 5, 10, 2));
+    take(&mut fold, &report(kind::DELIVERY_END, 1, 5, 11, 6));
+    assert_eq!(total(&fold).0.retrans_rto, 3 + 6);
+    assert_eq!(total(&fold).0.late_deliveries, 1);
+}
+
+/// The hot ring was ahead: what it told was counted, and the bulk ring's older report, which is the
+/// first to be heard since, does not say how much that was.
+#[test]
+fn an_older_report_does_not_say_what_was_counted_before_a_session_was_forgotten() {
+    let mut fold = fold_with(1, 10);
+    take(&mut fold, &report(kind::DELIVERY_LATE, 0, 1, 5, 3));
+    crowd_out(&mut fold, 6);
+    take(&mut fold, &report(kind::DELIVERY_PROGRESS, 0, 1, 4, 2));
+    assert_eq!(total(&fold).0.retrans_rto, 3);
+    // This one is younger than all that was counted: from here on it is known again.
+    take(&mut fold, &report(kind::DELIVERY_PROGRESS, 0, 1, 7, 5));
+    assert_eq!(total(&fold).0.retrans_rto, 3);
+    take(&mut fold, &report(kind::DELIVERY_END, 0, 1, 8, 9));
+    assert_eq!(total(&fold).0.retrans_rto, 3 + 4);
+    assert_eq!(total(&fold).0.late_deliveries, 1);
+}
+
+#[test]
+fn lateness_is_not_counted_twice_when_a_session_is_forgotten_in_between() {
+    let mut fold = fold_with(1, 10);
+    take(&mut fold, &report(kind::DELIVERY_LATE, 1, 3, 5, 0));
+    crowd_out(&mut fold, 6);
+    take(&mut fold, &report(kind::DELIVERY_END, 0, 1, 2, 0));
+    let mut late_too = report(kind::DELIVERY_PROGRESS, 1, 3, 7, 0);
+    if let Record::Delivery(record) = &mut late_too {
+        record.flags |= flag::LATE;
+    }
+    take(&mut fold, &late_too);
+    assert_eq!(total(&fold).0.late_deliveries, 1);
+    assert_eq!(total(&fold).1.deliveries_open_late, 1);
+}
+
+/// In a full table each new session takes another's place; its own life is known whole all the same.
+#[test]
+fn a_session_that_takes_anothers_place_is_counted_whole() {
+    let mut fold = fold_with(1, 10);
+    crowd_out(&mut fold, 1);
+    let start = SessionStart {
+        header: header(kind::SESSION_START, 2 * SECOND_NS),
+        cookie: 1,
+        t_established_ns: 2 * SECOND_NS,
+        ..SessionStart::default()
+    };
+    take(&mut fold, &Record::Start(start));
+    take(&mut fold, &report(kind::DELIVERY_END, 0, 3, 4, 5));
+    let end = SessionEnd {
+        header: header(kind::SESSION_END, 5 * SECOND_NS),
+        cookie: 1,
+        t_established_ns: 2 * SECOND_NS,
+        retrans_rto: 7,
+        ..SessionEnd::default()
+    };
+    take(&mut fold, &Record::End(end));
+    assert_eq!(fold.losses().sessions_evicted, 1);
+    assert_eq!(total(&fold).0.retrans_rto, 7);
+}

@@ -3,13 +3,15 @@
 use probe_ebpf::record::{Delivery, Endpoints, SessionEnd, SessionStart, ended, flag, kind};
 use proptest::prelude::*;
 
-use super::{Record, SECOND_NS, header};
+use super::{Counters, Record, SECOND_NS, header};
 
 /// What a generated delivery is like.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub(super) flags: u32,
     pub(super) late: bool,
+    /// Reports before it is late.
+    reports_before: u32,
     reports: u32,
     retrans: [u32; 3],
     segments: u32,
@@ -27,17 +29,20 @@ fn shape() -> impl Strategy<Value = Shape> {
     (
         kinds,
         any::<bool>(),
-        0..3_u32,
+        (0..3_u32, 0..3_u32),
         [0..5_u32, 0..5, 0..5],
         20..100_u32,
     )
-        .prop_map(|(flags, late, reports, retrans, segments)| Shape {
-            flags,
-            late: late && flags & flag::HANDSHAKE == 0,
-            reports,
-            retrans,
-            segments,
-        })
+        .prop_map(
+            |(flags, late, (before, reports), retrans, segments)| Shape {
+                flags,
+                late: late && flags & flag::HANDSHAKE == 0,
+                reports_before: before.min(reports),
+                reports,
+                retrans,
+                segments,
+            },
+        )
 }
 
 /// One session's life as the kernel would write it, ring by ring, and what is true of it.
@@ -123,14 +128,17 @@ fn live(
             retrans_fast: shape.retrans[0] * step / steps,
             retrans_rto: shape.retrans[1] * step / steps,
             retrans_tlp: shape.retrans[2] * step / steps,
+            busy_ticks: 30 * step / steps,
+            rwnd_limited_ticks: 20 * step / steps,
+            sndbuf_limited_ticks: 10 * step / steps,
             srtt_us: 5000,
             ..Delivery::default()
         };
         let mut late = 0;
         for step in 0..steps - 1 {
             t_ns += SECOND_NS;
-            // The first report of a late one is that it is late; the rest say so as well.
-            let is_late = shape.late && step == 0;
+            // Once one report is that it is late, the rest say so as well.
+            let is_late = shape.late && step == shape.reports_before;
             let mut record = at(step);
             record.flags |= late;
             if is_late {
@@ -172,6 +180,43 @@ fn live(
     }
 }
 
+impl Life {
+    /// All that there is to count of it; both ways to begin, of which it has one. Counts that are
+    /// not bounded here are as they were told.
+    pub(super) fn at_most(&self, told: &Counters) -> Counters {
+        let of = |bit: u32| self.shapes.iter().filter(|s| s.flags & bit != 0).count() as u64;
+        let all = self.shapes.len() as u64;
+        let aborted = u64::from(self.aborted);
+        let not_counted =
+            of(flag::UNSOLICITED | flag::RESUMED | flag::HANDSHAKE | flag::UNANSWERED);
+        let end = &self.end;
+        Counters {
+            sessions_started: 1,
+            sessions_adopted: 1,
+            sessions_ended: 1,
+            ended_client_rst: 1,
+            deliveries: all - not_counted,
+            late_deliveries: self.shapes.iter().filter(|s| s.late).count() as u64,
+            aborted_deliveries: aborted,
+            unanswered_requests: of(flag::UNANSWERED),
+            busy_periods: of(flag::BUSY_PERIOD),
+            unsolicited: of(flag::UNSOLICITED),
+            resumed: of(flag::RESUMED),
+            tls_handshakes: of(flag::HANDSHAKE),
+            acked_bytes: end.acked_bytes,
+            segments: end.segments.into(),
+            retrans_fast: end.retrans_fast.into(),
+            retrans_rto: end.retrans_rto.into(),
+            retrans_tlp: end.retrans_tlp.into(),
+            // A tick is a millisecond.
+            busy_us: all * 30_000,
+            rwnd_limited_us: all * 20_000,
+            sndbuf_limited_us: all * 10_000,
+            ..*told
+        }
+    }
+}
+
 /// Several lives, each ring in its order, the rings against each other and the sessions among
 /// each other in any; and which records get lost.
 #[derive(Clone, Debug)]
@@ -194,6 +239,25 @@ fn t_ns(record: &Record) -> u64 {
         Record::Delivery(record) => record.header.t_ns,
         Record::End(record) => record.header.t_ns,
     }
+}
+
+/// The port at which a session alone is served, in a story whose sessions are kept apart.
+pub(super) fn port_of(cookie: u64) -> u16 {
+    u16::try_from(cookie).unwrap()
+}
+
+/// The same, with a cell for each session, so that what one counts twice is not hidden by what
+/// another loses.
+pub(super) fn apart(mut story: Story) -> Story {
+    for (record, _) in &mut story.records {
+        let (cookie, endpoints) = match record {
+            Record::Start(record) => (record.cookie, &mut record.endpoints),
+            Record::Delivery(record) => (record.cookie, &mut record.endpoints),
+            Record::End(record) => (record.cookie, &mut record.endpoints),
+        };
+        endpoints.local_port = port_of(cookie);
+    }
+    story
 }
 
 /// The same, with the hot ring never behind the bulk one, as the daemon reads them.
