@@ -1,7 +1,7 @@
 //! Generates the wire types. protox is a protobuf compiler in Rust, so no `protoc` is needed.
 
 /// Fields that hold an enum, and the function in `words.rs` that writes it as a word.
-const ENUM_FIELDS: [(&str, &str); 16] = [
+const ENUM_FIELDS: [(&str, &str); 22] = [
     ("Delivery.kind", "delivery_kind"),
     ("Delivery.phase", "delivery_phase"),
     ("Delivery.ended", "end_cause"),
@@ -12,6 +12,12 @@ const ENUM_FIELDS: [(&str, &str); 16] = [
     ("CellKey.tier", "evidence_tier"),
     ("CellKey.backend", "backend"),
     ("Histogram.metric", "metric"),
+    ("Viewer.key_kind", "viewer_key_kind"),
+    ("Viewer.state", "viewer_state"),
+    ("Viewer.ended", "viewer_end"),
+    ("Viewer.start_failure", "start_failure"),
+    ("ViewerEvent.change", "viewer_change"),
+    ("Alarm.rate", "alarm_rate"),
     ("Probe.verdict", "verdict"),
     ("Status.backend", "backend"),
     ("Hello.backend", "backend"),
@@ -31,6 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "EdgeMessage.message",
         "CollectorMessage.message",
         "RecordMessage.message",
+        "ViewerMessage.message",
     ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),

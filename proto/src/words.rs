@@ -4,8 +4,9 @@
 use serde::Serializer;
 
 use crate::v1::{
-    Backend, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier, Metric, RecordingEndCause,
-    SessionState, Verdict,
+    AlarmRate, Backend, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier, Metric,
+    RecordingEndCause, SessionState, StartFailure, Verdict, ViewerChange, ViewerEnd, ViewerKeyKind,
+    ViewerState,
 };
 
 macro_rules! words {
@@ -28,6 +29,7 @@ macro_rules! words {
 }
 
 words! {
+    alarm_rate: AlarmRate, "ALARM_RATE_";
     backend: Backend, "BACKEND_";
     delivery_kind: DeliveryKind, "DELIVERY_KIND_";
     delivery_phase: DeliveryPhase, "DELIVERY_PHASE_";
@@ -36,7 +38,12 @@ words! {
     metric: Metric, "METRIC_";
     recording_end_cause: RecordingEndCause, "RECORDING_END_CAUSE_";
     session_state: SessionState, "SESSION_STATE_";
+    start_failure: StartFailure, "START_FAILURE_";
     verdict: Verdict, "VERDICT_";
+    viewer_change: ViewerChange, "VIEWER_CHANGE_";
+    viewer_end: ViewerEnd, "VIEWER_END_";
+    viewer_key_kind: ViewerKeyKind, "VIEWER_KEY_KIND_";
+    viewer_state: ViewerState, "VIEWER_STATE_";
 }
 
 #[cfg(test)]
