@@ -4,6 +4,7 @@
 //! clock nor a kernel is asked here, so the same is known after the same was said. Who asks and who
 //! follows are the daemon's matter.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -16,15 +17,27 @@ use crate::config::{self, Config};
 use crate::kernel::{Batch, HalfOpenGiveUp, KernelCounts, Record, Ring};
 use crate::labels::Labels;
 use crate::labels::request::{RequestLabel, Source};
+use crate::qoe::alarms::{Alarms, Promises, Raised};
+use crate::qoe::audience::{
+    Audience, AudienceLimits, AudienceSettings, Clocks, Entry, Happening, Learned,
+};
+use crate::qoe::learn::Families;
 use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Event, fold::Folded};
 use crate::recording::Said;
 use crate::recording::tap::{Block, State, Tap};
 use crate::wire::{self, Context, DaemonCounts};
 
+/// Alarms that wait to be fetched.
+const ALARMS_KEPT: usize = 256;
+
 /// Everything that is known.
 #[derive(Debug)]
 pub struct Intake {
     fold: Fold,
+    audience: Audience,
+    alarms: Alarms,
+    /// Alarms that were not fetched yet.
+    raised: VecDeque<Raised>,
     limits: Limits,
     labels: Labels,
     settings: Arc<v1::RecordedSettings>,
@@ -90,6 +103,9 @@ impl Intake {
         fold.set_progress_ms(settings.progress_ms);
         Ok(Self {
             fold,
+            audience: Audience::new(limits.into(), audience_settings(&settings)),
+            alarms: Alarms::new(promises(&settings)),
+            raised: VecDeque::new(),
             limits,
             labels: labels(&settings)?,
             settings,
@@ -111,6 +127,7 @@ impl Intake {
         // What no configuration allows, a replay does not make room for either.
         let mut config = Config::default();
         config.limits.max_sessions = limits.max_sessions;
+        config.limits.max_viewers = limits.max_viewers;
         config.limits.max_cells = limits.max_cells;
         config.limits.max_deliveries_kept = limits.max_deliveries_kept;
         config.check()?;
@@ -135,6 +152,11 @@ impl Intake {
             labels_taken_tag: losses.labels_taken_tag,
             ..DaemonCounts::default()
         };
+        if !header.learned_json.is_empty() {
+            let families: Families = serde_json::from_str(&header.learned_json)
+                .context("what it had learned of players is none of weir's")?;
+            intake.learn_from(families.bounded());
+        }
         if !header.whole {
             intake.fold.deaf_until(header.begin_monotonic_ns);
         }
@@ -165,11 +187,29 @@ impl Intake {
                 ..
             } => self.context.unix_minus_monotonic_ns = *unix_minus_monotonic_ns,
             Said::GiveUp(give_up) => self.half_open_give_up(give_up),
-            Said::Now { now_ns } => self.fold.advance(*now_ns),
+            Said::Now { now_ns } => {
+                self.fold.advance(*now_ns);
+                let clocks = self.clocks();
+                let cells = self.fold.cells_mut();
+                self.audience.advance(*now_ns, clocks, cells);
+                let raised = &mut self.raised;
+                self.alarms.look(cells, *now_ns, |alarm| {
+                    // Nobody fetches them: a rate turns once in a while, so a few are enough.
+                    if raised.len() >= ALARMS_KEPT {
+                        raised.pop_front();
+                    }
+                    raised.push_back(alarm);
+                });
+            }
             Said::Settings(settings) => match labels(settings) {
                 Ok(labels) => {
                     self.labels = labels;
                     self.fold.set_progress_ms(settings.progress_ms);
+                    self.audience.set(audience_settings(settings));
+                    if promises(settings) != promises(&self.settings) {
+                        // Another question: its evidence begins anew.
+                        self.alarms = Alarms::new(promises(settings));
+                    }
                     self.settings = settings.clone();
                 }
                 // They come from a configuration that was checked, or from a recording of one.
@@ -212,14 +252,25 @@ impl Intake {
         };
         // Where a recording began they were what its header says, which may be anything.
         *drained = drained.saturating_add(1);
+        let clocks = self.clocks();
         let labels = &self.labels;
         match record {
             Record::SessionStart(record) => {
-                self.fold.session_start(record, |ends| labels.label(ends));
+                let cell = self.fold.session_start(record, |ends| labels.label(ends));
+                let cells = self.fold.cells_mut();
+                self.audience.session_start(record, cell, clocks, cells);
             }
-            Record::SessionEnd(record) => self.fold.session_end(record, |ends| labels.label(ends)),
+            Record::SessionEnd(record) => {
+                self.fold.session_end(record, |ends| labels.label(ends));
+                let cells = self.fold.cells_mut();
+                self.audience.session_end(record, clocks, cells);
+            }
             Record::Delivery(record) => {
-                let folded = self.fold.delivery(record, |ends| labels.label(ends));
+                let known = self.audience.class_of(record);
+                let folded = self.fold.delivery(record, |ends| labels.label(ends), known);
+                let cells = self.fold.cells_mut();
+                self.audience
+                    .delivery(record, folded.session_cell, clocks, cells);
                 return Some(Told { record, folded });
             }
             Record::Malformed => {
@@ -238,6 +289,16 @@ impl Intake {
             Source::Tag => &mut self.counts.labels_taken_tag,
         };
         *taken = taken.saturating_add(1);
+        let clocks = self.clocks();
+        let cells = self.fold.cells_mut();
+        self.audience.labelled(label, clocks, cells);
+    }
+
+    fn clocks(&self) -> Clocks {
+        Clocks {
+            unix_minus_monotonic_ns: self.context.unix_minus_monotonic_ns,
+            tick_hz: self.context.tick_hz,
+        }
     }
 
     fn half_open_give_up(&mut self, give_up: &HalfOpenGiveUp) {
@@ -280,10 +341,13 @@ impl Intake {
             losses: Some(self.losses(&DaemonCounts::default())),
             limits: Some(v1::FoldLimits {
                 max_sessions: bound(self.limits.max_sessions),
+                max_viewers: bound(self.limits.max_viewers),
                 max_cells: bound(self.limits.max_cells),
                 max_deliveries_kept: bound(self.limits.max_deliveries_kept),
             }),
             settings: Some((*self.settings).clone()),
+            learned_json: serde_json::to_string(self.audience.learned().families())
+                .unwrap_or_default(),
             ..v1::RecordingHeader::default()
         };
         let (tap, blocks) = Tap::new(dropped, now_ns);
@@ -311,6 +375,52 @@ impl Intake {
     /// What was made of it all.
     pub fn fold(&self) -> &Fold {
         &self.fold
+    }
+
+    /// Goes on from what was learned of players before; to be called before anything is said.
+    pub fn learn_from(&mut self, families: Families) {
+        self.audience.learn_from(Learned::from(families));
+    }
+
+    /// Those who watch.
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
+    /// A viewer, as it is told.
+    pub fn viewer(&self, entry: &Entry, now_ns: u64) -> v1::Viewer {
+        let cell = self.fold.cells().key(entry.cell);
+        let with = self.audience.thresholds(entry);
+        wire::viewer(entry, cell, &with, &self.context, now_ns)
+    }
+
+    /// What happened to a viewer, as it is told; none: it is forgotten already.
+    pub fn viewer_event(&self, happening: &Happening) -> Option<v1::ViewerEvent> {
+        let entry = self.audience.get(happening.viewer)?;
+        let viewer = self.viewer(entry, happening.now_ns);
+        Some(wire::viewer_event(happening, viewer, &self.context))
+    }
+
+    /// The alarms that are on.
+    pub fn alarms(&self) -> impl Iterator<Item = v1::Alarm> {
+        self.alarms.on().map(|raised| self.alarm(raised))
+    }
+
+    /// An alarm, as it is told.
+    pub fn alarm(&self, raised: &Raised) -> v1::Alarm {
+        let cells = self.fold.cells();
+        let (key, cell) = (cells.key(raised.cell), cells.get(raised.cell));
+        wire::alarm(raised, key, &cell.counters, &self.context)
+    }
+
+    /// The alarm that was raised or cleared next and was not fetched yet.
+    pub fn next_alarm(&mut self) -> Option<Raised> {
+        self.raised.pop_front()
+    }
+
+    /// What happened to a viewer next and was not fetched yet.
+    pub fn next_happening(&mut self) -> Option<Happening> {
+        self.audience.next_happening()
     }
 
     /// Whether anything is known of a session.
@@ -381,6 +491,7 @@ impl From<&config::Limits> for Limits {
     fn from(limits: &config::Limits) -> Self {
         Self {
             max_sessions: limits.max_sessions as usize,
+            max_viewers: limits.max_viewers as usize,
             max_cells: limits.max_cells as usize,
             max_deliveries_kept: limits.max_deliveries_kept as usize,
         }
@@ -397,6 +508,13 @@ pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSetti
         deadline_ms: config.deadline_ms,
         quiet_gap_ms: config.quiet_gap_ms,
         progress_ms: config.progress_ms,
+        viewers_from_kernel: config.viewers.from_kernel,
+        alarms: Some(v1::RecordedAlarms {
+            start_failures_permille: config.alarms.start_failures_permille,
+            stalled_viewers_permille: config.alarms.stalled_viewers_permille,
+            late_deliveries_permille: config.alarms.late_deliveries_permille,
+            false_alarms_ppm: config.alarms.false_alarms_ppm,
+        }),
         services: config
             .services
             .iter()
@@ -420,6 +538,37 @@ pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSetti
             .iter()
             .map(|cgroup| cgroup.display().to_string())
             .collect(),
+    }
+}
+
+/// What is usual, as the settings say.
+fn promises(settings: &v1::RecordedSettings) -> Promises {
+    let Some(alarms) = &settings.alarms else {
+        return Promises::default();
+    };
+    let share = |permille: u32| f64::from(permille) / 1000.0;
+    Promises {
+        bases: [
+            share(alarms.start_failures_permille),
+            share(alarms.stalled_viewers_permille),
+            share(alarms.late_deliveries_permille),
+        ],
+        alpha: f64::from(alarms.false_alarms_ppm) / 1e6,
+    }
+}
+
+fn audience_settings(settings: &v1::RecordedSettings) -> AudienceSettings {
+    AudienceSettings {
+        infers: settings.viewers_from_kernel,
+    }
+}
+
+impl From<Limits> for AudienceLimits {
+    fn from(limits: Limits) -> Self {
+        Self {
+            max_viewers: limits.max_viewers,
+            max_sessions: limits.max_sessions,
+        }
     }
 }
 
@@ -463,6 +612,7 @@ mod tests {
             tick_hz: 1000,
             limits: Some(v1::FoldLimits {
                 max_sessions: 1000,
+                max_viewers: 100,
                 max_cells: 16,
                 max_deliveries_kept: 10,
             }),

@@ -39,6 +39,7 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Top(args) => cli::top(args).await,
             Command::Sessions(args) => cli::sessions(args, style, to).await,
             Command::Deliveries(args) => cli::deliveries(args, style, to).await,
+            Command::Viewers(args) => cli::viewers(args, style, to).await,
             Command::Cells(args) => cli::cells(args, style, to).await,
             Command::Hosts(args) => cli::hosts(args, style, to).await,
             Command::Status(args) => cli::status(args, style, to).await,

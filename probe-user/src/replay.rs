@@ -7,6 +7,7 @@ use weir_proto::v1;
 
 use crate::intake::{Intake, Told};
 use crate::qoe::CellSnapshot;
+use crate::qoe::audience::Happening;
 use crate::recording::Said;
 use crate::recording::chain::{Chain, ChainError, Piece};
 use crate::recording::entry::{self, BadEntry};
@@ -72,6 +73,11 @@ impl Options {
 pub trait Listener {
     /// A record of a delivery was folded.
     fn delivery(&mut self, intake: &Intake, told: Told<'_>) -> std::io::Result<()>;
+
+    /// Something happened to a viewer.
+    fn viewer(&mut self, _: &Intake, _: &Happening) -> std::io::Result<()> {
+        Ok(())
+    }
 
     /// So much is done; called often.
     fn progress(&mut self, _: Progress) {}
@@ -193,8 +199,7 @@ pub fn replay(
     while let Some(piece) = chain.next_piece()? {
         match piece {
             Piece::Block(block) => {
-                let read =
-                    player.block(&block, &mut |intake, told| listener.delivery(intake, told));
+                let read = player.block(&block, listener);
                 read.map_err(|bad| Error::Entry {
                     path: chain.path().to_owned(),
                     bad,
@@ -271,19 +276,11 @@ impl Player {
         })
     }
 
-    fn block(
-        &mut self,
-        block: &[u8],
-        each: &mut impl FnMut(&Intake, Told<'_>) -> std::io::Result<()>,
-    ) -> Result<(), BadEntry> {
-        entry::read(block, |said| self.take(&said, each))
+    fn block(&mut self, block: &[u8], listener: &mut impl Listener) -> Result<(), BadEntry> {
+        entry::read(block, |said| self.take(&said, listener))
     }
 
-    fn take(
-        &mut self,
-        said: &Said<'_>,
-        each: &mut impl FnMut(&Intake, Told<'_>) -> std::io::Result<()>,
-    ) {
+    fn take(&mut self, said: &Said<'_>, listener: &mut impl Listener) {
         if let Some(now_ns) = said.now_ns() {
             self.over |= now_ns > self.until_ns;
             if !self.over {
@@ -302,10 +299,16 @@ impl Player {
             }
             _ => {}
         }
+        let is_told = self.from_ns.is_none() || self.cells_before.is_some();
         if let Some(delivery) = self.intake.take(said)
-            && (self.from_ns.is_none() || self.cells_before.is_some())
+            && is_told
         {
-            self.told = each(&self.intake, delivery);
+            self.told = listener.delivery(&self.intake, delivery);
+        }
+        while let Some(happening) = self.intake.next_happening() {
+            if is_told && self.told.is_ok() {
+                self.told = listener.viewer(&self.intake, &happening);
+            }
         }
     }
 
@@ -325,7 +328,7 @@ impl Player {
         let known = known.saturating_add(self.missing);
         let gap = gap(header, known, self.intake.settings());
         for said in gap.into_iter().flatten() {
-            self.take(&said, &mut |_, _| Ok(()));
+            self.take(&said, &mut |_: &Intake, _: Told<'_>| Ok(()));
         }
     }
 }

@@ -43,9 +43,15 @@ async fn losses(daemon: &Daemon) -> v1::Losses {
 }
 
 /// The labels in a recording.
+/// In all files of a recording: a reload begins another.
 fn recorded(file: &Path) -> Vec<RequestLabel> {
     let mut labels = Vec::new();
-    let mut chain = Chain::open(&[file.to_owned()]).unwrap();
+    let files: Vec<_> = std::fs::read_dir(file.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "weir"))
+        .collect();
+    let mut chain = Chain::open(&files).unwrap();
     while let Some(piece) = chain.next_piece().unwrap() {
         let Piece::Block(block) = piece else { continue };
         entry::read(&block, |said| {

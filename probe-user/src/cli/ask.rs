@@ -23,7 +23,7 @@ use crate::ui::table::{Format, Printer};
 use crate::ui::units;
 
 /// Rows that come apart by more than this are not held back any longer to align columns.
-const HOLD: Duration = Duration::from_millis(50);
+pub(super) const HOLD: Duration = Duration::from_millis(50);
 
 /// `weir sessions`.
 pub async fn sessions(args: &Sessions, style: Style, to: impl Write) -> Result<()> {
@@ -207,7 +207,7 @@ fn print_all<T: Serialize, W: Write>(rows: &[T], mut printer: Printer<'_, T, W>)
     Ok(printer.flush()?)
 }
 
-async fn next<T>(stream: &mut Streaming<T>, peer: &Peer) -> Result<Option<T>> {
+pub(super) async fn next<T>(stream: &mut Streaming<T>, peer: &Peer) -> Result<Option<T>> {
     Ok(stream
         .message()
         .await
@@ -222,7 +222,7 @@ async fn collect<T>(stream: &mut Streaming<T>, peer: &Peer) -> Result<Vec<T>> {
     Ok(rows)
 }
 
-fn limit(limit: Option<u32>) -> usize {
+pub(super) fn limit(limit: Option<u32>) -> usize {
     limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     })

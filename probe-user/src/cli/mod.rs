@@ -8,6 +8,7 @@ mod playback;
 mod record;
 mod replay;
 mod run;
+mod viewers;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub use playback::playback;
 pub use record::{record, record_until};
 pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
+pub use viewers::viewers;
 
 use crate::collect::DEFAULT_LISTEN;
 use crate::config::socket;
@@ -30,6 +32,7 @@ use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
+    viewers as viewer_listing,
 };
 use crate::ui::table::Format;
 
@@ -83,6 +86,7 @@ pub enum Command {
     Top(Top),
     Sessions(Sessions),
     Deliveries(Deliveries),
+    Viewers(Viewers),
     Cells(Cells),
     Hosts(Hosts),
     Status(Status),
@@ -262,6 +266,46 @@ pub struct Deliveries {
     pub follow: bool,
 }
 
+/// List the viewers: who starts, plays, stands still or is about to, and whose fault it is.
+///
+/// What a viewer's playback does is an estimate from what was delivered to it: exact in what the
+/// server did, between bounds in what the player made of it (2.10 [1.80,2.40]). The
+/// tier says what it rests on: kernel (packets alone), server (joined to the server's log or a
+/// tag), cmcd (the player's own word as well).
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir viewers --troubled
+  weir viewers --sort rebuffer --limit 10
+  weir viewers --follow --prefix 198.51.100.0/24
+  weir viewers -o json | jq 'select(.stalls > 0) | [.client_address, .verdict]'
+  weir viewers --follow -o json >> viewers.jsonl")]
+pub struct Viewers {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[command(flatten)]
+    pub output: Output,
+    #[command(flatten)]
+    pub client: Client,
+    #[command(flatten)]
+    pub cell: Cell,
+    /// Only viewers that failed to start, stood still or are about to.
+    #[arg(long)]
+    pub troubled: bool,
+    /// Order by this, largest first. Without it: as the daemon sends them.
+    #[arg(long, value_enum, value_name = "KEY", conflicts_with = "follow")]
+    pub sort: Option<viewer_listing::Sort>,
+    /// The other way round.
+    #[arg(long, requires = "sort")]
+    pub reverse: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Go on with each thing that happens to one of them.
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
 /// List the cells: aggregates by service, content class, client network and transport.
 ///
 /// Counts are cumulative since the daemon's start. With --collector: merged over all hosts that
@@ -433,7 +477,7 @@ pub struct Replay {
     ///
     /// What came before is folded all the same, so that what is told is as it was; cells are what
     /// was counted since.
-    #[arg(long, value_name = "TIME", value_parser = replay::parse_moment, conflicts_with = "sessions")]
+    #[arg(long, value_name = "TIME", value_parser = replay::parse_moment, conflicts_with_all = ["sessions", "viewers"])]
     pub from: Option<Moment>,
     /// End there, and tell of the state at that moment.
     #[arg(long, value_name = "TIME", value_parser = replay::parse_moment)]
@@ -452,6 +496,12 @@ pub struct Replay {
     /// Each delivery that is late while it is open, or cut off.
     #[arg(long, group = "listing")]
     pub events: bool,
+    /// The viewers at its end.
+    #[arg(long, group = "listing")]
+    pub viewers: bool,
+    /// What happens to each viewer: starts, stalls, and what is about to.
+    #[arg(long, group = "listing")]
+    pub viewer_events: bool,
     /// How much is in it, and how fast it was read and folded.
     #[arg(long, group = "listing")]
     pub stats: bool,
@@ -466,7 +516,7 @@ pub struct Replay {
     #[arg(long, requires = "deliveries")]
     pub handshakes: bool,
     /// With cells and -o json: the histograms' buckets too.
-    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "events", "stats", "top", "serve"])]
+    #[arg(long, conflicts_with_all = ["deliveries", "sessions", "viewers", "viewer_events", "events", "stats", "top", "serve"])]
     pub buckets: bool,
 }
 

@@ -9,6 +9,7 @@ use weir_proto::v1::Delivery;
 
 use super::{Outcome, Replay};
 use crate::intake::{Intake, Told};
+use crate::qoe::audience::Happening;
 use crate::recording::chain::Chain;
 use crate::recording::read::Ending;
 use crate::replay::{
@@ -17,6 +18,7 @@ use crate::replay::{
 use crate::ui::listing::deliveries::COLUMNS as DELIVERY_COLUMNS;
 use crate::ui::listing::{
     cells as cell_listing, replay as stats_listing, sessions as session_listing,
+    viewers as viewer_listing,
 };
 use crate::ui::out::Style;
 use crate::ui::table::Printer;
@@ -35,7 +37,8 @@ pub fn replay(args: &Replay, style: Style, to: impl Write, notes: impl Write) ->
 /// The same at a terminal: while it takes long, standard error shows how far it is.
 pub fn replay_at_terminal(args: &Replay, style: Style, to: impl Write) -> Result<Outcome> {
     // Not between the lines of a listing, and what is paced takes as long as it took.
-    let listing = (args.deliveries || args.events) && io::stdout().is_terminal();
+    let listing =
+        (args.deliveries || args.events || args.viewer_events) && io::stdout().is_terminal();
     let paced = matches!(args.speed, Some(Speed::Times(_)));
     let bar = io::stderr().is_terminal() && !listing && !paced;
     show(args, style, to, io::stderr(), bar)
@@ -54,15 +57,18 @@ fn show(
         from: args.from,
         until: args.until,
     };
+    let format = args.output.output;
     let mut teller = Teller {
         args,
-        printer: Printer::new(DELIVERY_COLUMNS, args.output.output, style, to),
+        printer: if args.viewer_events {
+            Lines::Viewers(Printer::new(viewer_listing::COLUMNS, format, style, to))
+        } else {
+            Lines::Deliveries(Printer::new(DELIVERY_COLUMNS, format, style, to))
+        },
         bar: bar.then(|| Bar::new(&mut notes)),
     };
     let replayed = put_through(chain, options, &mut teller);
-    let Teller {
-        mut printer, bar, ..
-    } = teller;
+    let Teller { printer, bar, .. } = teller;
     if let Some(bar) = bar {
         bar.clear();
     }
@@ -71,23 +77,26 @@ fn show(
         Error::Told(err) => anyhow::Error::from(err),
         err => anyhow::Error::from(err),
     })?;
-    let format = args.output.output;
-    if args.deliveries || args.events {
+    let to = printer.into_inner()?;
+    if args.deliveries || args.events || args.viewer_events {
+        // All is told.
+    } else if args.viewers {
+        let mut printer = Printer::new(viewer_listing::COLUMNS, format, style, to);
+        for row in viewers(&replayed) {
+            printer.push(&row)?;
+        }
         printer.flush()?;
     } else if args.sessions {
-        let to = printer.into_inner();
         let mut printer = Printer::new(session_listing::COLUMNS, format, style, to);
         for row in sessions(&replayed) {
             printer.push(&row)?;
         }
         printer.flush()?;
     } else if args.stats {
-        let to = printer.into_inner();
         let mut printer = Printer::new(stats_listing::COLUMNS, format, style, to);
         printer.push(&stats(&replayed))?;
         printer.flush()?;
     } else {
-        let to = printer.into_inner();
         let mut printer = Printer::new(cell_listing::COLUMNS, format, style, to);
         for row in cells(&replayed, args.buckets) {
             printer.push(&row)?;
@@ -102,17 +111,50 @@ fn show(
     })
 }
 
-/// Prints deliveries as they are folded.
+/// What is printed as it goes on.
+enum Lines<'a, W: Write> {
+    Deliveries(Printer<'a, Delivery, W>),
+    Viewers(Printer<'a, viewer_listing::Row, W>),
+}
+
+impl<W: Write> Lines<'_, W> {
+    /// Prints what is held back; gives back where to.
+    fn into_inner(self) -> io::Result<W> {
+        match self {
+            Self::Deliveries(mut printer) => {
+                printer.flush()?;
+                Ok(printer.into_inner())
+            }
+            Self::Viewers(mut printer) => {
+                printer.flush()?;
+                Ok(printer.into_inner())
+            }
+        }
+    }
+}
+
+/// Prints deliveries, or what happens to viewers, as they are folded.
 struct Teller<'a, W: Write> {
     args: &'a Replay,
-    printer: Printer<'a, Delivery, W>,
+    printer: Lines<'a, W>,
     bar: Option<Bar<'a>>,
 }
 
 impl<W: Write> Listener for Teller<'_, W> {
     fn delivery(&mut self, intake: &Intake, told: Told<'_>) -> io::Result<()> {
-        if wanted(self.args, &told) {
-            self.printer.push(&message(intake, &told))?;
+        if let Lines::Deliveries(printer) = &mut self.printer
+            && wanted(self.args, &told)
+        {
+            printer.push(&message(intake, &told))?;
+        }
+        Ok(())
+    }
+
+    fn viewer(&mut self, intake: &Intake, happening: &Happening) -> io::Result<()> {
+        if let Lines::Viewers(printer) = &mut self.printer
+            && let Some(event) = intake.viewer_event(happening)
+        {
+            printer.push(&viewer_listing::Row::Event(event))?;
         }
         Ok(())
     }
@@ -208,6 +250,14 @@ fn sessions(replayed: &Replayed) -> impl Iterator<Item = session_listing::Row> {
             session: wire::session(session, cell, intake.context()),
             now_unix_ns,
         }
+    })
+}
+
+fn viewers(replayed: &Replayed) -> impl Iterator<Item = viewer_listing::Row> {
+    let intake = &replayed.intake;
+    let viewers = intake.audience().iter_from(0);
+    viewers.map(move |(_, entry)| {
+        viewer_listing::Row::Viewer(intake.viewer(entry, replayed.end_monotonic_ns))
     })
 }
 

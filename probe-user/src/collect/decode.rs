@@ -5,6 +5,7 @@ use weir_proto::v1;
 
 use crate::kernel::BackendKind;
 use crate::labels::Service;
+use crate::qoe::cell::{RATES_BPS, Sustain};
 use crate::qoe::{CellKey, CellSnapshot, Gauges, Metric, Transport};
 use crate::wire::{self, WIRE_VERSION};
 
@@ -153,12 +154,13 @@ fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
     name("cell.service", &key.service)?;
     name("cell.content_class", &key.content_class)?;
     name("cell.network", &key.network)?;
-    if key.tier() != v1::EvidenceTier::Kernel {
-        return Err(Error::Unknown {
+    let tier = v1::EvidenceTier::try_from(key.tier)
+        .ok()
+        .filter(|tier| *tier != v1::EvidenceTier::Unspecified)
+        .ok_or_else(|| Error::Unknown {
             field: "cell.tier",
             value: key.tier.to_string(),
-        });
-    }
+        })?;
     let transport = [Transport::Tcp4, Transport::Tcp6, Transport::Other]
         .into_iter()
         .find(|transport| transport.as_str() == key.transport)
@@ -171,6 +173,7 @@ fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
         content_class: key.content_class.as_str().into(),
         network: key.network.as_str().into(),
         transport,
+        tier: wire::tier_kind(tier),
         backend: backend(key)?,
     })
 }
@@ -197,9 +200,31 @@ fn cell(cell: &v1::Cell) -> Result<CellSnapshot, Error> {
             sessions_open: cell.sessions_open,
             deliveries_open: cell.deliveries_open,
             deliveries_open_late: cell.deliveries_open_late,
+            viewers_active: cell.viewers_active,
+            viewers_stalled: cell.viewers_stalled,
+            viewers_at_risk: cell.viewers_at_risk,
         },
+        sustain: sustain(&cell.sustain)?,
         histograms,
     })
+}
+
+/// What an edge tests and this collector does not know has no place here.
+fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES_BPS.len()], Error> {
+    at_most("rates of a cell", sent.len(), RATES_BPS.len())?;
+    let mut sustain = [Sustain::default(); RATES_BPS.len()];
+    for one in sent {
+        let place = RATES_BPS.iter().position(|rate| *rate == one.rate_bps);
+        let place = place.ok_or_else(|| Error::Unknown {
+            field: "sustain.rate_bps",
+            value: one.rate_bps.to_string(),
+        })?;
+        sustain[place] = Sustain {
+            tested: one.tested,
+            sustained: one.sustained.min(one.tested),
+        };
+    }
+    Ok(sustain)
 }
 
 fn histogram(sent: &v1::Histogram) -> Result<(Metric, SparseHistogram), Error> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tonic::transport::Uri;
 
-use super::{Collector, Config, KILL_SWITCH, Limits, Recording, labels};
+use super::{Alarms, Collector, Config, KILL_SWITCH, Limits, Recording, labels};
 use crate::kernel::Filter;
 
 /// Names that cells use themselves.
@@ -87,6 +87,10 @@ impl Config {
         self.filters(&mut problems);
         problems.absolute("kill_switch", &self.kill_switch, KILL_SWITCH);
         problems.absolute("query.socket", &self.query.socket, "/run/weir/weir.sock");
+        if let Some(file) = &self.viewers.learned_file {
+            problems.absolute("viewers.learned_file", file, "/var/lib/weir/players.json");
+        }
+        self.alarms.problems(&mut problems);
         self.limits.problems(&mut problems);
         self.collector.problems(&mut problems);
         self.recording.problems(&mut problems);
@@ -271,10 +275,36 @@ fn name(kind: &str, place: &str, name: &str, problems: &mut Problems) {
     }
 }
 
+impl Alarms {
+    fn problems(&self, problems: &mut Problems) {
+        for (key, value, most) in [
+            (
+                "alarms.start_failures_permille",
+                self.start_failures_permille,
+                500,
+            ),
+            (
+                "alarms.stalled_viewers_permille",
+                self.stalled_viewers_permille,
+                500,
+            ),
+            (
+                "alarms.late_deliveries_permille",
+                self.late_deliveries_permille,
+                500,
+            ),
+            ("alarms.false_alarms_ppm", self.false_alarms_ppm, 100_000),
+        ] {
+            problems.within(key, value, 1, most);
+        }
+    }
+}
+
 impl Limits {
     fn problems(&self, problems: &mut Problems) {
         for (key, value, least, most) in [
             ("limits.max_sessions", self.max_sessions, 16, 16_777_216),
+            ("limits.max_viewers", self.max_viewers, 0, 4_194_304),
             ("limits.max_cells", self.max_cells, 2, 256),
             (
                 "limits.max_deliveries_kept",

@@ -64,6 +64,10 @@ pub struct Config {
     pub rules: Vec<Rule>,
     /// What the kernel programs may cost, in thousandths of a core. 0: no matter what.
     pub budget_core_permille: u32,
+    /// How viewers are made out.
+    pub viewers: Viewers,
+    /// What is usual, and when it is not.
+    pub alarms: Alarms,
     /// What is bounded, and where.
     pub limits: Limits,
     /// Who may ask, and where.
@@ -94,11 +98,35 @@ pub struct Network {
     pub prefixes: Vec<IpNet>,
 }
 
+/// `[viewers]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Viewers {
+    /// Also by the kernel's numbers alone, where no label says anything.
+    pub from_kernel: bool,
+    /// Where what is learned of players is kept; none: nowhere.
+    pub learned_file: Option<PathBuf>,
+}
+
+/// `[alarms]`: up to these shares all is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarms {
+    /// Failed starts, of start attempts.
+    pub start_failures_permille: u32,
+    /// Viewers that stand still, of those that are active.
+    pub stalled_viewers_permille: u32,
+    /// Late deliveries, of deliveries.
+    pub late_deliveries_permille: u32,
+    /// False alarms, for each cell, rate and million days.
+    pub false_alarms_ppm: u32,
+}
+
 /// `[limits]`: none of it can change while the daemon runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Sessions remembered in user space.
     pub max_sessions: u32,
+    /// Viewers followed, those lately ended included. 0: none are.
+    pub max_viewers: u32,
     /// Cells, the one called `other` included.
     pub max_cells: u32,
     /// Finished deliveries kept for queries.
@@ -243,10 +271,21 @@ impl Default for Config {
             filter: kernel::Filter::default(),
             services: Vec::new(),
             networks: Vec::new(),
+            viewers: Viewers {
+                from_kernel: true,
+                learned_file: None,
+            },
+            alarms: Alarms {
+                start_failures_permille: 20,
+                stalled_viewers_permille: 20,
+                late_deliveries_permille: 50,
+                false_alarms_ppm: 100,
+            },
             labels: Labels::default(),
             rules: Vec::new(),
             limits: Limits {
                 max_sessions: 262_144,
+                max_viewers: 65_536,
                 max_cells: 256,
                 max_deliveries_kept: 10_000,
                 hot_ring_bytes: 1 << 20,
@@ -342,6 +381,7 @@ impl Config {
             "backend" => backend,
             "kill_switch" => kill_switch,
             "limits.max_sessions" => limits.max_sessions,
+            "limits.max_viewers" => limits.max_viewers,
             "limits.max_cells" => limits.max_cells,
             "limits.max_deliveries_kept" => limits.max_deliveries_kept,
             "limits.hot_ring_bytes" => limits.hot_ring_bytes,
@@ -359,6 +399,7 @@ impl Config {
             "collector.interval_ms" => collector.interval_ms,
             "collector.host" => collector.host,
             "collector.insecure" => collector.insecure,
+            "viewers.learned_file" => viewers.learned_file,
             "recording.file" => recording.file,
             "log.level" => log.level,
             "log.programs" => log.programs,
@@ -384,6 +425,10 @@ impl Config {
             recording: Recording {
                 file: self.recording.file.clone(),
                 ..new.recording
+            },
+            viewers: Viewers {
+                learned_file: self.viewers.learned_file.clone(),
+                ..new.viewers
             },
             log: self.log.clone(),
             ..new

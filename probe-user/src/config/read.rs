@@ -92,9 +92,11 @@ fn read_from(source: &Source<'_>) -> Result<Config, Error> {
         }
     });
     read_labels(&mut root, &mut config, &mut problems);
+    read_viewers(&mut root, &mut config, &mut problems);
     root.table("limits", &mut problems, |table, problems| {
         let limits = &mut config.limits;
         table.set("max_sessions", &mut limits.max_sessions, problems);
+        table.set("max_viewers", &mut limits.max_viewers, problems);
         table.set("max_cells", &mut limits.max_cells, problems);
         table.set(
             "max_deliveries_kept",
@@ -166,6 +168,33 @@ fn read_labels(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Pro
         if let Some(matches) = matches {
             config.rules.push(Rule { matches, ..rule });
         }
+    });
+}
+
+fn read_viewers(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Problems) {
+    root.table("viewers", problems, |table, problems| {
+        let viewers = &mut config.viewers;
+        table.set("from_kernel", &mut viewers.from_kernel, problems);
+        table.set("learned_file", &mut viewers.learned_file, problems);
+    });
+    root.table("alarms", problems, |table, problems| {
+        let alarms = &mut config.alarms;
+        table.set(
+            "start_failures_permille",
+            &mut alarms.start_failures_permille,
+            problems,
+        );
+        table.set(
+            "stalled_viewers_permille",
+            &mut alarms.stalled_viewers_permille,
+            problems,
+        );
+        table.set(
+            "late_deliveries_permille",
+            &mut alarms.late_deliveries_permille,
+            problems,
+        );
+        table.set("false_alarms_ppm", &mut alarms.false_alarms_ppm, problems);
     });
 }
 

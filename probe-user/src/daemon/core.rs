@@ -180,6 +180,7 @@ impl Core {
         }
         self.drain_rest()?;
         self.desk.take_labels(usize::MAX);
+        self.desk.keep_learned(true);
         self.read_counts()?;
         self.tick(last_tick.elapsed())
     }
@@ -367,6 +368,7 @@ impl Core {
         self.read_counts()?;
         self.warnings.losses(&self.desk);
         self.desk.intake.pass_on();
+        self.desk.keep_learned(false);
         self.desk.forget_networks(Instant::now());
         Ok(())
     }

@@ -8,16 +8,22 @@ use std::time::Instant;
 
 use probe_ebpf::record::Delivery;
 use tokio::sync::{broadcast, watch};
-use weir_proto::v1;
+use weir_proto::v1::{self, viewer_message};
 
 use super::labelling::Labelling;
+use super::learned::Keeper;
 use crate::intake::{AlreadyRecorded, Intake, Listener, Recording, Told};
 use crate::kernel::{Batch, HalfOpenGiveUp, Probe, Ring};
 use crate::labels::inlet::LabelCounts;
+use crate::qoe::alarms::Raised;
+use crate::qoe::audience::{Entry, Happening};
 use crate::qoe::{Session, delivery};
 use crate::query::filter::Filter;
 use crate::query::server::QueryCounts;
-use crate::query::{DeliveryPage, Followed, Query, SESSIONS_PER_PAGE, SessionPage};
+use crate::query::{
+    DeliveryPage, Followed, FollowedViewer, Query, SESSIONS_PER_PAGE, SessionPage,
+    VIEWERS_PER_PAGE, ViewerPage,
+};
 use crate::recording::Said;
 use crate::recording::history::Shared as OwnRecording;
 use crate::uplink::{HotEvent, UplinkCounts};
@@ -46,6 +52,7 @@ pub(super) struct Identity {
 pub(super) struct Followers {
     all: broadcast::Sender<Followed>,
     troubled: broadcast::Sender<Followed>,
+    viewers: broadcast::Sender<FollowedViewer>,
 }
 
 impl Followers {
@@ -54,6 +61,7 @@ impl Followers {
         Self {
             all: broadcast::Sender::new(lag),
             troubled: broadcast::Sender::new(lag),
+            viewers: broadcast::Sender::new(lag),
         }
     }
 
@@ -95,6 +103,8 @@ pub(super) struct Desk {
     /// None: the daemon records nothing itself.
     pub(super) own_recording: Option<Arc<OwnRecording>>,
     pub(super) labelling: Labelling,
+    /// None: what is learned of players is not kept.
+    pub(super) learned: Option<Keeper>,
 }
 
 impl Desk {
@@ -102,6 +112,12 @@ impl Desk {
     pub(super) fn take(&mut self, said: &Said<'_>) {
         if let Some(told) = self.intake.take(said) {
             self.tell(told);
+        }
+        while let Some(happening) = self.intake.next_happening() {
+            self.tell_happening(&happening);
+        }
+        while let Some(raised) = self.intake.next_alarm() {
+            self.tell_alarm(&raised);
         }
     }
 
@@ -162,10 +178,127 @@ impl Desk {
             self.followers.tell(record, followed);
         }
         if let (Some(event), Some(events)) = (folded.event, &self.events) {
-            let _ = events.send(HotEvent {
+            let _ = events.send(HotEvent::Delivery {
                 event,
-                delivery: followed(),
+                delivery: Box::new(followed()),
             });
+        }
+    }
+
+    /// Lets those know who follow viewers; costs next to nothing if nobody does.
+    fn tell_happening(&self, happening: &Happening) {
+        let is_followed = self.followers.viewers.receiver_count() > 0;
+        if !is_followed && self.events.is_none() {
+            return;
+        }
+        let Some(entry) = self.intake.audience().get(happening.viewer) else {
+            return;
+        };
+        let Some(event) = self.intake.viewer_event(happening) else {
+            return;
+        };
+        if let Some(events) = self.events.as_ref().filter(|_| happening.is_hot()) {
+            let _ = events.send(HotEvent::Viewer(Arc::new(event.clone())));
+        }
+        if is_followed {
+            let message = Some(viewer_message::Message::Event(event));
+            let _ = self.followers.viewers.send(FollowedViewer {
+                cell: self.intake.fold().cells().key(entry.cell).clone(),
+                viewer: Some((entry.client, entry.port)),
+                troubled: entry.troubled(),
+                message: Arc::new(v1::ViewerMessage { message }),
+            });
+        }
+    }
+
+    fn tell_alarm(&self, raised: &Raised) {
+        let alarm = self.intake.alarm(raised);
+        let cell = self.intake.fold().cells().key(raised.cell);
+        if raised.is_on {
+            tracing::warn!(
+                %cell,
+                rate = alarm.rate().word(),
+                found = alarm.rate_found,
+                base = alarm.base,
+                n = alarm.n,
+                "alarm: {}",
+                alarm.verdict
+            );
+        } else {
+            tracing::info!(%cell, rate = alarm.rate().word(), "the alarm has cleared");
+        }
+        if let Some(events) = &self.events {
+            let _ = events.send(HotEvent::Alarm(Arc::new(alarm.clone())));
+        }
+        if self.followers.viewers.receiver_count() > 0 {
+            let message = Some(viewer_message::Message::Alarm(alarm));
+            let _ = self.followers.viewers.send(FollowedViewer {
+                cell: cell.clone(),
+                viewer: None,
+                troubled: true,
+                message: Arc::new(v1::ViewerMessage { message }),
+            });
+        }
+    }
+
+    fn viewers(&self, filter: &Filter, from: usize, now_ns: u64) -> ViewerPage {
+        let cells = self.matching_keys(filter);
+        let audience = self.intake.audience();
+        let until = from.saturating_add(VIEWERS_PER_PAGE);
+        let viewers = audience
+            .iter_from(from)
+            .take_while(|(place, _)| (*place as usize) < until)
+            .map(|(_, entry)| entry)
+            .filter(|entry| {
+                cells[entry.cell as usize]
+                    && filter.matches_viewer(entry.client, entry.port, entry.troubled())
+            })
+            .map(|entry| self.intake.viewer(entry, now_ns))
+            .collect();
+        ViewerPage {
+            viewers,
+            next: (until < audience.places()).then_some(until),
+            follow: self.followers.viewers.subscribe(),
+        }
+    }
+
+    fn worst_viewers(
+        &self,
+        filter: &Filter,
+        cells: &[bool],
+        most: usize,
+        now_ns: u64,
+    ) -> Vec<v1::Viewer> {
+        let mut worst: Vec<&Entry> = self
+            .intake
+            .audience()
+            .iter_from(0)
+            .map(|(_, entry)| entry)
+            .filter(|entry| {
+                cells[entry.cell as usize]
+                    && filter.matches_viewer(entry.client, entry.port, entry.troubled())
+            })
+            .collect();
+        let by_badness = |a: &&Entry, b: &&Entry| b.badness().cmp(&a.badness());
+        if worst.len() > most && most > 0 {
+            worst.select_nth_unstable_by(most - 1, by_badness);
+            worst.truncate(most);
+        }
+        worst.sort_by(by_badness);
+        worst
+            .into_iter()
+            .map(|entry| self.intake.viewer(entry, now_ns))
+            .collect()
+    }
+
+    /// Keeps what was learned of players; at the end for good.
+    pub(super) fn keep_learned(&mut self, is_end: bool) {
+        let families = self.intake.audience().learned().families();
+        if let Some(keeper) = &mut self.learned {
+            keeper.keep(families);
+        }
+        if is_end && let Some(keeper) = self.learned.take() {
+            keeper.close(families);
         }
     }
 
@@ -224,6 +357,13 @@ impl Desk {
                 reply,
             } => {
                 let _ = reply.send(self.snapshot(&filter, sessions, now_ns));
+            }
+            Query::Viewers {
+                filter,
+                from,
+                reply,
+            } => {
+                let _ = reply.send(self.viewers(&filter, from, now_ns));
             }
             Query::Record(reply) => {
                 let _ = reply.send(self.record_from(Listener::Client, now_ns));
@@ -357,6 +497,8 @@ impl Desk {
             cells: self.matching_cells(filter, true),
             sessions: self.worst_sessions(filter, &cells, sessions),
             troubled,
+            viewers: self.worst_viewers(filter, &cells, sessions, now_ns),
+            alarms: self.intake.alarms().collect(),
         }
     }
 

@@ -5,6 +5,7 @@ mod core;
 mod desk;
 mod governor;
 mod labelling;
+mod learned;
 mod measuring;
 pub mod playback;
 mod recorder;
@@ -38,6 +39,7 @@ use crate::uplink::{self, FAREWELL, UplinkCounts};
 use crate::wire::{self, Context, WIRE_VERSION};
 use desk::{Desk, Followers, Identity};
 use labelling::Labelling;
+use learned::Keeper;
 use measuring::{KillSwitch, Make, Measuring};
 use recorder::Recorder;
 use reload::Reloader;
@@ -325,7 +327,7 @@ fn desk(
         backend: backend.kind(),
     };
     let settings = Arc::new(intake::settings_of(config, 1));
-    Ok(Desk {
+    let mut desk = Desk {
         intake: Intake::new(Limits::from(&config.limits), settings, context)?,
         config_error,
         off: String::new(),
@@ -338,7 +340,14 @@ fn desk(
         events,
         own_recording: None,
         labelling: Labelling::new(&config.labels, None, None),
-    })
+        learned: None,
+    };
+    if let Some(file) = &config.viewers.learned_file {
+        let (keeper, families) = Keeper::open(file);
+        desk.intake.learn_from(families);
+        desk.learned = Some(keeper);
+    }
+    Ok(desk)
 }
 
 /// Begins the daemon's own recording, before anything is heard of the kernel.

@@ -57,6 +57,7 @@ pub async fn play(
         events: None,
         own_recording: None,
         labelling: Labelling::new(&config.labels, None, None),
+        learned: None,
     };
     let stage = Stage {
         pace: Pace::new(header, options),

@@ -23,7 +23,7 @@ impl HashKey {
     /// If the kernel has no random bytes.
     pub fn random() -> std::io::Result<Self> {
         let mut key = [0; 16];
-        getrandom::fill(&mut key).map_err(std::io::Error::from)?;
+        getrandom::fill(&mut key).map_err(|err| std::io::Error::other(err.to_string()))?;
         Ok(Self(key))
     }
 

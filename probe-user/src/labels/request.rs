@@ -53,6 +53,32 @@ pub struct RequestLabel {
     pub cmcd: Option<Cmcd>,
 }
 
+impl RequestLabel {
+    /// A label that says nothing yet but of which session it is, and who says so.
+    pub fn of(source: Source, session: SessionRef) -> Self {
+        Self {
+            source,
+            session,
+            t_heard_ns: 0,
+            begin_unix_ns: 0,
+            end_unix_ns: 0,
+            request_number: 0,
+            is_http2: false,
+            is_http3: false,
+            status: 0,
+            sent_bytes: 0,
+            is_complete: false,
+            upstream_us: NO_UPSTREAM,
+            cache: Cache::Unknown,
+            range: None,
+            object: Object::default(),
+            viewer: None,
+            family: Family::default(),
+            cmcd: None,
+        }
+    }
+}
+
 /// Who says what a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {

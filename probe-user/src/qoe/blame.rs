@@ -132,6 +132,11 @@ impl Spent {
         self.us[part as usize]
     }
 
+    /// Sets one part's.
+    pub(super) fn set_us(&mut self, part: Part, us: u64) {
+        self.us[part as usize] = us;
+    }
+
     /// Of all parts.
     pub fn total_us(&self) -> u64 {
         self.us.iter().fold(0, |sum, us| sum.saturating_add(*us))

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use histogram::{Histogram, SparseHistogram};
 
+use super::viewer::Tier;
 use super::{Counters, Metric};
 use crate::kernel::BackendKind;
+use crate::labels::request::Class;
 use crate::labels::{Label, Name, Service};
 
 /// What has no cell of its own is counted under this name.
@@ -35,6 +37,19 @@ impl Transport {
     }
 }
 
+/// What cells call a class; `-` is what has none.
+fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Unknown => "-",
+        Class::Manifest => "manifest",
+        Class::Init => "init",
+        Class::Segment => "segment",
+        Class::Part => "part",
+        Class::Key => "key",
+        Class::Other => OTHER,
+    }
+}
+
 /// What a cell's sessions have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CellKey {
@@ -46,6 +61,8 @@ pub struct CellKey {
     pub network: Name,
     /// Over what.
     pub transport: Transport,
+    /// How much is known of what is counted in it.
+    pub tier: Tier,
     /// How exactly they are measured: numbers of different kinds have no sum.
     pub backend: BackendKind,
 }
@@ -58,6 +75,7 @@ impl CellKey {
             content_class: label.content_class,
             network: label.network,
             transport,
+            tier: Tier::Kernel,
             backend,
         }
     }
@@ -70,6 +88,7 @@ impl CellKey {
             content_class: Arc::from("-"),
             network: other,
             transport: Transport::Other,
+            tier: Tier::Kernel,
             backend,
         }
     }
@@ -82,6 +101,7 @@ impl fmt::Display for CellKey {
             content_class,
             network,
             transport,
+            tier,
             backend,
         } = self;
         write!(
@@ -89,9 +109,40 @@ impl fmt::Display for CellKey {
             "{service}/{content_class}/{network}/{}",
             transport.as_str()
         )?;
+        match tier {
+            Tier::Kernel => {}
+            Tier::Joined => f.write_str("/server")?,
+            Tier::Declared => f.write_str("/cmcd")?,
+        }
         match backend {
             BackendKind::Exact => Ok(()),
             other => write!(f, "/{}", other.as_str()),
+        }
+    }
+}
+
+/// The rates that deliveries are tested for: a ladder's usual rungs.
+pub const RATES_BPS: [u64; 4] = [2_500_000, 5_000_000, 8_000_000, 16_000_000];
+
+/// Of the deliveries that could test a rate, how many sustained it; cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sustain {
+    /// Those that could.
+    pub tested: u64,
+    /// Those that did.
+    pub sustained: u64,
+}
+
+impl Sustain {
+    fn merge(&mut self, other: &Self) {
+        self.tested = self.tested.saturating_add(other.tested);
+        self.sustained = self.sustained.saturating_add(other.sustained);
+    }
+
+    fn since(&self, older: &Self) -> Self {
+        Self {
+            tested: self.tested.saturating_sub(older.tested),
+            sustained: self.sustained.saturating_sub(older.sustained),
         }
     }
 }
@@ -105,16 +156,24 @@ pub struct Gauges {
     pub deliveries_open: u64,
     /// Of those, past their deadline.
     pub deliveries_open_late: u64,
+    /// Viewers.
+    pub viewers_active: u64,
+    /// Of those, standing still for want of media.
+    pub viewers_stalled: u64,
+    /// Of those, about to.
+    pub viewers_at_risk: u64,
 }
 
 impl Gauges {
     /// Adds another cell's.
     pub fn merge(&mut self, other: &Self) {
-        self.sessions_open = self.sessions_open.saturating_add(other.sessions_open);
-        self.deliveries_open = self.deliveries_open.saturating_add(other.deliveries_open);
-        self.deliveries_open_late = self
-            .deliveries_open_late
-            .saturating_add(other.deliveries_open_late);
+        macro_rules! add {
+            ($($name:ident),*) => {
+                $(self.$name = self.$name.saturating_add(other.$name);)*
+            };
+        }
+        add!(sessions_open, deliveries_open, deliveries_open_late);
+        add!(viewers_active, viewers_stalled, viewers_at_risk);
     }
 }
 
@@ -125,6 +184,8 @@ pub struct Cell {
     pub counters: Counters,
     /// Now.
     pub gauges: Gauges,
+    /// By [`RATES_BPS`].
+    pub sustain: [Sustain; RATES_BPS.len()],
     /// Each made with its first value.
     histograms: [Option<Histogram>; Metric::COUNT],
 }
@@ -143,6 +204,9 @@ impl Cell {
     pub fn absorb(&mut self, other: &CellSnapshot) {
         self.counters.merge(&other.counters);
         self.gauges.merge(&other.gauges);
+        for (sustain, other) in self.sustain.iter_mut().zip(&other.sustain) {
+            sustain.merge(other);
+        }
         for (metric, sparse) in &other.histograms {
             let histogram = self.histograms[*metric as usize]
                 .get_or_insert_with(|| Histogram::with_config(&metric.buckets()));
@@ -179,6 +243,7 @@ impl Cell {
             key,
             counters: self.counters,
             gauges: self.gauges,
+            sustain: self.sustain,
             histograms,
         }
     }
@@ -193,6 +258,8 @@ pub struct CellSnapshot {
     pub counters: Counters,
     /// At that moment.
     pub gauges: Gauges,
+    /// Cumulative, by [`RATES_BPS`].
+    pub sustain: [Sustain; RATES_BPS.len()],
     /// At most one per metric, in the order of [`Metric::ALL`]; metrics without values are absent.
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
@@ -214,6 +281,7 @@ impl CellSnapshot {
             key: self.key.clone(),
             counters: self.counters.since(&older.counters),
             gauges: self.gauges,
+            sustain: std::array::from_fn(|n| self.sustain[n].since(&older.sustain[n])),
             histograms: histograms.collect(),
         }
     }
@@ -227,6 +295,8 @@ pub struct Cells {
     max: usize,
     overflowed: u64,
     other_used: [bool; OTHERS],
+    /// The cells that a session's cell has beside it, for what is known better.
+    beside: HashMap<(u32, Option<Class>, Tier), u32>,
 }
 
 /// One cell `other` for each way of measuring.
@@ -243,6 +313,7 @@ impl Cells {
             max: max.max(1) + OTHERS - 1,
             overflowed: 0,
             other_used: [false; OTHERS],
+            beside: HashMap::new(),
         }
     }
 
@@ -271,9 +342,42 @@ impl Cells {
         index
     }
 
-    /// A cell by its index.
+    /// Where the viewers of a session's cell are counted who are known so well.
+    pub(super) fn of_viewers(&mut self, cell: u32, tier: Tier) -> u32 {
+        self.beside(cell, None, tier)
+    }
+
+    /// Where the deliveries of a session's cell are counted that are of this class.
+    pub(super) fn of_class(&mut self, cell: u32, class: Class, tier: Tier) -> u32 {
+        self.beside(cell, Some(class), tier)
+    }
+
+    fn beside(&mut self, cell: u32, class: Option<Class>, tier: Tier) -> u32 {
+        if let Some(index) = self.beside.get(&(cell, class, tier)) {
+            return self.used(*index);
+        }
+        let mut key = self.key(cell).clone();
+        if (cell as usize) < OTHERS {
+            // What has no cell of its own has none beside it either.
+            return self.used(cell);
+        }
+        key.tier = tier;
+        if let Some(class) = class {
+            key.content_class = class_name(class).into();
+        }
+        let index = self.place(key);
+        self.beside.insert((cell, class, tier), index);
+        index
+    }
+
+    /// The same, to count in.
     pub fn get_mut(&mut self, index: u32) -> &mut Cell {
         &mut self.all[index as usize].1
+    }
+
+    /// A cell by its index.
+    pub fn get(&self, index: u32) -> &Cell {
+        &self.all[index as usize].1
     }
 
     /// A cell's key by its index.

@@ -3,11 +3,14 @@
 
 use probe_ebpf::record::{Delivery, flag, kind as record_kind};
 
-use super::cell::Cell;
+use super::Counters;
+use super::blame::{Part, Spent};
+use super::cell::{Cell, RATES_BPS};
 use super::delivery::{self, Kind, Phase};
 use super::fold::{Event, Fold};
 use super::metric::Metric;
 use super::session::{Partial, Recalled, Session, Traffic};
+use super::sustain::{Shown, Transfer, Untestable};
 use crate::kernel::BackendKind;
 
 impl Fold {
@@ -85,10 +88,17 @@ impl Fold {
         still_open.then_some(Event::Late)
     }
 
-    /// Counts a delivery that is over, by its kind and its end.
-    pub(super) fn count_end(&mut self, place: u32, record: &Delivery, kind: Kind, phase: Phase) {
+    /// Counts a delivery that is over in a cell, by its kind and its end.
+    pub(super) fn count_end(
+        &mut self,
+        place: u32,
+        cell: u32,
+        record: &Delivery,
+        kind: Kind,
+        phase: Phase,
+    ) {
         let session = self.sessions.at(place);
-        let cell = self.cells.get_mut(session.cell);
+        let cell = self.cells.get_mut(cell);
         let counters = &mut cell.counters;
         match kind {
             Kind::Handshake => {
@@ -147,6 +157,14 @@ impl Fold {
                 measured(Metric::DeliveryTailUs, delivery::tail_us(record));
             }
         }
+        let spent = Spent::of(record, self.tick_hz, record.header.t_ns);
+        if phase == Phase::Aborted || record.flags & flag::LATE != 0 {
+            cell.counters.slow_deliveries += 1;
+            count_blame(&mut cell.counters, &spent);
+        }
+        if phase == Phase::Complete && kind == Kind::Exchange {
+            count_sustain(session, cell, record, &spent, self.tick_hz);
+        }
         if record.srtt_us > 0 {
             cell.record(Metric::SrttUs, record.srtt_us.into());
         }
@@ -157,6 +175,71 @@ impl Fold {
         let retransmits = delivery::retransmits(record);
         if let Some(ppm) = delivery::retransmit_ratio_ppm(retransmits, record.segments.into()) {
             cell.record(Metric::RetransmitRatioPpm, ppm);
+        }
+    }
+}
+
+/// Adds where the time of a slow delivery went.
+fn count_blame(counters: &mut Counters, spent: &Spent) {
+    for (count, part) in [
+        (&mut counters.blame_think_us, Part::Think),
+        (&mut counters.blame_write_us, Part::ApplicationWrite),
+        (&mut counters.blame_sender_window_us, Part::SenderWindow),
+        (&mut counters.blame_loss_us, Part::LossRecovery),
+        (&mut counters.blame_queue_us, Part::PathQueue),
+        (&mut counters.blame_receiver_us, Part::ReceiverWindow),
+        (&mut counters.blame_pacing_us, Part::Pacing),
+    ] {
+        *count = count.saturating_add(spent.us(part));
+    }
+}
+
+/// What a delivery shows of the rates that its path sustains.
+fn count_sustain(
+    session: &mut Session,
+    cell: &mut Cell,
+    record: &Delivery,
+    spent: &Spent,
+    tick_hz: u32,
+) {
+    let transfer = Transfer {
+        bytes: record.acked_bytes,
+        took_us: record
+            .t_last_acked_ns
+            .saturating_sub(record.t_first_write_ns)
+            / 1000,
+        min_rtt_us: record.min_rtt_us,
+        mss: record.mss,
+        window_bytes: session.window_bytes.into(),
+        ideal_before_bytes: session.ideal_window_bytes.into(),
+        rwnd_limited_us: delivery::ticks_us(record.rwnd_limited_ticks, tick_hz),
+        idle_us: spent.us(Part::ApplicationWrite),
+        pacing_us: spent.us(Part::Pacing),
+        is_live_source: false,
+    };
+    let clip = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    session.window_bytes = record.cwnd.saturating_mul(record.mss);
+    session.ideal_window_bytes = clip(transfer.ideal_window_bytes());
+    for (n, count) in cell.sustain.iter_mut().enumerate() {
+        let shown = transfer.shows(RATES_BPS[n]);
+        match shown {
+            Shown::Achieved => {
+                count.tested += 1;
+                count.sustained += 1;
+            }
+            Shown::Missed => count.tested += 1,
+            // What cannot show the lowest rate can show no higher one.
+            Shown::Untestable(why) if n == 0 => {
+                let counters = &mut cell.counters;
+                *match why {
+                    Untestable::TooSmall => &mut counters.untestable_small,
+                    Untestable::Application => &mut counters.untestable_application,
+                    Untestable::Receiver => &mut counters.untestable_receiver,
+                    Untestable::Pacing => &mut counters.untestable_pacing,
+                    Untestable::LiveSource => &mut counters.untestable_live,
+                } += 1;
+            }
+            Shown::Untestable(_) => {}
         }
     }
 }

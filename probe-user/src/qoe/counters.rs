@@ -1,5 +1,8 @@
 //! The counts that every cell keeps, cumulative since the daemon's start.
 
+use super::blame::{Part, Spent};
+use super::verdict::{Evidence, Verdict, verdict};
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Cumulative counts; a window is the difference of two.
@@ -101,9 +104,122 @@ counters! {
     rwnd_limited_us,
     /// Of that, limited by the send buffer.
     sndbuf_limited_us,
+    /// Playbacks that were begun, once it is known what became of them.
+    start_attempts,
+    /// Of those, that played.
+    starts,
+    /// That met an HTTP error.
+    start_failures_http,
+    /// That waited for the origin.
+    start_failures_origin,
+    /// That the network failed.
+    start_failures_network,
+    /// That the client gave up while delivery was healthy.
+    start_failures_client,
+    /// Viewers that are over.
+    viewers_ended,
+    /// Viewers that were several in one.
+    viewers_excluded,
+    /// Viewers that ended while an object was under way that would have come too late.
+    exits_under_stress,
+    /// Times that a viewer's model was wrong, and was corrected.
+    viewer_corrections,
+    /// Watched: start-up, playing and stalled.
+    watched_us,
+    /// Times that playback stood still for want of media.
+    stalls,
+    /// For how long.
+    stalled_us,
+    /// At least.
+    stalled_low_us,
+    /// At most.
+    stalled_high_us,
+    /// Times that an object under way was about to miss its buffer.
+    at_risk,
+    /// Changes to a higher rendition.
+    up_switches,
+    /// Changes to a lower one.
+    down_switches,
+    /// Media time delivered.
+    media_us,
+    /// Live requests for what the origin did not have at its time.
+    late_at_origin,
+    /// Objects of known duration.
+    chunks,
+    /// Of those, that took longer than they play.
+    slow_chunks,
+    /// Deliveries that a label named.
+    deliveries_labelled,
+    /// Labels that met no delivery.
+    labels_unmatched,
+    /// Deliveries that were late or cut off; blame is of their time.
+    slow_deliveries,
+    /// Of that, before the server wrote.
+    blame_think_us,
+    /// Of that, as the server's log has it, other servers took.
+    upstream_us,
+    /// Between its writes.
+    blame_write_us,
+    /// Waiting for the congestion window.
+    blame_sender_window_us,
+    /// Making good what was lost.
+    blame_loss_us,
+    /// In queues on the path.
+    blame_queue_us,
+    /// Waiting for the client's window.
+    blame_receiver_us,
+    /// Held back by pacing.
+    blame_pacing_us,
+    /// Deliveries too small to test a rate.
+    untestable_small,
+    /// Limited by the application.
+    untestable_application,
+    /// By the client's window.
+    untestable_receiver,
+    /// By pacing.
+    untestable_pacing,
+    /// Live, and not yet made.
+    untestable_live,
 }
 
 impl Counters {
+    /// Where the time of slow deliveries went.
+    pub fn blame(&self) -> Spent {
+        let mut spent = Spent::default();
+        for (part, us) in [
+            (Part::Think, self.blame_think_us),
+            (Part::ApplicationWrite, self.blame_write_us),
+            (Part::SenderWindow, self.blame_sender_window_us),
+            (Part::LossRecovery, self.blame_loss_us),
+            (Part::PathQueue, self.blame_queue_us),
+            (Part::ReceiverWindow, self.blame_receiver_us),
+            (Part::Pacing, self.blame_pacing_us),
+        ] {
+            spent.set_us(part, us);
+        }
+        spent
+    }
+
+    /// Who is answerable for slow deliveries; none: none were slow.
+    pub fn verdict(&self) -> Option<Verdict> {
+        (self.slow_deliveries > 0).then(|| {
+            verdict(&Evidence {
+                spent: self.blame(),
+                deliveries: self.slow_deliveries,
+                upstream_us: self.upstream_us,
+                ..Evidence::default()
+            })
+        })
+    }
+
+    /// Starts that failed, for whatever reason.
+    pub fn start_failures(&self) -> u64 {
+        self.start_failures_http
+            + self.start_failures_origin
+            + self.start_failures_network
+            + self.start_failures_client
+    }
+
     /// Whether anything went wrong: late, aborted, unanswered or retransmitted.
     pub fn troubled(&self) -> bool {
         self.late_deliveries
@@ -112,6 +228,9 @@ impl Counters {
             + self.retrans_fast
             + self.retrans_rto
             + self.retrans_tlp
+            + self.stalls
+            + self.start_failures()
+            + self.exits_under_stress
             > 0
     }
 }

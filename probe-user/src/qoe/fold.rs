@@ -15,8 +15,10 @@ use super::delivery::{self, Finished, Kind, Phase};
 use super::metric::Metric;
 use super::session::{OpenDelivery, Session};
 use super::table::{List, Sessions};
+use super::viewer::Tier;
 use crate::kernel::BackendKind;
 use crate::labels::Label;
+use crate::labels::request::Class;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Ended sessions stay so long: to be listed, and to be found by what the other ring still holds.
@@ -33,6 +35,8 @@ const TROUBLED_KEPT: usize = 100;
 pub struct Limits {
     /// Sessions.
     pub max_sessions: usize,
+    /// Viewers, those lately ended included; 0: none are followed.
+    pub max_viewers: usize,
     /// Cells, `other` included.
     pub max_cells: usize,
     /// Finished deliveries.
@@ -51,8 +55,10 @@ pub enum Event {
 /// What a delivery record led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Folded {
-    /// Where it was counted.
+    /// Where it was counted: in the cell of its class, once that is known and it is over.
     pub cell: u32,
+    /// Where its session is counted.
+    pub session_cell: u32,
     /// Whether it must be known at once.
     pub event: Option<Event>,
 }
@@ -122,6 +128,11 @@ impl Fold {
         &self.cells
     }
 
+    /// The cells, for what else is counted in them.
+    pub fn cells_mut(&mut self) -> &mut Cells {
+        &mut self.cells
+    }
+
     /// The latest finished deliveries, latest last; TLS handshakes among them.
     pub fn recent(&self) -> &VecDeque<Finished> {
         &self.recent
@@ -140,12 +151,12 @@ impl Fold {
         }
     }
 
-    /// A session was established or adopted.
+    /// A session was established or adopted; returns where it is counted.
     pub fn session_start(
         &mut self,
         record: &SessionStart,
         label: impl FnOnce(&Endpoints) -> Label,
-    ) {
+    ) -> u32 {
         let t_ns = record.header.t_ns;
         // A changed filter ends what is known of a session, and another may let it in again.
         if let Some(place) = self.sessions.find(record.cookie) {
@@ -162,8 +173,9 @@ impl Fold {
             label,
         );
         let session = self.sessions.at(place);
+        let place_of_cell = session.cell;
         if session.start_counted || session.is_ended() {
-            return;
+            return place_of_cell;
         }
         session.start_counted = true;
         session.t_established_ns = record.t_established_ns;
@@ -181,6 +193,7 @@ impl Fold {
             }
         }
         self.sessions.touch(place, t_ns);
+        place_of_cell
     }
 
     /// A record of the session `cookies[at]`, made at about `now_ns`, is next, and those of the
@@ -190,11 +203,12 @@ impl Fold {
         self.sessions.foresee(cookies, at, now_ns);
     }
 
-    /// A delivery is over, late or under way.
+    /// A delivery is over, late or under way. `known`: of what class it is, and how that is known.
     pub fn delivery(
         &mut self,
         record: &Delivery,
         label: impl FnOnce(&Endpoints) -> Label,
+        known: Option<(Class, Tier)>,
     ) -> Folded {
         let t_ns = record.header.t_ns;
         let place = self.session(
@@ -217,7 +231,8 @@ impl Fold {
         };
         let session = self.sessions.at(place);
         note_path(session, record);
-        let cell = session.cell;
+        let session_cell = session.cell;
+        let mut cell = session_cell;
         if is_end {
             session.over = session.over.max(record.index.saturating_add(1));
             if session
@@ -226,7 +241,10 @@ impl Fold {
             {
                 self.set_open(place, None);
             }
-            self.count_end(place, record, kind, phase);
+            if let Some((class, tier)) = known {
+                cell = self.cells.of_class(session_cell, class, tier);
+            }
+            self.count_end(place, cell, record, kind, phase);
         } else if kind != Kind::Handshake {
             self.note_under_way(place, record, phase == Phase::Late);
         }
@@ -257,7 +275,11 @@ impl Fold {
                 self.limits.max_deliveries_kept,
             );
         }
-        Folded { cell, event }
+        Folded {
+            cell,
+            session_cell,
+            event,
+        }
     }
 
     /// A session is over.

@@ -25,11 +25,19 @@ pub enum Metric {
     RetransmitRatioPpm,
     /// First SYN-ACK to ESTABLISHED.
     HandshakeUs,
+    /// First request of a playback to its first frame.
+    StartupTimeUs,
+    /// Of one stall.
+    StallTimeUs,
+    /// A thousand times an object's duration over its delivery latency.
+    ChunkPerformancePermille,
+    /// Bits of an object over its duration.
+    BitrateKbps,
 }
 
 impl Metric {
     /// How many there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 12;
 
     /// All of them, each at the index of its value.
     pub const ALL: [Self; Self::COUNT] = [
@@ -41,15 +49,27 @@ impl Metric {
         Self::DeliveryRateKbps,
         Self::RetransmitRatioPpm,
         Self::HandshakeUs,
+        Self::StartupTimeUs,
+        Self::StallTimeUs,
+        Self::ChunkPerformancePermille,
+        Self::BitrateKbps,
     ];
 
     /// Values from 2 to this power on are counted in the last bucket.
     pub const fn max_value_power(self) -> u8 {
         match self {
             // 71 minutes.
-            Self::DeliveryLatencyUs | Self::ThinkTimeUs | Self::FirstByteUs => 32,
-            // 18 minutes, beyond the kernel's patience with an unacknowledged segment; 1 Tbit/s.
-            Self::DeliveryTailUs | Self::DeliveryRateKbps => 30,
+            Self::DeliveryLatencyUs
+            | Self::ThinkTimeUs
+            | Self::FirstByteUs
+            | Self::StartupTimeUs
+            | Self::StallTimeUs => 32,
+            // 18 minutes, beyond the kernel's patience with an unacknowledged segment; 1 Tbit/s; a
+            // segment of 10 s in 10 us.
+            Self::DeliveryTailUs
+            | Self::DeliveryRateKbps
+            | Self::ChunkPerformancePermille
+            | Self::BitrateKbps => 30,
             // 67 s: a round trip cannot be longer than the patience of either end.
             Self::SrttUs => 26,
             // 2^20 is a little more than a million.

@@ -4,6 +4,8 @@
 //! code serves the daemon, a recording and a test. What each number means: `docs/metrics.md`.
 
 pub mod alarm;
+pub mod alarms;
+pub mod audience;
 pub mod blame;
 pub mod cell;
 mod chunks;

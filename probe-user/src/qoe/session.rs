@@ -169,6 +169,10 @@ pub struct Session {
     pub endpoints: Endpoints,
     /// When it reached ESTABLISHED, or was adopted.
     pub t_established_ns: u64,
+    /// Congestion window at the end of its latest delivery.
+    pub(super) window_bytes: u32,
+    /// What that would have been, had nothing gone wrong.
+    pub(super) ideal_window_bytes: u32,
     /// When it ended.
     pub t_ended_ns: u64,
     /// First SYN-ACK sent to ESTABLISHED.
@@ -216,6 +220,8 @@ impl Session {
             aborted_deliveries: 0,
             endpoints,
             t_established_ns: 0,
+            window_bytes: 0,
+            ideal_window_bytes: 0,
             t_ended_ns: 0,
             handshake_us: 0,
             synack_retransmits: 0,

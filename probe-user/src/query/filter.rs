@@ -1,9 +1,12 @@
 //! A filter as it comes over the wire, checked and bounded, and what it lets through.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use probe_ebpf::record::{Delivery, Endpoints};
 use weir_proto::v1;
 
+use super::FollowedViewer;
 use crate::config::parse_prefix;
 use crate::labels::{Labels, address};
 use crate::qoe::session::State;
@@ -191,6 +194,36 @@ impl Filter {
     pub fn matches_delivery(&self, record: &Delivery) -> bool {
         (!self.only_troubled || delivery::troubled(record))
             && self.matches_endpoints(&record.endpoints)
+    }
+
+    /// Refuses fields that viewers do not have.
+    pub fn for_viewers(self) -> Result<Self, Error> {
+        if self.states.is_empty() {
+            Ok(self)
+        } else {
+            Err(Error::NotHere {
+                field: "states",
+                listing: "viewers",
+                instead: "states are of sessions; filter.only_troubled finds those that fare badly",
+            })
+        }
+    }
+
+    /// Whether a viewer matches, its cell aside: whose client it is, and at which port.
+    pub fn matches_viewer(&self, client: IpAddr, port: u16, troubled: bool) -> bool {
+        (!self.only_troubled || troubled)
+            && (self.ports.is_empty() || self.ports.contains(&port))
+            && (self.prefixes.is_empty()
+                || self.prefixes.iter().any(|prefix| prefix.contains(&client)))
+    }
+
+    /// Whether something that happened matches.
+    pub fn matches_followed(&self, followed: &FollowedViewer) -> bool {
+        self.matches_key(&followed.cell)
+            && match followed.viewer {
+                Some((client, port)) => self.matches_viewer(client, port, followed.troubled),
+                None => self.ports.is_empty() && self.prefixes.is_empty(),
+            }
     }
 
     fn matches_endpoints(&self, endpoints: &Endpoints) -> bool {

@@ -8,6 +8,10 @@ pub mod client;
 mod connection;
 pub mod filter;
 pub mod server;
+mod viewers;
+
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use tokio::sync::{broadcast, oneshot};
 use weir_proto::v1;
@@ -17,6 +21,8 @@ use crate::qoe::{CellKey, Finished, Session};
 use crate::wire::Context;
 use filter::Filter;
 
+/// Most viewers, likewise.
+pub const VIEWERS_PER_PAGE: usize = 512;
 /// Most sessions that one answer of the core holds, so that no question stops it for long.
 pub const SESSIONS_PER_PAGE: usize = 2048;
 
@@ -74,6 +80,15 @@ pub enum Query {
         /// Gets it.
         reply: oneshot::Sender<v1::Snapshot>,
     },
+    /// The viewers from place `from` on.
+    Viewers {
+        /// Which.
+        filter: Filter,
+        /// Where to go on; 0 at first.
+        from: usize,
+        /// Gets one page.
+        reply: oneshot::Sender<ViewerPage>,
+    },
     /// All that is said from now on.
     Record(oneshot::Sender<Result<Recording, AlreadyRecorded>>),
 }
@@ -87,6 +102,30 @@ pub struct SessionPage {
     pub next: Option<usize>,
     /// What their numbers are relative to.
     pub context: Context,
+}
+
+/// A piece of the list of viewers.
+#[derive(Debug)]
+pub struct ViewerPage {
+    /// As they are now.
+    pub viewers: Vec<v1::Viewer>,
+    /// Where to go on; none: that was all.
+    pub next: Option<usize>,
+    /// All that happens from then on.
+    pub follow: broadcast::Receiver<FollowedViewer>,
+}
+
+/// Something that happened to a viewer or a cell, for those who follow.
+#[derive(Clone, Debug)]
+pub struct FollowedViewer {
+    /// Where it is counted.
+    pub cell: CellKey,
+    /// Where the viewer is; none: it is no viewer's.
+    pub viewer: Option<(IpAddr, u16)>,
+    /// Whether anything went wrong.
+    pub troubled: bool,
+    /// As it is sent.
+    pub message: Arc<v1::ViewerMessage>,
 }
 
 /// The latest deliveries.

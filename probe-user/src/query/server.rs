@@ -87,7 +87,7 @@ impl Service {
 }
 
 /// Asks the core, and waits for its answer.
-async fn ask<T>(
+pub(super) async fn ask<T>(
     core: &mpsc::Sender<Query>,
     query: impl FnOnce(oneshot::Sender<T>) -> Query,
 ) -> Result<T, Status> {
@@ -108,6 +108,7 @@ type Sent<T> = ReceiverStream<Result<T, Status>>;
 impl Local for Service {
     type ListSessionsStream = Sent<v1::Session>;
     type ListDeliveriesStream = Sent<v1::Delivery>;
+    type ListViewersStream = Sent<v1::ViewerMessage>;
     type WatchStream = Sent<v1::Snapshot>;
     type RecordStream = Sent<v1::RecordMessage>;
 
@@ -202,6 +203,30 @@ impl Local for Service {
                 }
             }
         });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list_viewers(
+        &self,
+        request: Request<v1::ListViewersRequest>,
+    ) -> Result<Response<Self::ListViewersStream>, Status> {
+        let request = request.into_inner();
+        let filter = Filter::try_from(request.filter)
+            .and_then(Filter::for_viewers)
+            .map_err(invalid)?;
+        let permit = request.follow.then(|| self.follower()).transpose()?;
+        let viewers = super::viewers::Viewers {
+            core: self.core.clone(),
+            filter,
+            limit: match request.limit {
+                0 => usize::MAX,
+                limit => limit as usize,
+            },
+            counts: self.counts.clone(),
+            stop: self.stop.clone(),
+        };
+        let (to, stream) = mpsc::channel(STREAM_BUFFER);
+        tokio::spawn(viewers.send(permit, to));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use weir_proto::v1::{Backend, CellKey, Endpoints};
+use weir_proto::v1::{Backend, CellKey, Endpoints, EvidenceTier};
 
 /// "Did not happen" or "unknown".
 pub const ABSENT: &str = "-";
@@ -30,6 +30,26 @@ pub fn percent(part: u64, whole: u64) -> String {
         return ABSENT.to_owned();
     }
     format!("{:.2}", part as f64 * 100.0 / whole as f64)
+}
+
+/// `part` in percent of `whole`, with how many that rests on and its Wilson interval at 95 %
+/// (Wilson, 1927): `2.50 [1.90,3.28] n=2000`; `-` if there is no whole.
+pub fn share(part: u64, whole: u64) -> String {
+    const Z: f64 = 1.96;
+    if whole == 0 {
+        return ABSENT.to_owned();
+    }
+    let n = whole as f64;
+    let p = (part as f64 / n).min(1.0);
+    let middle = p + Z * Z / (2.0 * n);
+    let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 100.0 / (1.0 + Z * Z / n);
+    format!(
+        "{:.2} [{:.2},{:.2}] n={whole}",
+        p * 100.0,
+        ((middle - half) * scale).max(0.0),
+        ((middle + half) * scale).min(100.0)
+    )
 }
 
 /// A Unix time as RFC 3339 in UTC with milliseconds, `-` for 0.
@@ -151,8 +171,13 @@ pub fn cell_path(key: Option<&CellKey>) -> String {
                 Backend::Unspecified | Backend::Exact => String::new(),
                 other => format!("/{}", other.word()),
             };
+            let tier = match key.tier() {
+                // One that does not say is older than the other tiers.
+                EvidenceTier::Unspecified | EvidenceTier::Kernel => String::new(),
+                other => format!("/{}", other.word()),
+            };
             format!(
-                "{}/{}/{}/{}{backend}",
+                "{}/{}/{}/{}{tier}{backend}",
                 key.service, key.content_class, key.network, key.transport
             )
         },
@@ -170,6 +195,11 @@ mod tests {
         assert_eq!(mbps(12_500_000), "12.500");
         assert_eq!(percent(1, 8), "12.50");
         assert_eq!(percent(0, 0), "-");
+        // By the formula, and what stays of it at the ends.
+        assert_eq!(share(50, 2000), "2.50 [1.90,3.28] n=2000");
+        assert_eq!(share(0, 10), "0.00 [0.00,27.75] n=10");
+        assert_eq!(share(10, 10), "100.00 [72.25,100.00] n=10");
+        assert_eq!(share(0, 0), "-");
         assert_eq!(timestamp(1_500_000_000), "1970-01-01T00:00:01.500Z");
         assert_eq!(timestamp(0), "-");
     }

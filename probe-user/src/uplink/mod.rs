@@ -34,27 +34,46 @@ pub const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What must be known at once.
 #[derive(Clone, Debug)]
-pub struct HotEvent {
-    /// What happened.
-    pub event: Event,
-    /// To which delivery.
-    pub delivery: Followed,
+pub enum HotEvent {
+    /// Of a delivery.
+    Delivery {
+        /// What happened.
+        event: Event,
+        /// To which.
+        delivery: Box<Followed>,
+    },
+    /// Of a viewer.
+    Viewer(Arc<v1::ViewerEvent>),
+    /// Of a cell.
+    Alarm(Arc<v1::Alarm>),
 }
 
 impl HotEvent {
     fn message(&self) -> v1::HotEvent {
-        let Followed {
-            record,
-            cell,
-            context,
-        } = &self.delivery;
-        let delivery = wire::delivery(record, cell, context);
-        v1::HotEvent {
-            unix_ns: context.unix_ns(record.header.t_ns),
-            event: Some(match self.event {
-                Event::Late => v1::hot_event::Event::Late(delivery),
-                Event::Aborted => v1::hot_event::Event::Aborted(delivery),
-            }),
+        match self {
+            Self::Delivery { event, delivery } => {
+                let Followed {
+                    record,
+                    cell,
+                    context,
+                } = &**delivery;
+                let delivery = wire::delivery(record, cell, context);
+                v1::HotEvent {
+                    unix_ns: context.unix_ns(record.header.t_ns),
+                    event: Some(match event {
+                        Event::Late => v1::hot_event::Event::Late(delivery),
+                        Event::Aborted => v1::hot_event::Event::Aborted(delivery),
+                    }),
+                }
+            }
+            Self::Viewer(event) => v1::HotEvent {
+                unix_ns: event.told_unix_ns,
+                event: Some(v1::hot_event::Event::Viewer((**event).clone())),
+            },
+            Self::Alarm(alarm) => v1::HotEvent {
+                unix_ns: alarm.unix_ns,
+                event: Some(v1::hot_event::Event::Alarm((**alarm).clone())),
+            },
         }
     }
 }

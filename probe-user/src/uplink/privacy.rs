@@ -17,7 +17,14 @@ pub(super) fn hide_clients(event: &mut v1::HotEvent, pseudonyms: &mut Pseudonyms
                 endpoints.remote_port = 0;
             }
         }
-        None => {}
+        Some(hot_event::Event::Viewer(event)) => {
+            if let Some(viewer) = &mut event.viewer {
+                hide(&mut viewer.client_address, pseudonyms, now);
+                // The player's own name for its playback may be known elsewhere.
+                viewer.sid.clear();
+            }
+        }
+        Some(hot_event::Event::Alarm(_)) | None => {}
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Script {
     pub(crate) sessions: Vec<wire::Session>,
     pub(crate) deliveries: Vec<wire::Delivery>,
     pub(crate) cells: Vec<wire::Cell>,
+    pub(crate) viewers: Vec<wire::ViewerMessage>,
     /// Refuses everything with these words, as for a wrong peer.
     pub(crate) refusal: Option<String>,
 }
@@ -127,6 +128,7 @@ fn live<T: Clone + Send + 'static>(sender: &broadcast::Sender<T>) -> Answers<T> 
 impl Local for Fake {
     type ListSessionsStream = Answers<wire::Session>;
     type ListDeliveriesStream = Answers<wire::Delivery>;
+    type ListViewersStream = Answers<wire::ViewerMessage>;
     type WatchStream = Answers<wire::Snapshot>;
     type RecordStream = Answers<wire::RecordMessage>;
 
@@ -160,6 +162,20 @@ impl Local for Fake {
         } else {
             kept
         }))
+    }
+
+    async fn list_viewers(
+        &self,
+        request: Request<wire::ListViewersRequest>,
+    ) -> Result<Response<Self::ListViewersStream>, Status> {
+        let request = request.into_inner();
+        self.asked(request.filter, request.limit, request.follow)?;
+        Ok(Response::new(all(self
+            .script
+            .lock()
+            .unwrap()
+            .viewers
+            .clone())))
     }
 
     async fn list_cells(

@@ -78,7 +78,8 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let programme = ladder::make(&out)?;
     let dir = tempfile::tempdir().context("cannot make a directory")?;
     let knows_viewers = weir::knows_viewers(&plan.weir);
-    let settings = weir::settings(dir.path(), knows_viewers);
+    let recording = out.join("viewers.weir");
+    let settings = weir::settings(dir.path(), &recording, knows_viewers);
     let mut daemon = Daemon::start(&plan.weir, &dir.path().join("weir"), &settings)?;
     let deliveries = daemon.follow()?;
     let viewers = knows_viewers

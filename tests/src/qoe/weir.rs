@@ -36,18 +36,21 @@ pub fn log_socket(dir: &Path) -> PathBuf {
     dir.join("log.sock")
 }
 
-/// What the daemon is started with; the log's socket is in `dir`.
-pub fn settings(dir: &Path, viewers: bool) -> Settings {
+/// What the daemon is started with; the log's socket is in `dir`, and `recording` gets all that it is
+/// told, so that what it says can be looked into afterwards (`weir replay`).
+pub fn settings(dir: &Path, recording: &Path, viewers: bool) -> Settings {
     let mut more = String::new();
     if viewers {
         let _ = write!(
             more,
-            "[labels]\naccess_log_socket = {:?}\n{RULES}",
-            log_socket(dir).display().to_string()
+            "[labels]\naccess_log_socket = {:?}\n{RULES}\n[recording]\nfile = {:?}\nmax_files = 2\n",
+            log_socket(dir).display().to_string(),
+            recording.display().to_string()
         );
     }
     Settings {
         quiet_gap_ms: QUIET_GAP_MS,
+        first: "progress_ms = 250".to_owned(),
         ports: servers::ports(),
         prefixes: vec![CLIENTS.to_owned()],
         more,
@@ -58,16 +61,54 @@ pub fn settings(dir: &Path, viewers: bool) -> Settings {
 /// What an operator of this service would write: whose URL it is, and how long segments play.
 const RULES: &str = r"
 [[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/vod/.*/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
+match = '/[os]/(?P<viewer>[^/]+)/vod/cmaf/seg-(?P<rung>3)-(?P<number>\d+)\.m4s'
 class = 'segment'
+media = 'audio'
 duration_ms = 2000
 stream = 'vod'
 
 [[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/.*/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
+match = '/[os]/(?P<viewer>[^/]+)/vod/cmaf/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
 class = 'segment'
+media = 'video'
+duration_ms = 2000
+stream = 'vod'
+
+[[rule]]
+match = '/[os]/(?P<viewer>[^/]+)/vod/.*/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
+class = 'segment'
+media = 'muxed'
+duration_ms = 2000
+stream = 'vod'
+
+[[rule]]
+match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/cmaf/seg-(?P<rung>3)-(?P<number>\d+)\.m4s'
+class = 'segment'
+media = 'audio'
 duration_ms = 2000
 stream = 'live'
+
+[[rule]]
+match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/cmaf/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
+class = 'segment'
+media = 'video'
+duration_ms = 2000
+stream = 'live'
+
+[[rule]]
+match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/.*/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
+class = 'segment'
+media = 'muxed'
+duration_ms = 2000
+stream = 'live'
+
+[[rule]]
+match = '/[os]/(?P<viewer>[^/]+)/live/'
+stream = 'live'
+
+[[rule]]
+match = '/[os]/(?P<viewer>[^/]+)/'
+stream = 'vod'
 ";
 
 /// `weir viewers --follow`, being read.

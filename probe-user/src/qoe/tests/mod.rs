@@ -30,6 +30,7 @@ enum Record {
 fn fold_with(max_sessions: usize, max_cells: usize) -> Fold {
     let limits = Limits {
         max_sessions,
+        max_viewers: 0,
         max_cells,
         max_deliveries_kept: 8,
     };
@@ -40,9 +41,11 @@ fn fold_with(max_sessions: usize, max_cells: usize) -> Fold {
 
 fn take(fold: &mut Fold, record: &Record) -> Option<Event> {
     match record {
-        Record::Start(record) => fold.session_start(record, label),
+        Record::Start(record) => {
+            fold.session_start(record, label);
+        }
         Record::End(record) => fold.session_end(record, label),
-        Record::Delivery(record) => return fold.delivery(record, label).event,
+        Record::Delivery(record) => return fold.delivery(record, label, None).event,
     }
     None
 }
@@ -99,7 +102,7 @@ fn latencies_that_are_bounds_are_distributed_where_all_are() {
         let mut fold = fold_with(10, 10);
         let mut record = exchange(flags);
         record.header.backend = backend;
-        fold.delivery(&record, label);
+        fold.delivery(&record, label, None);
         [
             Metric::DeliveryLatencyUs,
             Metric::ThinkTimeUs,
@@ -140,7 +143,7 @@ fn a_distribution_holds_only_what_it_is_about() {
         (flag::HANDSHAKE, vec![]),
     ] {
         let mut fold = fold_with(10, 10);
-        fold.delivery(&exchange(flags), label);
+        fold.delivery(&exchange(flags), label, None);
         for metric in Metric::ALL {
             let expected = u64::from(metrics.contains(&metric));
             assert_eq!(
@@ -234,15 +237,18 @@ fn an_event_is_told_once_and_only_while_it_is_news() {
     let mut fold = fold_with(10, 10);
     let mut late = exchange(flag::LATE);
     late.header.kind = kind::DELIVERY_LATE;
-    assert_eq!(fold.delivery(&late, label).event, Some(Event::Late));
-    assert_eq!(fold.delivery(&late, label).event, None);
-    assert_eq!(fold.delivery(&exchange(flag::LATE), label).event, None);
+    assert_eq!(fold.delivery(&late, label, None).event, Some(Event::Late));
+    assert_eq!(fold.delivery(&late, label, None).event, None);
+    assert_eq!(
+        fold.delivery(&exchange(flag::LATE), label, None).event,
+        None
+    );
     // The hot ring was read after the bulk one: it is over already.
     late.index = 1;
     let mut over = exchange(flag::LATE);
     over.index = 1;
-    fold.delivery(&over, label);
-    assert_eq!(fold.delivery(&late, label).event, None);
+    fold.delivery(&over, label, None);
+    assert_eq!(fold.delivery(&late, label, None).event, None);
     assert_eq!(total(&fold).0.late_deliveries, 2);
     assert_eq!(total(&fold).1.deliveries_open, 0);
 }
@@ -252,8 +258,8 @@ fn a_late_delivery_is_kept_with_what_became_of_it() {
     let mut fold = fold_with(10, 10);
     let mut late = exchange(flag::LATE);
     late.header.kind = kind::DELIVERY_LATE;
-    fold.delivery(&late, label);
-    fold.delivery(&exchange(flag::LATE), label);
+    fold.delivery(&late, label, None);
+    fold.delivery(&exchange(flag::LATE), label, None);
     let kinds: Vec<u8> = fold
         .troubled()
         .iter()

@@ -30,7 +30,7 @@ pub enum Class {
 }
 
 /// How much is known of who and what; the evidence tiers of `docs/metrics.md`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
     /// The kernel's numbers alone: what an object is was inferred.
     #[default]

@@ -204,6 +204,7 @@ fn any_header() -> impl Strategy<Value = v1::RecordingHeader> {
             }),
             limits: Some(v1::FoldLimits {
                 max_sessions: 16,
+                max_viewers: 8,
                 max_cells: 3,
                 max_deliveries_kept: 4,
             }),

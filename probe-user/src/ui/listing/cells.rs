@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use weir_proto::v1::{Cell, Counters, Metric};
+use weir_proto::v1::{Cell, Counters, Estimate, Metric};
 
+use super::viewers::ratio;
 use super::{ratio_ppm, retransmitted, sort_by_key};
 use crate::ui::out::Mark;
 use crate::ui::percentile::Percentiles;
@@ -104,6 +105,15 @@ fn thousandths(row: &Row, metric: Metric, which: fn(&Percentiles) -> u64) -> Val
         .into()
 }
 
+fn start_failures(counters: &Counters) -> u64 {
+    weir_counters(counters).start_failures()
+}
+
+/// The counts as the daemon has them, which know what follows from them.
+fn weir_counters(counters: &Counters) -> crate::qoe::Counters {
+    counters.into()
+}
+
 /// The table's columns.
 pub const COLUMNS: &[Column<Row>] = &[
     Column::left("cell", |row| units::cell_path(row.cell.key.as_ref()).into()),
@@ -156,6 +166,43 @@ pub const COLUMNS: &[Column<Row>] = &[
         Value::count(row.counters().retrans_rto, Mark::Warn)
     }),
     Column::right("retrans_tlp", |row| row.counters().retrans_tlp.into()),
+    Column::right("viewers", |row| row.cell.viewers_active.into()),
+    Column::right("stalled", |row| {
+        Value::count(row.cell.viewers_stalled, Mark::Bad)
+    }),
+    Column::right("at_risk", |row| {
+        Value::count(row.cell.viewers_at_risk, Mark::Warn)
+    }),
+    Column::right("start_attempts", |row| row.counters().start_attempts.into()),
+    Column::right("start_failure_pct", |row| {
+        let counters = row.counters();
+        units::share(start_failures(&counters), counters.start_attempts).into()
+    }),
+    Column::right("startup_p50_ms", |row| {
+        thousandths(row, Metric::StartupTimeUs, |found| found.p50)
+    }),
+    Column::right("rebuffer_pct", |row| {
+        let counters = row.counters();
+        let stalled = Estimate {
+            low: counters.stalled_low_us,
+            point: counters.stalled_us,
+            high: counters.stalled_high_us,
+        };
+        ratio(Some(stalled), counters.watched_us).into()
+    }),
+    Column::right("stalls", |row| {
+        Value::count(row.counters().stalls, Mark::Bad)
+    }),
+    Column::right("slow_chunk_pct", |row| {
+        let counters = row.counters();
+        units::share(counters.slow_chunks, counters.chunks).into()
+    }),
+    Column::left("verdict", |row| {
+        weir_counters(&row.counters())
+            .verdict()
+            .map_or_else(|| units::ABSENT.to_owned(), |found| found.to_string())
+            .into()
+    }),
     Column::right("acked_bytes", |row| row.counters().acked_bytes.into()),
     Column::right("sessions", |row| {
         let counters = row.counters();

@@ -9,11 +9,12 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, RenderDirection, Sparkline};
 
 use super::model::{Link, Model, Point};
-use super::pane::{CELLS, SESSIONS, TROUBLED, percent};
+use super::pane::{CELLS, SESSIONS, TROUBLED, VIEWERS, percent};
 use super::table::{self, Pieces};
 use super::view::{Pane, View};
 use super::{LogLines, overlay};
 use crate::ui::listing::status::{is_missing, uplink_sentence};
+use crate::ui::listing::viewers::alarm_sentence;
 use crate::ui::losses;
 use crate::ui::out::Mark;
 use crate::ui::units::{clock, short_count, short_rate, short_us};
@@ -176,6 +177,12 @@ fn header(
             theme.alarm(),
         ));
     }
+    for alarm in &latest.alarms {
+        lines.push(Line::styled(
+            format!(" ALARM {} ", alarm_sentence(alarm)),
+            theme.alarm(),
+        ));
+    }
     if losses::total(&lost) > 0 {
         let text = format!(" {} (since the daemon's start) ", losses::sentence(&lost));
         lines.push(Line::styled(text, theme.alarm()));
@@ -208,6 +215,22 @@ fn totals(model: &Model, view: &View, theme: Theme) -> Line<'static> {
         let text = format!("LATE NOW {}", short_count(totals.open_late));
         Span::styled(text, theme.style(Mark::Bad))
     });
+    let viewers = totals.viewers;
+    if viewers.active > 0 {
+        spans.push(Span::raw(format!(
+            "  viewers {}",
+            short_count(viewers.active)
+        )));
+        for (count, what, mark) in [
+            (viewers.stalled, "STALLED", Mark::Bad),
+            (viewers.at_risk, "at risk", Mark::Warn),
+        ] {
+            if count > 0 {
+                let text = format!("  {} {what}", short_count(count));
+                spans.push(Span::styled(text, theme.style(mark)));
+            }
+        }
+    }
     Line::from(spans)
 }
 
@@ -254,15 +277,16 @@ fn draw_trends(frame: &mut Frame<'_>, area: Rect, model: &Model, theme: Theme) {
 
 fn draw_lists(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View, theme: Theme) {
     let cells = view.cells(model);
+    let viewers = view.viewers(model);
     let sessions = view.sessions(model);
     let troubled = view.troubled(model);
-    let rows = [cells.len(), sessions.len(), troubled.len()];
+    let rows = [cells.len(), viewers.len(), sessions.len(), troubled.len()];
     let heights = if view.zoom {
         Pane::ALL.map(|pane| if pane == view.focus { area.height } else { 0 })
     } else {
         table::heights(area.height, rows, view.focus)
     };
-    let areas: [Rect; 3] = Layout::vertical(heights.map(Constraint::Length)).areas(area);
+    let areas: [Rect; Pane::COUNT] = Layout::vertical(heights.map(Constraint::Length)).areas(area);
     let pieces = |pane| Pieces { pane, theme };
     table::draw(
         frame,
@@ -276,6 +300,15 @@ fn draw_lists(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View,
     table::draw(
         frame,
         areas[1],
+        "Viewers",
+        VIEWERS,
+        &viewers,
+        view,
+        pieces(Pane::Viewers),
+    );
+    table::draw(
+        frame,
+        areas[2],
         "Sessions",
         SESSIONS,
         &sessions,
@@ -285,7 +318,7 @@ fn draw_lists(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View,
     let title = "Late and troubled deliveries";
     table::draw(
         frame,
-        areas[2],
+        areas[3],
         title,
         TROUBLED,
         &troubled,

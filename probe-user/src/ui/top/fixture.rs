@@ -61,9 +61,12 @@ pub(crate) fn snapshot(second: u64, latencies_us: &[u64]) -> Snapshot {
             deliveries_open: 2,
             deliveries_open_late: 0,
             hosts: 1,
+            ..Cell::default()
         }],
         sessions: Vec::new(),
         troubled: Vec::new(),
+        viewers: Vec::new(),
+        alarms: Vec::new(),
     }
 }
 

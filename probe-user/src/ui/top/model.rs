@@ -94,8 +94,21 @@ pub struct Totals {
     pub sessions_open: u64,
     /// Deliveries open and late now.
     pub open_late: u64,
+    /// Viewers now.
+    pub viewers: Viewers,
     /// `None` until there are two snapshots.
     pub rates: Option<Rates>,
+}
+
+/// Viewers at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Viewers {
+    /// All.
+    pub active: u64,
+    /// Standing still.
+    pub stalled: u64,
+    /// About to.
+    pub at_risk: u64,
 }
 
 /// One point of the trends: what happened between two snapshots.
@@ -220,6 +233,11 @@ impl Model {
         Totals {
             sessions_open: gauge(|cell| cell.sessions_open),
             open_late: gauge(|cell| cell.deliveries_open_late),
+            viewers: Viewers {
+                active: gauge(|cell| cell.viewers_active),
+                stalled: gauge(|cell| cell.viewers_stalled),
+                at_risk: gauge(|cell| cell.viewers_at_risk),
+            },
             rates: self.base(window_s).map(|base| sum_between(base, now)),
         }
     }

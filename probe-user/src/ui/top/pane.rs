@@ -2,12 +2,15 @@
 
 use std::cmp::Ordering;
 
-use weir_proto::v1::{Delivery, DeliveryPhase, EndCause, Session, SessionState};
+use weir_proto::v1::{
+    Delivery, DeliveryPhase, EndCause, Session, SessionState, Viewer, ViewerState,
+};
 
 use super::model::{CellRow, Rates};
 use crate::ui::listing::deliveries::{phase_mark, retransmitted};
 use crate::ui::listing::session_retransmitted;
 use crate::ui::listing::sessions::state_mark;
+use crate::ui::listing::viewers::{ratio as rebuffer_ratio, state_mark as viewer_mark, tier_word};
 use crate::ui::out::Mark;
 use crate::ui::percentile::Percentiles;
 use crate::ui::units::{self, ABSENT, short_bytes, short_count, short_rate, short_us};
@@ -231,6 +234,111 @@ pub const CELLS: &[Column<CellRow>] = &[
 fn session_ratio(session: &Session) -> Option<f64> {
     ratio(session_retransmitted(session), session.segments)
 }
+
+/// The viewers pane.
+pub const VIEWERS: &[Column<Viewer>] = &[
+    Column {
+        title: "viewer",
+        width: 18,
+        right: false,
+        rank: 0,
+        text: |row| {
+            plain(if row.sid.is_empty() {
+                row.client_address.clone()
+            } else {
+                row.sid.clone()
+            })
+        },
+        key: Some(|row| Key::Text(row.client_address.clone())),
+    },
+    Column {
+        title: "state",
+        width: 9,
+        right: false,
+        rank: 0,
+        text: |row| {
+            let word = match row.state() {
+                // The loudest word for what matters most.
+                ViewerState::Stalled => "STALLED".to_owned(),
+                ViewerState::Playing if row.at_risk => "at risk".to_owned(),
+                state => state.word(),
+            };
+            (word, viewer_mark(row))
+        },
+        // "worst": the daemon's own order.
+        key: None,
+    },
+    Column {
+        title: "tier",
+        width: 6,
+        right: false,
+        rank: 2,
+        text: |row| plain(tier_word(row)),
+        key: None,
+    },
+    Column {
+        title: "buffer",
+        width: 6,
+        right: true,
+        rank: 0,
+        text: |row| plain(short_us(row.buffer_us.unwrap_or_default().point)),
+        key: Some(|row| Key::Number(row.buffer_us.unwrap_or_default().point as f64)),
+    },
+    Column {
+        title: "start",
+        width: 6,
+        right: true,
+        rank: 1,
+        text: |row| plain(short_us(row.startup_us)),
+        key: Some(|row| Key::Number(row.startup_us as f64)),
+    },
+    Column {
+        title: "stalls",
+        width: 6,
+        right: true,
+        rank: 0,
+        text: |row| counted(row.stalls, Mark::Bad),
+        key: Some(|row| Key::Number(row.stalls as f64)),
+    },
+    Column {
+        title: "rebuffer % [low,high]",
+        width: 21,
+        right: true,
+        rank: 3,
+        text: |row| plain(rebuffer_ratio(row.stalled_us, row.watched_us)),
+        key: None,
+    },
+    Column {
+        title: "Mbit/s",
+        width: 6,
+        right: true,
+        rank: 1,
+        text: |row| plain(short_rate(row.bitrate_bps as f64 / 1e6)),
+        key: Some(|row| Key::Number(row.bitrate_bps as f64)),
+    },
+    Column {
+        title: "verdict",
+        width: 22,
+        right: false,
+        rank: 0,
+        text: |row| {
+            plain(if row.verdict.is_empty() {
+                ABSENT
+            } else {
+                row.verdict.as_str()
+            })
+        },
+        key: None,
+    },
+    Column {
+        title: "cell",
+        width: 24,
+        right: false,
+        rank: 4,
+        text: |row| plain(units::cell_path(row.cell.as_ref())),
+        key: None,
+    },
+];
 
 /// The sessions pane.
 pub const SESSIONS: &[Column<SessionRow>] = &[

@@ -70,16 +70,19 @@ const HEAD: u16 = 2;
 
 /// Shares `total` lines among the panes: each gets its head and one row, then what it needs for
 /// its rows, the focused one twice as fast; what nobody needs goes to the last.
-pub(super) fn heights(total: u16, rows: [usize; 3], focus: Pane) -> [u16; 3] {
+pub(super) fn heights(total: u16, rows: [usize; Pane::COUNT], focus: Pane) -> [u16; Pane::COUNT] {
     let mut left = total;
-    let mut heights = [0; 3];
-    let wanted = rows.map(|rows| {
+    let mut heights = [0; Pane::COUNT];
+    let mut wanted = rows.map(|rows| {
         u16::try_from(rows.max(1))
             .unwrap_or(u16::MAX)
             .saturating_add(HEAD)
     });
-    for height in &mut heights {
-        *height = left.min(HEAD + 1);
+    if rows[Pane::Viewers as usize] == 0 {
+        wanted[Pane::Viewers as usize] = 0;
+    }
+    for (height, wanted) in heights.iter_mut().zip(wanted) {
+        *height = left.min(HEAD + 1).min(wanted);
         left -= *height;
     }
     while left > 0 {
@@ -94,7 +97,7 @@ pub(super) fn heights(total: u16, rows: [usize; 3], focus: Pane) -> [u16; 3] {
             left -= more;
         }
         if left == before {
-            heights[2] += left;
+            heights[Pane::COUNT - 1] += left;
             break;
         }
     }
@@ -171,7 +174,7 @@ fn fit(text: &str, width: usize, right: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pane::{CELLS, SESSIONS, TROUBLED};
+    use super::super::pane::{CELLS, SESSIONS, TROUBLED, VIEWERS};
     use super::*;
 
     #[test]
@@ -183,11 +186,14 @@ mod tests {
 
     #[test]
     fn room_goes_where_rows_are_and_none_is_lost() {
-        assert_eq!(heights(30, [1, 4, 0], Pane::Cells), [3, 6, 21]);
-        assert_eq!(heights(30, [100, 100, 0], Pane::Cells), [17, 10, 3]);
-        assert_eq!(heights(30, [100, 100, 100], Pane::Sessions), [9, 13, 8]);
+        assert_eq!(heights(30, [1, 0, 4, 0], Pane::Cells), [3, 0, 6, 21]);
+        assert_eq!(heights(30, [100, 0, 100, 0], Pane::Cells), [17, 0, 10, 3]);
+        assert_eq!(
+            heights(30, [100, 0, 100, 100], Pane::Sessions),
+            [9, 0, 13, 8]
+        );
         for total in 0..60 {
-            let sum: u16 = heights(total, [3, 50, 7], Pane::Troubled).iter().sum();
+            let sum: u16 = heights(total, [3, 9, 50, 7], Pane::Troubled).iter().sum();
             assert_eq!(sum, total);
         }
     }
@@ -196,9 +202,11 @@ mod tests {
     fn eighty_columns_hold_what_matters_and_two_hundred_hold_all() {
         assert!(needed(&fitting(CELLS, 80)) <= 80);
         assert!(needed(&fitting(SESSIONS, 80)) <= 80);
+        assert!(needed(&fitting(VIEWERS, 80)) <= 80);
         assert!(needed(&fitting(TROUBLED, 80)) <= 80);
         assert_eq!(fitting(CELLS, 200).len(), CELLS.len());
         assert_eq!(fitting(SESSIONS, 200).len(), SESSIONS.len());
+        assert_eq!(fitting(VIEWERS, 200).len(), VIEWERS.len());
         assert_eq!(fitting(TROUBLED, 200).len(), TROUBLED.len());
     }
 }

@@ -3,18 +3,20 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ipnet::IpNet;
-use weir_proto::v1::{Delivery, Filter};
+use weir_proto::v1::{Delivery, Filter, Viewer};
 
 use super::model::{CellRow, Model, WINDOWS_S};
 use super::pane::{self, Column, Key, SessionRow};
 use crate::ui::listing::sessions::open_us;
 use crate::ui::units;
 
-/// The three lists.
+/// The lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pane {
     /// Aggregates.
     Cells,
+    /// Worst viewers.
+    Viewers,
     /// Worst sessions.
     Sessions,
     /// Late and troubled deliveries.
@@ -23,7 +25,10 @@ pub enum Pane {
 
 impl Pane {
     /// In the order in which they are drawn.
-    pub const ALL: [Self; 3] = [Self::Cells, Self::Sessions, Self::Troubled];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Cells, Self::Viewers, Self::Sessions, Self::Troubled];
+    /// How many there are.
+    pub const COUNT: usize = 4;
 }
 
 /// How one pane is ordered and how far it is scrolled.
@@ -53,7 +58,7 @@ pub enum Action {
 pub struct View {
     /// The pane that keys act on.
     pub focus: Pane,
-    panes: [PaneState; 3],
+    panes: [PaneState; Pane::COUNT],
     /// Only the focused pane is shown.
     pub zoom: bool,
     /// Index into [`WINDOWS_S`].
@@ -128,7 +133,7 @@ impl View {
     pub fn new(base: Filter) -> Self {
         Self {
             focus: Pane::Cells,
-            panes: [PaneState::default(); 3],
+            panes: [PaneState::default(); Pane::COUNT],
             zoom: false,
             window: 0,
             help: false,
@@ -173,7 +178,8 @@ impl View {
         let order = self.pane(pane).order;
         match pane {
             Pane::Cells => Self::cell_orders()[order].title,
-            Pane::Sessions if order == 0 => "worst",
+            Pane::Viewers | Pane::Sessions if order == 0 => "worst",
+            Pane::Viewers => Self::viewer_orders()[order].title,
             Pane::Sessions => Self::session_orders()[order].title,
             Pane::Troubled => Self::troubled_orders()[order].title,
         }
@@ -181,6 +187,10 @@ impl View {
 
     fn cell_orders() -> Vec<&'static Column<CellRow>> {
         orders(pane::CELLS, "deliv/s")
+    }
+
+    fn viewer_orders() -> Vec<&'static Column<Viewer>> {
+        orders(pane::VIEWERS, "state")
     }
 
     fn session_orders() -> Vec<&'static Column<SessionRow>> {
@@ -194,6 +204,7 @@ impl View {
     fn order_count(pane: Pane) -> usize {
         match pane {
             Pane::Cells => Self::cell_orders().len(),
+            Pane::Viewers => Self::viewer_orders().len(),
             Pane::Sessions => Self::session_orders().len(),
             Pane::Troubled => Self::troubled_orders().len(),
         }
@@ -217,6 +228,24 @@ impl View {
         rows.sort_by(|a, b| a.path.cmp(&b.path));
         let column = Self::cell_orders()[self.pane(Pane::Cells).order];
         self.ordered(Pane::Cells, column, rows)
+    }
+
+    /// The viewers that match, in order.
+    pub fn viewers(&self, model: &Model) -> Vec<Viewer> {
+        let Some(latest) = model.latest() else {
+            return Vec::new();
+        };
+        let rows = latest.viewers.iter().filter(|viewer| {
+            self.filter.matches(&[
+                viewer.client_address.clone(),
+                viewer.sid.clone(),
+                units::cell_path(viewer.cell.as_ref()),
+                viewer.state().word(),
+                viewer.verdict.clone(),
+            ])
+        });
+        let column = Self::viewer_orders()[self.pane(Pane::Viewers).order];
+        self.ordered(Pane::Viewers, column, rows.cloned().collect())
     }
 
     /// The sessions that match, in order.
@@ -302,8 +331,8 @@ impl View {
             }
             KeyCode::Char('S') => self.panes[focused].reverse ^= true,
             KeyCode::Char('/') => self.typing = Some(self.filter.text.clone()),
-            KeyCode::Tab => self.focus = Pane::ALL[(focused + 1) % 3],
-            KeyCode::BackTab => self.focus = Pane::ALL[(focused + 2) % 3],
+            KeyCode::Tab => self.focus = self.next_pane(model, 1),
+            KeyCode::BackTab => self.focus = self.next_pane(model, Pane::COUNT - 1),
             KeyCode::Enter | KeyCode::Char('z') => self.zoom ^= true,
             KeyCode::Esc => {
                 self.zoom = false;
@@ -318,6 +347,20 @@ impl View {
             _ => {}
         }
         Action::Draw
+    }
+
+    /// The pane so many steps on; that of viewers is not there where there are none.
+    fn next_pane(&self, model: &Model, steps: usize) -> Pane {
+        let on = |from: Pane| Pane::ALL[(from as usize + steps) % Pane::COUNT];
+        let next = on(self.focus);
+        let is_hidden = model
+            .latest()
+            .is_none_or(|latest| latest.viewers.is_empty());
+        if next == Pane::Viewers && is_hidden {
+            on(next)
+        } else {
+            next
+        }
     }
 
     /// Keeps the scroll within `rows` of which `room` are seen; returns the first row to draw.
@@ -412,8 +455,19 @@ mod tests {
     }
 
     #[test]
-    fn every_order_of_every_pane_can_be_reached_and_comes_round() {
+    fn the_pane_of_viewers_is_passed_over_where_there_are_none() {
         let (mut view, model) = (View::new(Filter::default()), model());
+        press(&mut view, &model, "\t");
+        assert_eq!(view.focus, Pane::Sessions);
+        assert_eq!(view.next_pane(&model, Pane::COUNT - 1), Pane::Cells);
+    }
+
+    #[test]
+    fn every_order_of_every_pane_can_be_reached_and_comes_round() {
+        let (mut view, mut model) = (View::new(Filter::default()), model());
+        let mut snapshot = model.latest().cloned().unwrap();
+        snapshot.viewers = vec![Viewer::default()];
+        model.apply(snapshot);
         for pane in Pane::ALL {
             assert_eq!(view.focus, pane);
             let first = view.order_title(pane);
@@ -421,6 +475,7 @@ mod tests {
             assert!(count >= 4);
             for _ in 0..count {
                 view.cells(&model);
+                view.viewers(&model);
                 view.sessions(&model);
                 view.troubled(&model);
                 press(&mut view, &model, "s");

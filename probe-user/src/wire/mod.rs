@@ -1,12 +1,18 @@
 //! From the daemon's own types to messages of the wire, and nowhere else.
 
+mod viewer;
+
+pub use viewer::{alarm, viewer, viewer_event};
+
 use probe_ebpf::record::{self, ended, flag};
 use weir_proto::v1;
 
 use crate::kernel::{self, BackendKind, KernelCounts, RingCounts, Verdict};
 use crate::labels::address;
 use crate::labels::inlet::LabelCounts;
+use crate::qoe::cell::RATES_BPS;
 use crate::qoe::session::State;
+use crate::qoe::viewer::Tier;
 use crate::qoe::{CellKey, CellSnapshot, FoldLosses, Kind, Metric, Phase, Session, delivery};
 
 /// Version of the wire that this daemon and collector speak.
@@ -74,14 +80,32 @@ fn endpoints(endpoints: &record::Endpoints) -> v1::Endpoints {
     }
 }
 
-/// A cell's key. All that is known so far comes from the kernel.
+/// How much is known.
+pub fn tier(tier: Tier) -> v1::EvidenceTier {
+    match tier {
+        Tier::Kernel => v1::EvidenceTier::Kernel,
+        Tier::Joined => v1::EvidenceTier::Server,
+        Tier::Declared => v1::EvidenceTier::Cmcd,
+    }
+}
+
+/// The same the other way. Who does not say is older than the other tiers.
+pub fn tier_kind(tier: v1::EvidenceTier) -> Tier {
+    match tier {
+        v1::EvidenceTier::Kernel | v1::EvidenceTier::Unspecified => Tier::Kernel,
+        v1::EvidenceTier::Server => Tier::Joined,
+        v1::EvidenceTier::Cmcd => Tier::Declared,
+    }
+}
+
+/// A cell's key.
 pub fn cell_key(key: &CellKey) -> v1::CellKey {
     v1::CellKey {
         service: key.service.to_string(),
         content_class: key.content_class.to_string(),
         network: key.network.to_string(),
         transport: key.transport.as_str().to_owned(),
-        tier: v1::EvidenceTier::Kernel.into(),
+        tier: tier(key.tier).into(),
         backend: backend(key.backend).into(),
     }
 }
@@ -215,6 +239,10 @@ pub fn metric(metric: Metric) -> v1::Metric {
         Metric::DeliveryRateKbps => v1::Metric::DeliveryRateKbps,
         Metric::RetransmitRatioPpm => v1::Metric::RetransmitRatioPpm,
         Metric::HandshakeUs => v1::Metric::HandshakeUs,
+        Metric::StartupTimeUs => v1::Metric::StartupTimeUs,
+        Metric::StallTimeUs => v1::Metric::StallTimeUs,
+        Metric::ChunkPerformancePermille => v1::Metric::ChunkPerformancePermille,
+        Metric::BitrateKbps => v1::Metric::BitrateKbps,
     }
 }
 
@@ -238,6 +266,19 @@ pub fn cell(cell: &CellSnapshot, hosts: u32) -> v1::Cell {
         deliveries_open: cell.gauges.deliveries_open,
         deliveries_open_late: cell.gauges.deliveries_open_late,
         hosts,
+        viewers_active: cell.gauges.viewers_active,
+        viewers_stalled: cell.gauges.viewers_stalled,
+        viewers_at_risk: cell.gauges.viewers_at_risk,
+        sustain: RATES_BPS
+            .iter()
+            .zip(&cell.sustain)
+            .filter(|(_, sustain)| sustain.tested > 0)
+            .map(|(rate_bps, sustain)| v1::Sustain {
+                rate_bps: *rate_bps,
+                tested: sustain.tested,
+                sustained: sustain.sustained,
+            })
+            .collect(),
     }
 }
 

@@ -1,0 +1,241 @@
+//! Where labels and deliveries meet: on their session, by time, whichever comes first.
+
+use probe_ebpf::record::{self, kind as record_kind};
+
+use super::super::blame::Spent;
+use super::super::cell::Cells;
+use super::super::delivery::{self, Kind};
+use super::super::viewer::{Labelled, Tier};
+use super::side::{self, Heard, Open, Side};
+use super::{Audience, Clocks, MOST_HOMELESS, canonical, ends_of, told};
+use crate::labels::request::{Class, RequestLabel, SessionRef};
+
+impl Audience {
+    /// A session is known.
+    pub fn session_start(
+        &mut self,
+        record: &record::SessionStart,
+        cell: u32,
+        clocks: Clocks,
+        cells: &mut Cells,
+    ) {
+        self.side(record.cookie, &record.endpoints, cell);
+        self.house(record.header.t_ns, clocks, cells);
+    }
+
+    /// The labels that came before their session was known.
+    pub(super) fn house(&mut self, now_ns: u64, clocks: Clocks, cells: &mut Cells) {
+        for _ in 0..self.homeless.len() {
+            let Some(label) = self.homeless.pop_front() else {
+                return;
+            };
+            if self.cookie_of(&label).is_some() {
+                self.labelled(&label, clocks, cells);
+            } else if label.t_heard_ns.saturating_add(side::PATIENCE_NS) > now_ns {
+                self.homeless.push_back(label);
+            } else {
+                self.losses.labels_homeless += 1;
+            }
+        }
+    }
+
+    fn cookie_of(&self, label: &RequestLabel) -> Option<u64> {
+        let cookie = match label.session {
+            SessionRef::Cookie(cookie) => cookie,
+            SessionRef::Ends { remote, local_port } => {
+                *self.by_ends.get(&(canonical(remote), local_port))?
+            }
+        };
+        self.sides.contains_key(&cookie).then_some(cookie)
+    }
+
+    fn side(&mut self, cookie: u64, ends: &record::Endpoints, cell: u32) -> Option<&mut Side> {
+        if self.limits.max_viewers == 0 {
+            return None;
+        }
+        if !self.sides.contains_key(&cookie) {
+            if self.sides.len() >= self.limits.max_sessions {
+                return None;
+            }
+            self.next_session = self.next_session.wrapping_add(1);
+            let side = Side::new(self.next_session, *ends, cell);
+            self.sides.insert(cookie, side);
+            self.by_ends.insert(ends_of(ends), cookie);
+        }
+        self.sides.get_mut(&cookie)
+    }
+
+    /// Of what class a delivery that is over is known to be, before it is counted, and how that is
+    /// known.
+    pub fn class_of(&self, record: &record::Delivery) -> Option<(Class, Tier)> {
+        if record.header.kind != record_kind::DELIVERY_END {
+            return None;
+        }
+        let label = &self.sides.get(&record.cookie)?.label_of(record)?.label;
+        Some((label.object.class, told::tier(label)))
+    }
+
+    /// A request got a name.
+    pub fn labelled(&mut self, label: &RequestLabel, clocks: Clocks, cells: &mut Cells) {
+        let now_ns = label.t_heard_ns;
+        if let SessionRef::Ends { local_port, .. } = label.session {
+            self.named.insert(local_port, now_ns);
+        }
+        let Some(cookie) = self.cookie_of(label) else {
+            if self.homeless.len() >= MOST_HOMELESS {
+                self.homeless.pop_front();
+                self.losses.labels_homeless += 1;
+            }
+            self.homeless.push_back(*label);
+            return;
+        };
+        let mut heard = Heard {
+            label: *label,
+            t_begin_ns: clocks.monotonic_ns(label.begin_unix_ns),
+            t_end_ns: clocks.monotonic_ns(label.end_unix_ns),
+            is_told: false,
+        };
+        let place = told::is_playback(label)
+            .then(|| self.viewer_of(cookie, &heard, cells))
+            .flatten();
+        let Some(side) = self.sides.get_mut(&cookie) else {
+            return;
+        };
+        self.named.insert(side.ends.local_port, now_ns);
+        if let Some(record) = side.take_delivery(&heard) {
+            let (number, cell) = (side.number, side.cell);
+            self.finished(&record, number, cell, &[heard], clocks, now_ns, cells);
+            return;
+        }
+        let index = side.open.map_or(side.next_index, |open| open.index);
+        let id = told::request_id(side.number, index, 0);
+        let t_request_ns = side.open.map_or(heard.t_begin_ns, |open| open.t_request_ns);
+        let was_waiting = side.is_waiting();
+        let cell = side.cell;
+        heard.is_told = place.is_some();
+        if side.keep_label(&heard).is_some() {
+            cells.get_mut(cell).counters.labels_unmatched += 1;
+        }
+        if !was_waiting {
+            self.waiting.push_back(cookie);
+        }
+        if let Some(place) = place {
+            let told = Labelled {
+                id,
+                t_request_ns,
+                object: told::object(label),
+                status: label.status,
+                is_written: label.end_unix_ns != 0,
+                expected_bytes: label.sent_bytes,
+                claim: label.cmcd.as_ref().map(told::claim),
+            };
+            self.tell_labelled(place, now_ns, cells, &told);
+        }
+    }
+
+    /// A delivery is under way, or over.
+    pub fn delivery(
+        &mut self,
+        record: &record::Delivery,
+        cell: u32,
+        clocks: Clocks,
+        cells: &mut Cells,
+    ) {
+        if delivery::kind_of(record) == Kind::Handshake {
+            if let Some(side) = self.sides.get_mut(&record.cookie) {
+                side.next_index = side.next_index.max(record.index.saturating_add(1));
+            }
+            return;
+        }
+        let now_ns = record.header.t_ns;
+        let is_end = record.header.kind == record_kind::DELIVERY_END;
+        let infers = self.infers(record.endpoints.local_port, now_ns);
+        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+            return;
+        };
+        let number = side.number;
+        if !is_end {
+            if record.index < side.next_index {
+                return;
+            }
+            side.open = Some(Open {
+                index: record.index,
+                t_request_ns: record.t_request_ns,
+            });
+            let expected_bytes = side.expected_bytes(record);
+            let place = match side.viewer {
+                Some(place) => Some(place),
+                None if infers => self.nameless(record, cells),
+                None => None,
+            };
+            if let Some(place) = place {
+                if let Some(entry) = self.viewers.get_mut(place) {
+                    entry.under_way = Spent::of(record, clocks.tick_hz, now_ns);
+                }
+                let told = told::under_way(record, number, expected_bytes);
+                self.tell(place, now_ns, cells, |model, with, out| {
+                    model.under_way(&told, now_ns, with, out);
+                });
+            }
+            return;
+        }
+        side.next_index = side.next_index.max(record.index.saturating_add(1));
+        if side.open.is_some_and(|open| open.index <= record.index) {
+            side.open = None;
+        }
+        if let Some(place) = side.viewer
+            && let Some(told) = told::next_under_way(record, number)
+        {
+            self.tell(place, now_ns, cells, |model, with, out| {
+                model.under_way(&told, now_ns, with, out);
+            });
+        }
+        let Some(side) = self.sides.get_mut(&record.cookie) else {
+            return;
+        };
+        let (heard, stale) = side.take_labels(record);
+        cells.get_mut(cell).counters.labels_unmatched += stale.len() as u64;
+        if !heard.is_empty() || infers {
+            self.finished(record, number, cell, &heard, clocks, now_ns, cells);
+            return;
+        }
+        let is_named = self.named.contains_key(&record.endpoints.local_port);
+        if let Some(side) = self.sides.get_mut(&record.cookie)
+            && is_named
+        {
+            let was_waiting = side.is_waiting();
+            let over = side.keep_delivery(record);
+            if !was_waiting {
+                self.waiting.push_back(record.cookie);
+            }
+            if let Some(over) = over {
+                self.finished(&over, number, cell, &[], clocks, now_ns, cells);
+            }
+        }
+    }
+
+    /// A session is over.
+    pub fn session_end(&mut self, record: &record::SessionEnd, clocks: Clocks, cells: &mut Cells) {
+        let now_ns = record.header.t_ns;
+        let Some(mut side) = self.sides.remove(&record.cookie) else {
+            return;
+        };
+        let ends = ends_of(&side.ends);
+        if self.by_ends.get(&ends) == Some(&record.cookie) {
+            self.by_ends.remove(&ends);
+        }
+        let (labels, deliveries) = side.take_all();
+        cells.get_mut(side.cell).counters.labels_unmatched += labels.len() as u64;
+        let (number, cell, viewer) = (side.number, side.cell, side.viewer);
+        for record in deliveries {
+            self.finished(&record, number, cell, &[], clocks, now_ns, cells);
+        }
+        if let Some(place) = viewer {
+            let by_client = matches!(
+                record.ended,
+                record::ended::CLIENT_FIN | record::ended::CLIENT_RST
+            );
+            self.session_gone(place, number, now_ns, by_client, cells);
+        }
+    }
+}
