@@ -509,6 +509,8 @@ pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSetti
         quiet_gap_ms: config.quiet_gap_ms,
         progress_ms: config.progress_ms,
         viewers_from_kernel: config.viewers.from_kernel,
+        hears_labels: config.labels.access_log_socket.is_some()
+            || config.labels.tag_socket.is_some(),
         alarms: Some(v1::RecordedAlarms {
             start_failures_permille: config.alarms.start_failures_permille,
             stalled_viewers_permille: config.alarms.stalled_viewers_permille,
@@ -559,6 +561,7 @@ fn promises(settings: &v1::RecordedSettings) -> Promises {
 
 fn audience_settings(settings: &v1::RecordedSettings) -> AudienceSettings {
     AudienceSettings {
+        hears: settings.hears_labels,
         infers: settings.viewers_from_kernel,
     }
 }

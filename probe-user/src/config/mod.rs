@@ -272,7 +272,7 @@ impl Default for Config {
             services: Vec::new(),
             networks: Vec::new(),
             viewers: Viewers {
-                from_kernel: true,
+                from_kernel: false,
                 learned_file: None,
             },
             alarms: Alarms {

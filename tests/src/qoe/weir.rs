@@ -43,7 +43,7 @@ pub fn settings(dir: &Path, recording: &Path, viewers: bool) -> Settings {
     if viewers {
         let _ = write!(
             more,
-            "[labels]\naccess_log_socket = {:?}\n{RULES}\n[recording]\nfile = {:?}\nmax_files = 2\n",
+            "[labels]\naccess_log_socket = {:?}\n{RULES}\n[viewers]\nfrom_kernel = true\n\n[recording]\nfile = {:?}\nmax_files = 2\n",
             log_socket(dir).display().to_string(),
             recording.display().to_string()
         );

@@ -50,7 +50,7 @@ impl Audience {
     }
 
     fn side(&mut self, cookie: u64, ends: &record::Endpoints, cell: u32) -> Option<&mut Side> {
-        if self.limits.max_viewers == 0 {
+        if self.is_idle() {
             return None;
         }
         if !self.sides.contains_key(&cookie) {
@@ -68,7 +68,7 @@ impl Audience {
     /// Of what class a delivery that is over is known to be, before it is counted, and how that is
     /// known.
     pub fn class_of(&self, record: &record::Delivery) -> Option<(Class, Tier)> {
-        if record.header.kind != record_kind::DELIVERY_END {
+        if self.is_idle() || record.header.kind != record_kind::DELIVERY_END {
             return None;
         }
         let label = &self.sides.get(&record.cookie)?.label_of(record)?.label;
@@ -141,6 +141,9 @@ impl Audience {
         clocks: Clocks,
         cells: &mut Cells,
     ) {
+        if self.is_idle() {
+            return;
+        }
         if delivery::kind_of(record) == Kind::Handshake {
             if let Some(side) = self.sides.get_mut(&record.cookie) {
                 side.next_index = side.next_index.max(record.index.saturating_add(1));

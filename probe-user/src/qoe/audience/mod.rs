@@ -129,6 +129,8 @@ pub struct AudienceLimits {
 /// What the settings in force say of viewers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AudienceSettings {
+    /// Labels can come.
+    pub hears: bool,
     /// Viewers are made out also where no label says anything.
     pub infers: bool,
 }
@@ -216,6 +218,11 @@ impl Audience {
     /// The next thing that happened and was not fetched yet.
     pub fn next_happening(&mut self) -> Option<Happening> {
         self.happenings.pop_front()
+    }
+
+    /// Whether there is anybody to follow: without, nothing is kept of any session.
+    fn is_idle(&self) -> bool {
+        self.limits.max_viewers == 0 || !(self.settings.hears || self.settings.infers)
     }
 
     /// Lets time pass.

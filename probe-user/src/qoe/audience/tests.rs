@@ -63,7 +63,10 @@ impl Scene {
             max_viewers,
             max_sessions: 100,
         };
-        let settings = AudienceSettings { infers };
+        let settings = AudienceSettings {
+            hears: true,
+            infers,
+        };
         Self {
             audience: Audience::new(limits, settings),
             cells,
