@@ -474,7 +474,12 @@ impl Intake {
             labels_taken_tag: self.counts.labels_taken_tag,
             ..*others
         };
-        wire::losses(&self.kernel_counts, &self.fold.losses(), &counts)
+        wire::losses(
+            &self.kernel_counts,
+            &self.fold.losses(),
+            &self.audience.losses(),
+            &counts,
+        )
     }
 
     /// Every cell, with its histograms.

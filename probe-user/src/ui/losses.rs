@@ -21,6 +21,8 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
         ("records malformed", losses.records_malformed),
         ("labels malformed", losses.labels_malformed),
         ("labels dropped", losses.labels_dropped),
+        ("viewers evicted", losses.viewers_evicted),
+        ("viewer events dropped", losses.viewer_events_dropped),
         ("cells folded into other", losses.cells_overflowed),
         ("followers dropped", losses.followers_dropped),
         ("recorder dropped", losses.recorder_dropped),

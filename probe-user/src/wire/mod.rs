@@ -10,6 +10,7 @@ use weir_proto::v1;
 use crate::kernel::{self, BackendKind, KernelCounts, RingCounts, Verdict};
 use crate::labels::address;
 use crate::labels::inlet::LabelCounts;
+use crate::qoe::audience::AudienceLosses;
 use crate::qoe::cell::RATES_BPS;
 use crate::qoe::session::State;
 use crate::qoe::viewer::Tier;
@@ -310,7 +311,12 @@ pub struct DaemonCounts {
 }
 
 /// All that was lost, by cause.
-pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -> v1::Losses {
+pub fn losses(
+    kernel: &KernelCounts,
+    fold: &FoldLosses,
+    audience: &AudienceLosses,
+    daemon: &DaemonCounts,
+) -> v1::Losses {
     let ring = |counts: &RingCounts, drained| v1::RingLoss {
         seen: counts.seen,
         exported: counts.exported,
@@ -342,6 +348,9 @@ pub fn losses(kernel: &KernelCounts, fold: &FoldLosses, daemon: &DaemonCounts) -
         labels_heard_tag: daemon.labels.heard_tag,
         labels_malformed: daemon.labels.malformed,
         labels_dropped: daemon.labels.dropped,
+        labels_homeless: audience.labels_homeless,
+        viewers_evicted: audience.viewers_evicted,
+        viewer_events_dropped: audience.changes_dropped,
         labels_taken_log: daemon.labels_taken_log,
         labels_taken_tag: daemon.labels_taken_tag,
     }

@@ -88,7 +88,8 @@ impl Audience {
         }
         while self.viewers.is_full() {
             let place = self.viewers.most_forgettable()?;
-            self.losses.viewers_evicted += 1;
+            let is_watching = self.viewers.get(place).is_some_and(|e| !e.is_ended());
+            self.losses.viewers_evicted += u64::from(is_watching);
             self.forget(place, origin.t_request_ns, cells);
         }
         let mut entry = Entry::new(origin);
