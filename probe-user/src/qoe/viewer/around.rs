@@ -16,6 +16,10 @@ pub(super) struct Around<'a> {
     /// Of the latest segment.
     pub segment_us: u32,
     pub is_live: bool,
+    /// The player lets the sound go on when the picture is dry. One of DASH does, whose one manifest
+    /// names both; one of HLS, which needs a playlist of each and one of those, puts no sound into
+    /// its buffer before the picture.
+    pub runs_on: bool,
 }
 
 impl Around<'_> {

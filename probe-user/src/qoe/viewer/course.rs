@@ -22,6 +22,7 @@ impl Viewer {
             t_poll_ns: self.t_poll_ns,
             segment_us: self.orders[0].duration_us.max(self.orders[1].duration_us),
             is_live: self.is_live,
+            runs_on: self.manifests == 1,
         }
     }
 

@@ -35,7 +35,9 @@ impl Viewer {
                 return self.at(t_ns, What::Void { slot }, with);
             }
             Step::Again { duration_us } => {
-                let is_undone = if self.play.has_started() {
+                let is_undone = if self.is_played(slot, media) {
+                    false
+                } else if self.play.has_started() {
                     self.timeline.appends() == 0 && self.play.undo_start()
                 } else {
                     self.timeline.void_latest(media)
@@ -74,6 +76,13 @@ impl Viewer {
             self.told.is_shared = true;
             out.push(Change::Shared { t_ns: t_there_ns });
         }
+    }
+
+    /// Whether the segment before one that is fetched again, now in `slot`, is played and no trial:
+    /// the player has media, or goes on with the sound.
+    fn is_played(&self, slot: u8, media: Media) -> bool {
+        let sounds = self.timeline.appends_of(Media::Audio) + self.play.sounds();
+        self.flight.get(slot).has_ahead || media == Media::Video && sounds > 1
     }
 
     /// What is left of a delivery after its last report says how fast the path is now.

@@ -28,6 +28,8 @@ pub(super) struct Slot {
     pub may_be_whole: bool,
     /// A claim of this request was taken in.
     pub is_claimed: bool,
+    /// The player said that it had media when it asked.
+    pub has_ahead: bool,
     pub acked_bytes: u32,
     /// Of the answer, as far as is known; 0: not known.
     pub whole_bytes: u32,
@@ -60,6 +62,7 @@ const FREE: Slot = Slot {
     is_written: false,
     may_be_whole: false,
     is_claimed: false,
+    has_ahead: false,
     acked_bytes: 0,
     whole_bytes: 0,
     t_seen_ms: 0,

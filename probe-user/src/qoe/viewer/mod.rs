@@ -86,6 +86,8 @@ pub struct Viewer {
     switches_up: u16,
     switches_down: u16,
     signs: Signs,
+    /// Playlists and manifests fetched before the first segment, at most 255.
+    manifests: u8,
     tier: Tier,
     is_live: bool,
     /// The manifest of a recording was fetched after playback had begun.
@@ -96,7 +98,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 160 && size_of::<Viewer>() <= 640);
+const _: () = assert!(size_of::<Playback>() <= 168 && size_of::<Viewer>() <= 664);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -127,6 +129,7 @@ impl Viewer {
             switches_up: 0,
             switches_down: 0,
             signs: Signs::default(),
+            manifests: 0,
             tier: Tier::Kernel,
             is_live: false,
             is_reloaded: false,
@@ -226,6 +229,9 @@ impl Viewer {
         self.sign(told.t_request_ns);
         let class = told.object.class;
         if class == Class::Manifest {
+            if told.status < 400 && self.orders.iter().all(Order::is_empty) {
+                self.manifests = self.manifests.saturating_add(1);
+            }
             if told.object.is_live {
                 self.t_poll_ns = self.t_poll_ns.max(told.t_request_ns.min(now_ns));
             } else {
@@ -264,6 +270,7 @@ impl Viewer {
                 && !slot.is_claimed
             {
                 slot.is_claimed = true;
+                slot.has_ahead = claim.ahead_ms.is_some_and(|ms| ms > 0);
                 if self.timeline.is_full() {
                     self.commit_first(with);
                 }
@@ -312,7 +319,8 @@ impl Viewer {
                 self.is_live |= object.is_live;
                 let mut order = self.orders[order::kind(object.media)];
                 let was = order.rung();
-                let step = order.judge(object, told.acked_bytes, || {
+                let asked_ms = self.ms(told.t_request_ns);
+                let step = order.judge(object, told.acked_bytes, asked_ms, || {
                     self.at_now(self.now_ns, with).ahead_of_us(object.media)
                 });
                 self.orders[order::kind(object.media)] = order;

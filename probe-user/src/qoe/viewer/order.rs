@@ -34,15 +34,18 @@ pub(super) struct Order {
     rung: u32,
     /// How far apart numbers are: 1, or a segment's length where they are times; 0: not known.
     stride: u32,
+    /// When it was asked for, in milliseconds after the attempt's first request.
+    asked_ms: u32,
 }
 
 impl Order {
-    /// What `object` means. `ahead_us`: how much of this media is ahead of the playhead, asked for
+    /// What `object`, asked for at `asked_ms`, means. `ahead_us`: how much of this media is ahead of the playhead, asked for
     /// only if it matters.
     pub(super) fn judge(
         &mut self,
         object: &Object,
         acked_bytes: u64,
+        asked_ms: u32,
         ahead_us: impl FnOnce() -> u32,
     ) -> Step {
         if !matches!(object.class, Class::Segment | Class::Part) {
@@ -67,6 +70,12 @@ impl Order {
         // A number's low half is enough to see a jump.
         #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
         let number = (number as u32).wrapping_add(1).max(1);
+        let steps = self.steps(was.number, number);
+        if steps < 0 && asked_ms < was.asked_ms {
+            // Overtaken: after it the player asked for what comes later, so it throws nothing away.
+            return Step::Nothing;
+        }
+        self.asked_ms = asked_ms;
         self.number = number;
         self.rung = object.rung;
         if !is_part {
@@ -74,7 +83,7 @@ impl Order {
         }
         let whole = Step::Append { duration_us };
         self.credited_us = duration_us;
-        match self.steps(was.number, number) {
+        match steps {
             _ if was.number == 0 => self.begin(object, acked_bytes, duration_us),
             0 if is_part => whole,
             0 if object.is_range && object.rung == was.rung => {
@@ -117,6 +126,11 @@ impl Order {
         let stride = self.stride.max(1);
         let rounded = (distance.unsigned_abs() + stride / 2) / stride;
         rounded.cast_signed().saturating_mul(distance.signum())
+    }
+
+    /// None came yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.duration_us == 0
     }
 
     /// The object that follows, as far as can be said.
@@ -189,7 +203,7 @@ mod tests {
 
     fn after(number: u64) -> Order {
         let mut order = Order::default();
-        order.judge(&segment(number), 1000, || 0);
+        order.judge(&segment(number), 1000, 0, || 0);
         order
     }
 
@@ -198,12 +212,12 @@ mod tests {
         let whole = |segments: u32| Step::Append {
             duration_us: segments * 2 * SECOND_US,
         };
-        assert_eq!(after(7).judge(&segment(8), 1000, || 0), whole(1));
-        assert_eq!(after(7).judge(&segment(9), 1000, || 0), whole(2));
+        assert_eq!(after(7).judge(&segment(8), 1000, 0, || 0), whole(1));
+        assert_eq!(after(7).judge(&segment(9), 1000, 0, || 0), whole(2));
         let again = Step::Again {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(after(7).judge(&segment(7), 1000, || 0), again);
+        assert_eq!(after(7).judge(&segment(7), 1000, 0, || 0), again);
     }
 
     #[test]
@@ -211,13 +225,13 @@ mod tests {
         let duration_us = 2 * SECOND_US;
         let ahead_us = 3 * duration_us;
         let jump = Step::Jump { duration_us };
-        assert_eq!(after(7).judge(&segment(10), 1000, || ahead_us), jump);
-        assert_eq!(after(7).judge(&segment(1), 1000, || ahead_us), jump);
+        assert_eq!(after(7).judge(&segment(10), 1000, 0, || ahead_us), jump);
+        assert_eq!(after(7).judge(&segment(1), 1000, 0, || ahead_us), jump);
         let back = Step::Replace {
             drop_us: 2 * duration_us,
             duration_us,
         };
-        assert_eq!(after(7).judge(&segment(6), 1000, || ahead_us), back);
+        assert_eq!(after(7).judge(&segment(6), 1000, 0, || ahead_us), back);
     }
 
     #[test]
@@ -228,18 +242,18 @@ mod tests {
         };
         // At 90 kHz, with lengths that vary a little.
         for number in [1_080_000, 1_259_000, 1_440_100] {
-            assert_eq!(order.judge(&segment(number), 1000, || 0), whole(1));
+            assert_eq!(order.judge(&segment(number), 1000, 0, || 0), whole(1));
         }
-        assert_eq!(order.judge(&segment(1_800_000), 1000, || 0), whole(2));
+        assert_eq!(order.judge(&segment(1_800_000), 1000, 0, || 0), whole(2));
         let jump = Step::Jump {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(order.judge(&segment(18_000_000), 1000, || 0), jump);
+        assert_eq!(order.judge(&segment(18_000_000), 1000, 0, || 0), jump);
         // Where numbers count, a long way is a long way.
         let mut order = after(1);
-        order.judge(&segment(2), 1000, || 0);
-        assert_eq!(order.judge(&segment(2000), 1000, || 0), jump);
-        assert_eq!(order.judge(&segment(2001), 1000, || 0), whole(1));
+        order.judge(&segment(2), 1000, 0, || 0);
+        assert_eq!(order.judge(&segment(2000), 1000, 0, || 0), jump);
+        assert_eq!(order.judge(&segment(2001), 1000, 0, || 0), whole(1));
     }
 
     #[test]
@@ -249,15 +263,15 @@ mod tests {
                 class,
                 ..segment(1)
             };
-            assert_eq!(Order::default().judge(&object, 1000, || 0), Step::Nothing);
+            assert_eq!(Order::default().judge(&object, 1000, 0, || 0), Step::Nothing);
         }
         let unknown = Object::default();
-        assert_eq!(Order::default().judge(&unknown, 1000, || 0), Step::Nothing);
+        assert_eq!(Order::default().judge(&unknown, 1000, 0, || 0), Step::Nothing);
         // But if the one before had one, so has this.
         let whole = Step::Append {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(after(3).judge(&unknown, 1000, || 0), whole);
+        assert_eq!(after(3).judge(&unknown, 1000, 0, || 0), whole);
     }
 
     #[test]
@@ -271,12 +285,12 @@ mod tests {
         let mut sum_us = 0;
         for _ in 0..3 {
             // A third of 2 s at 1 Mbit/s.
-            if let Step::Append { duration_us } = order.judge(&range, 83_333, || 0) {
+            if let Step::Append { duration_us } = order.judge(&range, 83_333, 0, || 0) {
                 sum_us += duration_us;
             }
         }
         assert_eq!(sum_us, 2 * SECOND_US);
-        assert_eq!(order.judge(&range, 83_333, || 0), Step::Nothing);
+        assert_eq!(order.judge(&range, 83_333, 0, || 0), Step::Nothing);
     }
 
     #[test]
@@ -291,7 +305,7 @@ mod tests {
             duration_us: SECOND_US / 3,
         };
         for number in [4, 4, 4, 5, 5] {
-            assert_eq!(order.judge(&part(number), 1000, || 0), whole);
+            assert_eq!(order.judge(&part(number), 1000, 0, || 0), whole);
         }
     }
 }

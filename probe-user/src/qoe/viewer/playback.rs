@@ -19,6 +19,9 @@ const IDLE_GAP_US: u32 = 250_000;
 const ALONE: u8 = 3;
 /// A shorter pause is no stall: players and clocks are not that exact.
 pub(super) const LEAST_STALL_US: u32 = 100_000;
+/// A browser lets the sound go on so long while there is no picture (Chromium's renderer defers the
+/// underflow of the picture by 3 s).
+const RUN_ON_US: u32 = 3_000_000;
 const VIDEO: usize = 0;
 const AUDIO: usize = 1;
 
@@ -39,6 +42,8 @@ struct Run {
     /// Stalled since the last settlement.
     recent_us: u32,
     doing: Doing,
+    /// Stalled, its sound has stopped too.
+    has_stopped: bool,
 }
 
 /// A stall that is over.
@@ -82,6 +87,8 @@ pub(super) struct Playback {
     since_append_us: u32,
     pub idle_errors: u32,
     objects: [u8; 2],
+    /// Settled stalls in which the sound stopped, since it began or jumped.
+    stops: u8,
     is_split: bool,
     /// Which slots are outstanding.
     pub open: u8,
@@ -92,8 +99,12 @@ pub(super) struct Playback {
     pub is_declared: bool,
     /// The player has said that it plays.
     has_played: bool,
-    /// It said last that it waits for data.
+    /// It said last that it waits for data, and had not enough to go on.
     is_waiting: bool,
+    /// It said last that it begins or waits.
+    says_starting: bool,
+    /// The stall under way is the rest of one that was held to be over.
+    is_rest: bool,
 }
 
 /// A time that is none if negative.
@@ -120,6 +131,7 @@ impl Playback {
                 playhead_us: ORIGIN_US,
                 recent_us: 0,
                 doing: Doing::Start,
+                has_stopped: false,
             }; RUNS],
             fresh_us: 0,
             usual_us: 0,
@@ -127,6 +139,7 @@ impl Playback {
             since_append_us: 0,
             idle_errors: 0,
             objects: [0; 2],
+            stops: 0,
             is_split: false,
             open: 0,
             rate_percent: 100,
@@ -134,6 +147,8 @@ impl Playback {
             is_declared: false,
             has_played: false,
             is_waiting: false,
+            says_starting: false,
+            is_rest: false,
         }
     }
 
@@ -153,6 +168,11 @@ impl Playback {
     /// Objects that arrived, at most 255.
     pub(super) fn objects(&self) -> u8 {
         self.objects[VIDEO].max(self.objects[AUDIO])
+    }
+
+    /// Objects of the sound that arrived, at most 255.
+    pub(super) fn sounds(&self) -> usize {
+        self.objects[AUDIO].into()
     }
 
     /// Stalled since the last settlement, in the point run.
@@ -241,6 +261,7 @@ impl Playback {
                 self.is_origin = self.open == 0;
             }
             self.runs[n].doing = Doing::Stall;
+            self.runs[n].has_stopped = false;
             self.stall(n, dt_us - left_us, around);
         } else {
             self.runs[n].doing = Doing::Idle;
@@ -263,12 +284,14 @@ impl Playback {
         }
         let run = &mut self.runs[n];
         run.doing = Doing::Stall;
+        run.has_stopped = true;
         run.recent_us = run.recent_us.saturating_add(waited_us);
     }
 
     fn stall(&mut self, n: usize, dt_us: u32, around: &Around) {
         let t_ns = self.t_ns + u64::from(dt_us) * 1000;
         let since_append_us = self.since_append_us.saturating_add(dt_us);
+        self.run_on(n, dt_us, around);
         let run = &mut self.runs[n];
         if self.open != 0 {
             run.recent_us = run.recent_us.saturating_add(dt_us);
@@ -286,6 +309,42 @@ impl Playback {
                 run.doing = Doing::Idle;
             }
         }
+    }
+
+    /// The picture stands still for want of media, and the sound goes on for a while: what of the
+    /// picture arrives late has been passed by.
+    fn run_on(&mut self, n: usize, dt_us: u32, around: &Around) {
+        let video_us = self.fetched_us[VIDEO];
+        let until_us = self.fetched_us[AUDIO].min(video_us.saturating_add(RUN_ON_US));
+        let run = &mut self.runs[n];
+        run.has_stopped |= !around.runs_on;
+        if run.has_stopped {
+            return;
+        }
+        let media = u64::from(dt_us) * u64::from(self.rate_percent) / 100;
+        let media_us = u32::try_from(media).unwrap_or(u32::MAX);
+        let left_us = until_us.saturating_sub(run.playhead_us);
+        run.playhead_us = run.playhead_us.saturating_add(media_us.min(left_us));
+        run.has_stopped = media_us >= left_us;
+    }
+
+    /// Media that a stalled run needs to go on.
+    fn needs_us(&self, n: usize, around: &Around) -> u32 {
+        let with = around.with;
+        let times = self.stops.saturating_add(1);
+        let resume_us = if self.runs[n].has_stopped {
+            with.resume_us(n, times)
+        } else {
+            with.resume_us[n]
+        };
+        resume_us.saturating_add(with.dry_us)
+    }
+
+    /// Media that a run needed to go on after its latest stall, over or not.
+    fn needed_us(&self, n: usize, around: &Around) -> u32 {
+        let unsettled = u8::from(self.runs[n].recent_us > 0);
+        let times = self.stops.saturating_add(unsettled);
+        around.with.resume_us(n, times).saturating_add(around.with.dry_us)
     }
 
     /// Takes in what happened at the moment that it stands at. Returns the begin of a stall that
@@ -379,9 +438,7 @@ impl Playback {
                 Doing::Start | Doing::Seek if ahead_us >= around.with.start_us[n] => {
                     self.go(n, around);
                 }
-                Doing::Stall
-                    if ahead_us >= around.with.resume_us[n].saturating_add(around.with.dry_us) =>
-                {
+                Doing::Stall if ahead_us >= self.needs_us(n, around) => {
                     self.runs[n].doing = Doing::Play;
                 }
                 Doing::Idle if ahead_us > 0 => self.runs[n].doing = Doing::Play,
@@ -427,6 +484,7 @@ impl Playback {
             }
         }
         self.settle();
+        self.stops = 0;
     }
 
     /// Keeps positions within their range, however long the viewing.

@@ -21,7 +21,17 @@ pub struct Thresholds {
     pub begin_us: u32,
     /// Media that cannot be played out: a player stops with so much left.
     pub dry_us: u32,
+    /// What a player wants after it first ran dry, where it wants twice as much each further time
+    /// (up to [`MOST_GROWN_US`]); 0: always the same.
+    #[serde(default)]
+    pub grow_us: u32,
 }
+
+/// What a player that wants more each time wants at most.
+const MOST_GROWN_US: u32 = 3_000_000;
+
+/// Browsers that are Chromium, as families are named.
+const CHROMIUM: [&str; 4] = ["chrom", "edge", "opera", "samsung"];
 
 impl Default for Thresholds {
     /// Before anything is learned: any segment starts and resumes playback, as hls.js does by
@@ -34,6 +44,7 @@ impl Default for Thresholds {
             one_way_permille: [600, 500, 400],
             begin_us: 100_000,
             dry_us: 0,
+            grow_us: 0,
         }
     }
 }
@@ -57,6 +68,12 @@ impl Thresholds {
                 [2_000_000, 2_000_000, 500_000],
                 [500_000, 2_000_000, 2_000_000],
             )
+        } else if CHROMIUM.iter().any(|name| is(name)) {
+            // The audio renderer wants 200 ms, and twice as much after each time that it ran dry.
+            return Self {
+                grow_us: 400_000,
+                ..Self::default()
+            };
         } else {
             return Self::default();
         };
@@ -65,6 +82,20 @@ impl Thresholds {
             resume_us,
             ..Self::default()
         }
+    }
+
+    /// Media that a run's player needs to go on when it has run dry for the `times`th time since it
+    /// began or jumped. The run that stalls least is left without growth: what plays no sound does
+    /// not want more.
+    pub(super) fn resume_us(&self, run: usize, times: u8) -> u32 {
+        let grown_us = match (run, times) {
+            (0, _) | (_, 0) => 0,
+            (_, times) => self
+                .grow_us
+                .saturating_mul(1 << (times - 1).min(16))
+                .min(MOST_GROWN_US),
+        };
+        self.resume_us[run].max(grown_us)
     }
 
     /// Of nonsense nothing comes: arrays of a stored or learned set brought within what a player
@@ -80,6 +111,7 @@ impl Thresholds {
         }
         self.begin_us = self.begin_us.min(MOST_US);
         self.dry_us = self.dry_us.min(1_000_000);
+        self.grow_us = self.grow_us.min(MOST_GROWN_US);
         self
     }
 }

@@ -177,6 +177,13 @@ impl Timeline {
         self.iter().filter(is_append).count()
     }
 
+    /// How many objects of this media arrived.
+    pub(super) fn appends_of(&self, of: Media) -> usize {
+        let is_append =
+            |(_, what): &(u32, What)| matches!(what, What::Append { media, .. } if *media == of);
+        self.iter().filter(is_append).count()
+    }
+
     /// The latest that arrived of this media brought nothing after all. Whether there is one.
     pub(super) fn void_latest(&mut self, of: Media) -> bool {
         let len = usize::from(self.len);

@@ -7,6 +7,9 @@ use super::{Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, VIDEO, clip, us}
 /// A player's word that differs by more from the model means a pause or a jump, not a stall.
 const FAR_US: i64 = 30_000_000;
 
+/// What is ahead is said to 100 ms; what is less is nothing.
+const LEAST_AHEAD_MS: u32 = 100;
+
 impl Playback {
     /// Takes the player's word: where its playhead is, whether it starved since its last word, and
     /// whether it plays.
@@ -19,6 +22,10 @@ impl Playback {
         if let Some(ahead_ms) = said.ahead_ms {
             let playhead_us = self.fetched_us[VIDEO].saturating_sub(ahead_ms.saturating_mul(1000));
             for (run, late_us) in self.runs.iter_mut().zip(&mut late_us) {
+                if ahead_ms == 0 && run.playhead_us > playhead_us {
+                    // The sound went on without a picture: nothing is ahead wherever it is.
+                    continue;
+                }
                 *late_us = i64::from(run.playhead_us) - i64::from(playhead_us);
                 run.playhead_us = playhead_us;
             }
@@ -27,9 +34,21 @@ impl Playback {
             // It is about a time that is final; only where the playhead is has come to light.
             return None;
         }
+        let is_dry = said.ahead_ms.is_some_and(|ms| ms < LEAST_AHEAD_MS);
+        if is_dry && self.doing() == Doing::Stall {
+            // Its buffer is empty, so the stall goes on, whatever else it says or leaves out.
+            self.is_waiting = true;
+            return None;
+        }
         let was_waiting = self.is_waiting && self.has_started();
-        let retracted = self.reconcile(said.starved, was_waiting, &late_us);
-        self.begin_as_said(said, around);
+        let needs_us: [u32; RUNS] = std::array::from_fn(|n| self.needed_us(n, around));
+        let retracted = self.reconcile(said, was_waiting, &late_us);
+        // Version 1 never says that it plays; it leaves out that it begins.
+        let says_plays = said.starting == Some(false)
+            || said.starting.is_none() && self.says_starting && !is_dry;
+        self.begin_as_said(said, says_plays, around);
+        self.says_starting = said.starting == Some(true);
+        self.is_rest = false;
         for n in 0..RUNS {
             let ahead_us = self.ahead_us(n);
             let run = &mut self.runs[n];
@@ -39,8 +58,10 @@ impl Playback {
                 }
                 (Doing::Play | Doing::Idle, Some(true)) if self.has_played => {
                     // It has not gone on yet; with enough it will in a moment.
-                    if ahead_us < around.with.resume_us[n] {
+                    if ahead_us < needs_us[n] {
                         run.doing = Doing::Stall;
+                        run.has_stopped = true;
+                        self.is_rest |= n == POINT;
                     } else {
                         run.playhead_us = run.playhead_us.saturating_sub(around.with.begin_us);
                         run.doing = Doing::Play;
@@ -53,13 +74,13 @@ impl Playback {
             self.t_stall_ns = self.t_ns;
             self.is_origin = false;
         }
-        self.is_waiting = said.starting == Some(true);
+        self.is_waiting = self.says_starting && self.doing() != Doing::Play;
         retracted
     }
 
     /// Takes the player's word on its start: when the first frame was follows from how much was
     /// played when it first says that it plays.
-    fn begin_as_said(&mut self, said: &Said, around: &Around) {
+    fn begin_as_said(&mut self, said: &Said, says_plays: bool, around: &Around) {
         if self.has_played {
             return;
         }
@@ -69,14 +90,15 @@ impl Playback {
                 // It had not begun when the model held that it had.
                 self.startup_us = self.startup_us.max(waited_us);
             }
-            Some(false) => {
+            _ if says_plays => {
                 self.has_played = true;
                 for n in 0..RUNS {
                     if matches!(self.runs[n].doing, Doing::Start | Doing::Seek) {
                         self.go_after(n, 0, around);
                     }
                 }
-                if said.ahead_ms.is_some() && self.stalls == 0 {
+                // Live, it may begin in the middle of a segment.
+                if said.ahead_ms.is_some() && self.stalls == 0 && !around.is_live {
                     let played_us = self.runs[POINT].playhead_us.saturating_sub(ORIGIN_US);
                     self.startup_us = waited_us.saturating_sub(played_us).max(1);
                 }
@@ -89,7 +111,7 @@ impl Playback {
     /// `late_us`: by how much each playhead was thought too far.
     fn reconcile(
         &mut self,
-        starved: bool,
+        said: &Said,
         was_waiting: bool,
         late_us: &[i64; RUNS],
     ) -> Option<u64> {
@@ -97,6 +119,15 @@ impl Playback {
         let stalls_still = self.runs[POINT].doing == Doing::Stall;
         let had_us = self.runs[POINT].recent_us;
         let late = late_us[POINT];
+        let starved = if had_us > 0 {
+            // It is urgent after a start, a jump and a stall; some players say no more than that.
+            let is_urgent = self.has_played && said.starting == Some(true);
+            said.starved || is_urgent || was_waiting && !self.is_rest
+        } else {
+            // Some say it of a buffer that was empty while they began, or long before: the time that
+            // was not played tells.
+            said.starved && (said.ahead_ms.is_none() || late >= i64::from(LEAST_STALL_US))
+        };
         // What was not played was waited for, if the player says that it waited; else it paused.
         let fresh = i64::from(self.fresh_us) - late.clamp(-i64::from(had_us), FAR_US);
         let moved_us = self.fresh_us.min(clip(late));

@@ -72,6 +72,8 @@ impl Playback {
         }
         if self.t_stall_ns != 0 && self.runs[POINT].recent_us >= LEAST_STALL_US {
             self.stalls += 1;
+            let has_stopped = self.runs[POINT].has_stopped;
+            self.stops = self.stops.saturating_add(u8::from(has_stopped));
             self.past = Past {
                 t_began_ns: self.t_stall_ns,
                 stalled_us: self.runs[POINT].recent_us,
