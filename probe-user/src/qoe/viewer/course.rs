@@ -87,7 +87,9 @@ impl Viewer {
         let around = self.around(with);
         let t_ns = self.play.t_ns.saturating_add(u64::from(after_us) * 1000);
         self.play.drain(t_ns, &around);
-        if let What::Begin { slot } = what {
+        if let What::Begin { slot } = what
+            && self.timeline.begins_of(slot) == 0
+        {
             let ahead_ms = self.play.ahead_of_us(Media::Video) / 1000;
             self.flight.at(slot).set_ahead_ms(ahead_ms);
         }
@@ -111,6 +113,7 @@ impl Viewer {
             }
             if let What::Begin { slot } = what
                 && self.tier == Tier::Declared
+                && self.timeline.begins_of(slot) == 1
             {
                 let slot = self.flight.get(slot);
                 if slot.stage == Stage::Open && !slot.is_claimed {

@@ -244,12 +244,12 @@ impl Viewer {
                 && self.flight.get(place).stage == Stage::Open
             {
                 self.flight.at(place).stage = Stage::Ignored;
-                let t_ns = if told.status < 400 {
-                    told.t_request_ns
-                } else {
-                    now_ns
-                };
-                self.at(t_ns, What::Void { slot: place }, with);
+                // A playlist's request was never one for media; that of what was not found was.
+                if told.status >= 400 {
+                    self.at(now_ns, What::Void { slot: place }, with);
+                } else if !self.timeline.forget_begin(place) {
+                    self.at(told.t_request_ns, What::Void { slot: place }, with);
+                }
             }
             self.look(now_ns, with, out);
             return;

@@ -367,7 +367,7 @@ impl Playback {
                 let dropped = self.fetched_us[kind].saturating_sub(duration_us);
                 self.fetched_us[kind] = dropped.max(least.unwrap_or(ORIGIN_US));
             }
-            What::Seek => self.seek(),
+            What::Seek => self.seek(around),
             What::Say(said) => return self.hear(&said, around),
         }
         None
@@ -473,15 +473,21 @@ impl Playback {
         }
     }
 
-    fn seek(&mut self) {
+    fn seek(&mut self, around: &Around) {
         let place = self.runs.iter().map(|run| run.playhead_us).max();
         let place = place.unwrap_or(ORIGIN_US);
         self.fetched_us = [place; 2];
         for run in &mut self.runs {
             run.playhead_us = place;
-            if run.doing != Doing::Start {
+            if run.doing == Doing::Stall && around.is_live {
+                // It skips what it waited for, to be live again; the viewer still waits.
+                run.has_stopped = true;
+            } else if run.doing != Doing::Start {
                 run.doing = Doing::Seek;
             }
+        }
+        if self.doing() == Doing::Stall {
+            return;
         }
         self.settle();
         self.stops = 0;

@@ -329,7 +329,9 @@ impl Viewer {
         let mut next_ns = self.t_over_ns(now, with);
         if let Some((after_us, what)) = self.timeline.first() {
             let is_held = matches!(what, What::Begin { slot }
-                if self.tier == Tier::Declared && self.flight.get(slot).stage == Stage::Open);
+                if self.tier == Tier::Declared
+                    && self.flight.get(slot).stage == Stage::Open
+                    && self.timeline.begins_of(slot) == 1);
             if !is_held {
                 let at_ns = self.play.t_ns.saturating_add(u64::from(after_us) * 1000);
                 next_ns = next_ns.min(at_ns.saturating_add(FINAL_NS + 1_000_000));

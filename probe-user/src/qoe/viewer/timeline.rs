@@ -198,6 +198,27 @@ impl Timeline {
         false
     }
 
+    /// How many requests of a slot are here: the latest is its present one, those before it were of
+    /// others that had the slot.
+    pub(super) fn begins_of(&self, of: u8) -> usize {
+        let is_it = |(_, what): &(u32, What)| *what == What::Begin { slot: of };
+        self.iter().filter(is_it).count()
+    }
+
+    /// Takes away the request of `slot`, which was not for media, so that what is asked for every few
+    /// moments does not push out what is not final. Whether it was still there.
+    pub(super) fn forget_begin(&mut self, slot: u8) -> bool {
+        let len = usize::from(self.len);
+        let is_it = |what: &Packed| what.unpack() == What::Begin { slot };
+        let Some(place) = self.what[..len].iter().rposition(is_it) else {
+            return false;
+        };
+        self.after_us.copy_within(place + 1..len, place);
+        self.what.copy_within(place + 1..len, place);
+        self.len -= 1;
+        true
+    }
+
     /// Takes the oldest away and makes its time the base.
     pub(super) fn shift(&mut self) -> Option<(u32, What)> {
         let first = self.first()?;

@@ -10,6 +10,10 @@ const FAR_US: i64 = 30_000_000;
 /// What is ahead is said to 100 ms; what is less is nothing.
 const LEAST_AHEAD_MS: u32 = 100;
 
+/// A player that plays on may say what was ahead when it decided to fetch: before the handshake, or
+/// before the initialisation segment of another rendition. It has less ahead then, not more.
+const STALE_US: i64 = 1_000_000;
+
 impl Playback {
     /// Takes the player's word: where its playhead is, whether it starved since its last word, and
     /// whether it plays.
@@ -19,6 +23,8 @@ impl Playback {
             self.rate_percent = rate;
         }
         let mut late_us = [0; RUNS];
+        let waits = said.starved || said.starting == Some(true) || self.is_waiting;
+        let plays = self.has_played && !waits;
         if let Some(ahead_ms) = said.ahead_ms {
             let playhead_us = self.fetched_us[VIDEO].saturating_sub(ahead_ms.saturating_mul(1000));
             for (run, late_us) in self.runs.iter_mut().zip(&mut late_us) {
@@ -26,7 +32,12 @@ impl Playback {
                     // The sound went on without a picture: nothing is ahead wherever it is.
                     continue;
                 }
-                *late_us = i64::from(run.playhead_us) - i64::from(playhead_us);
+                let behind_us = i64::from(run.playhead_us) - i64::from(playhead_us);
+                let is_stale = run.doing == Doing::Play && plays && behind_us <= STALE_US;
+                if behind_us > 0 && is_stale {
+                    continue;
+                }
+                *late_us = behind_us;
                 run.playhead_us = playhead_us;
             }
         }
