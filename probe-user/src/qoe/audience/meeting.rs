@@ -107,9 +107,10 @@ impl Audience {
             self.finished(&record, number, cell, &[heard], clocks, now_ns, cells);
             return;
         }
-        let index = side.open.map_or(side.next_index, |open| open.index);
+        let open = side.paused_for(&heard).or(side.open);
+        let index = open.map_or(side.next_index, |open| open.index);
         let id = told::request_id(side.number, index, 0);
-        let t_request_ns = side.open.map_or(heard.t_begin_ns, |open| open.t_request_ns);
+        let t_request_ns = open.map_or(heard.t_begin_ns, |open| open.t_request_ns);
         let was_waiting = side.is_waiting();
         let cell = side.cell;
         heard.is_told = place.is_some();
@@ -161,6 +162,7 @@ impl Audience {
             if record.index < side.next_index {
                 return;
             }
+            let record = &side.joined(record);
             side.open = Some(Open {
                 index: record.index,
                 t_request_ns: record.t_request_ns,
@@ -182,7 +184,9 @@ impl Audience {
             }
             return;
         }
+        let joined = side.joined(record);
         side.next_index = side.next_index.max(record.index.saturating_add(1));
+        side.t_latest_ns = now_ns;
         if side.open.is_some_and(|open| open.index <= record.index) {
             side.open = None;
         }
@@ -193,6 +197,7 @@ impl Audience {
                 model.under_way(&told, now_ns, with, out);
             });
         }
+        let record = &joined;
         let Some(side) = self.sides.get_mut(&record.cookie) else {
             return;
         };

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use probe_ebpf::record;
+use probe_ebpf::record::{self, flag};
 
 use super::super::delivery::{self, Kind};
 use super::super::viewer::cadence::Cadence;
@@ -16,6 +16,12 @@ const EARLIER_NS: u64 = 20_000_000;
 const MOST_WAITING: usize = 16;
 /// Neither waits longer.
 pub(super) const PATIENCE_NS: u64 = 3_000_000_000;
+
+/// The latest delivery of a session waits so long: a server that pauses in the middle of an answer
+/// logs it when it has written the rest.
+const PAUSE_NS: u64 = 15_000_000_000;
+/// An answer that the server wrote so long after a delivery's last write goes on after it.
+const GOES_ON_NS: u64 = 100_000_000;
 
 /// A label that was heard of a session, on the clock of the records.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +48,15 @@ pub(super) struct Side {
     pub(super) cell: u32,
     /// The delivery that comes after the last one that is over.
     pub(super) next_index: u32,
+    /// When that was over; 0: none is.
+    pub(super) t_latest_ns: u64,
     /// Request times of the delivery under way, if it was reported.
     pub(super) open: Option<Open>,
     /// What its requests' pace tells, where nobody labels them.
     pub(super) cadence: Option<Box<Cadence>>,
     waiting: Option<Box<Waiting>>,
+    /// What the delivery under way goes on with, after a pause of the server.
+    paused: Option<Box<record::Delivery>>,
 }
 
 /// A delivery under way.
@@ -70,9 +80,11 @@ impl Side {
             ends,
             cell,
             next_index: 0,
+            t_latest_ns: 0,
             open: None,
             cadence: None,
             waiting: None,
+            paused: None,
         }
     }
 
@@ -81,6 +93,57 @@ impl Side {
         self.waiting
             .as_ref()
             .is_some_and(|waiting| !waiting.labels.is_empty() || !waiting.deliveries.is_empty())
+    }
+
+    /// A delivery with what it goes on with: one that seemed to be over when the server paused, and
+    /// that nobody has named yet. They are one answer, as the viewer's model and the label have it.
+    pub(super) fn joined(&mut self, record: &record::Delivery) -> record::Delivery {
+        if delivery::kind_of(record) != Kind::Resumed || record.index != self.next_index {
+            self.paused = None;
+            return *record;
+        }
+        if self.paused.is_none() {
+            self.paused = self.take_latest().map(Box::new);
+        }
+        let Some(before) = &self.paused else {
+            return *record;
+        };
+        let kinds = flag::RESUMED | flag::BUSY_PERIOD;
+        let joined = record::Delivery {
+            index: before.index,
+            flags: record.flags & !kinds | before.flags & kinds,
+            t_request_ns: before.t_request_ns,
+            t_request_last_ns: before.t_request_last_ns,
+            t_first_write_ns: before.t_first_write_ns,
+            t_first_acked_ns: before.t_first_acked_ns,
+            acked_bytes: before.acked_bytes.saturating_add(record.acked_bytes),
+            written_bytes: before.written_bytes.saturating_add(record.written_bytes),
+            ..*record
+        };
+        if record.header.kind == record::kind::DELIVERY_END {
+            self.paused = None;
+        }
+        joined
+    }
+
+    /// The latest delivery, if nobody has named it yet.
+    fn latest(&self) -> Option<&record::Delivery> {
+        let latest = self.waiting.as_ref()?.deliveries.back()?;
+        (latest.header.t_ns == self.t_latest_ns).then_some(latest)
+    }
+
+    fn take_latest(&mut self) -> Option<record::Delivery> {
+        self.latest()?;
+        self.waiting.as_mut()?.deliveries.pop_back()
+    }
+
+    /// The delivery that a label's answer goes on after.
+    pub(super) fn paused_for(&self, heard: &Heard) -> Option<Open> {
+        let before = self.paused.as_deref().or_else(|| self.latest())?;
+        (meets(heard, before) && goes_on(heard, before)).then_some(Open {
+            index: before.index,
+            t_request_ns: before.t_request_ns,
+        })
     }
 
     /// Keeps a label until its delivery is over; returns one that has no room any more.
@@ -169,7 +232,7 @@ impl Side {
         let (at, record) = deliveries
             .iter()
             .enumerate()
-            .filter(|(_, record)| meets(heard, record))
+            .filter(|(_, record)| meets(heard, record) && !goes_on(heard, record))
             .min_by_key(|(_, record)| heard.t_begin_ns.abs_diff(record.t_request_ns))?;
         // A busy period may hold what further labels are of.
         if delivery::kind_of(record) == Kind::Exchange {
@@ -185,9 +248,13 @@ impl Side {
             return (Vec::new(), Vec::new());
         };
         let limit_ns = now_ns.saturating_sub(PATIENCE_NS);
+        let paused_ns = now_ns.saturating_sub(PAUSE_NS);
         let mut deliveries = Vec::new();
         while let Some(first) = waiting.deliveries.front()
             && first.header.t_ns < limit_ns
+            && (first.header.t_ns != self.t_latest_ns
+                || first.header.t_ns < paused_ns
+                || self.open.is_some())
         {
             deliveries.extend(waiting.deliveries.pop_front());
         }
@@ -217,6 +284,11 @@ impl Side {
                 (waiting.labels.into(), waiting.deliveries.into())
             })
     }
+}
+
+/// Whether a label's answer was not all written when its delivery seemed to be over.
+fn goes_on(heard: &Heard, record: &record::Delivery) -> bool {
+    heard.t_end_ns > record.t_last_write_ns.saturating_add(GOES_ON_NS)
 }
 
 /// Whether a label may be of a delivery: its request began while the delivery was asked for and

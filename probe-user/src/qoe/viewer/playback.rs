@@ -476,21 +476,23 @@ impl Playback {
     fn seek(&mut self, around: &Around) {
         let place = self.runs.iter().map(|run| run.playhead_us).max();
         let place = place.unwrap_or(ORIGIN_US);
+        let stalls_on = around.is_live
+            && self.doing() == Doing::Stall
+            && self.runs[POINT].recent_us >= LEAST_STALL_US;
+        self.stops = 0;
         self.fetched_us = [place; 2];
         for run in &mut self.runs {
             run.playhead_us = place;
-            if run.doing == Doing::Stall && around.is_live {
+            if run.doing == Doing::Stall && stalls_on {
                 // It skips what it waited for, to be live again; the viewer still waits.
                 run.has_stopped = true;
             } else if run.doing != Doing::Start {
                 run.doing = Doing::Seek;
             }
         }
-        if self.doing() == Doing::Stall {
-            return;
+        if !stalls_on {
+            self.settle();
         }
-        self.settle();
-        self.stops = 0;
     }
 
     /// Keeps positions within their range, however long the viewing.
