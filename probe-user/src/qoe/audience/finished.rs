@@ -60,15 +60,25 @@ impl Audience {
         let tail_ns = record
             .t_last_acked_ns
             .saturating_sub(record.t_last_write_ns);
+        let end = told.end;
         for (ordinal, heard) in (0..).zip(heard) {
             let label = &heard.label;
             told.id = told::request_id(session, record.index, ordinal);
             told.status = label.status;
             told.object = Some(told::object(label));
+            told.end = end;
+            if end == viewer::End::Complete && label.end_unix_ns != 0 && !label.is_complete {
+                // HTTP/2 cuts off one answer without the session.
+                told.end = viewer::End::ClientAbort;
+            }
             if record.flags & flag::BUSY_PERIOD != 0 {
                 // Its own end is not known to the kernel: as long after its last write as the whole
                 // period's was.
-                told.t_request_ns = heard.t_begin_ns.max(record.t_request_ns);
+                told.t_request_ns = match heard.t_begin_ns {
+                    0 => record.t_request_ns,
+                    t_ns if t_ns < record.t_first_write_ns => t_ns,
+                    t_ns => t_ns.max(record.t_request_ns),
+                };
                 if heard.t_end_ns != 0 && record.t_last_acked_ns != 0 {
                     let t_acked_ns = heard.t_end_ns.saturating_add(tail_ns);
                     told.t_last_acked_ns = t_acked_ns.min(record.t_last_acked_ns);

@@ -212,9 +212,17 @@ impl Audience {
             && is_named
         {
             let was_waiting = side.is_waiting();
+            let viewer = side.viewer;
             let over = side.keep_delivery(record);
             if !was_waiting {
                 self.waiting.push_back(record.cookie);
+            }
+            if let Some(place) = viewer {
+                // Its label comes when the server has written all of it, so it is not known to be.
+                let told = told::under_way(record, number, 0);
+                self.tell(place, now_ns, cells, |model, with, out| {
+                    model.under_way(&told, now_ns, with, out);
+                });
             }
             if let Some(over) = over {
                 self.finished(&over, number, cell, &[], clocks, now_ns, cells);

@@ -208,7 +208,7 @@ impl Side {
             let takes = if is_exchange {
                 nearest == Some(at)
             } else {
-                meets(heard, record)
+                meets(heard, record) || ends_in(heard, record)
             };
             at += 1;
             if takes {
@@ -216,7 +216,7 @@ impl Side {
                 return false;
             }
             let is_past = heard.t_begin_ns != 0
-                && heard.t_begin_ns.saturating_add(EARLIER_NS) < record.t_request_ns;
+                && heard.t_begin_ns.max(heard.t_end_ns).saturating_add(EARLIER_NS) < record.t_request_ns;
             if is_past {
                 stale.push(*heard);
             }
@@ -289,6 +289,14 @@ impl Side {
 /// Whether a label's answer was not all written when its delivery seemed to be over.
 fn goes_on(heard: &Heard, record: &record::Delivery) -> bool {
     heard.t_end_ns > record.t_last_write_ns.saturating_add(GOES_ON_NS)
+}
+
+/// Whether a label's answer, begun before, was written to its end in a delivery: others shared the
+/// session meanwhile.
+fn ends_in(heard: &Heard, record: &record::Delivery) -> bool {
+    heard.t_end_ns != 0
+        && heard.t_end_ns >= record.t_first_write_ns.saturating_sub(EARLIER_NS)
+        && heard.t_end_ns <= record.t_last_write_ns.saturating_add(EARLIER_NS)
 }
 
 /// Whether a label may be of a delivery: its request began while the delivery was asked for and

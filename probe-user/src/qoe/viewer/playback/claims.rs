@@ -51,7 +51,7 @@ impl Playback {
             self.is_waiting = true;
             return None;
         }
-        let was_waiting = self.is_waiting && self.has_started();
+        let was_waiting = (self.says_starting || self.is_waiting) && self.has_started();
         let needs_us: [u32; RUNS] = std::array::from_fn(|n| self.needed_us(n, around));
         let retracted = self.reconcile(said, was_waiting, &late_us);
         // Version 1 never says that it plays; it leaves out that it begins.
@@ -131,9 +131,13 @@ impl Playback {
         let had_us = self.runs[POINT].recent_us;
         let late = late_us[POINT];
         let starved = if had_us > 0 {
-            // It is urgent after a start, a jump and a stall; some players say no more than that.
-            let is_urgent = self.has_played && said.starting == Some(true);
-            said.starved || is_urgent || was_waiting && !self.is_rest
+            // It is urgent after a start, a jump and a stall; some players say no more than that. One
+            // that has not moved since it last said so waits still.
+            let has_moved = i64::from(self.fresh_us) - late >= i64::from(LEAST_STALL_US);
+            let is_urgent = self.has_played
+                && said.starting == Some(true)
+                && (has_moved || !self.says_starting);
+            said.starved || is_urgent || self.is_waiting && !self.is_rest
         } else {
             // Some say it of a buffer that was empty while they began, or long before: the time that
             // was not played tells.
