@@ -56,7 +56,12 @@ impl Viewer {
     /// What it is doing now.
     pub fn view(&self, now_ns: u64, with: &Thresholds) -> View {
         let now_ns = now_ns.min(LAST_NS);
-        let play = self.at_now(now_ns, with);
+        // What was left in the buffer when it ended is not played.
+        let play = if self.told.is_ended {
+            self.play
+        } else {
+            self.at_now(now_ns, with)
+        };
         let [a, point, b] = [0, POINT, 2].map(|run| u64::from(play.ahead_us(run)));
         let phase = match play.doing() {
             _ if self.told.is_ended => Phase::Ended,

@@ -51,7 +51,9 @@ impl Playback {
             self.is_waiting = true;
             return None;
         }
-        let was_waiting = (self.says_starting || self.is_waiting) && self.has_started();
+        // With enough it went on in a moment, unless it says otherwise now.
+        let says_still = self.says_starting && said.starting.is_some();
+        let was_waiting = (says_still || self.is_waiting) && self.has_started();
         let needs_us: [u32; RUNS] = std::array::from_fn(|n| self.needed_us(n, around));
         let retracted = self.reconcile(said, was_waiting, &late_us);
         // Version 1 never says that it plays; it leaves out that it begins.
