@@ -216,7 +216,11 @@ impl Side {
                 return false;
             }
             let is_past = heard.t_begin_ns != 0
-                && heard.t_begin_ns.max(heard.t_end_ns).saturating_add(EARLIER_NS) < record.t_request_ns;
+                && heard
+                    .t_begin_ns
+                    .max(heard.t_end_ns)
+                    .saturating_add(EARLIER_NS)
+                    < record.t_request_ns;
             if is_past {
                 stale.push(*heard);
             }

@@ -235,6 +235,25 @@ mod tests {
     }
 
     #[test]
+    fn a_double_that_was_overtaken_changes_nothing() {
+        let mut order = Order::default();
+        let whole = Step::Append {
+            duration_us: 2 * SECOND_US,
+        };
+        for (number, asked_ms) in [(7, 0), (8, 2000), (9, 5000)] {
+            assert_eq!(order.judge(&segment(number), 1000, asked_ms, || 0), whole);
+        }
+        // Asked for again before the ninth, in another rendition, and so large that it comes after.
+        let again = Object {
+            rung: 3,
+            ..segment(7)
+        };
+        let step = order.judge(&again, 9000, 4000, || 2 * SECOND_US);
+        assert_eq!(step, Step::Nothing);
+        assert_eq!(order.judge(&segment(10), 1000, 7000, || 0), whole);
+    }
+
+    #[test]
     fn numbers_may_be_times() {
         let mut order = after(900_000);
         let whole = |segments: u32| Step::Append {
@@ -263,10 +282,16 @@ mod tests {
                 class,
                 ..segment(1)
             };
-            assert_eq!(Order::default().judge(&object, 1000, 0, || 0), Step::Nothing);
+            assert_eq!(
+                Order::default().judge(&object, 1000, 0, || 0),
+                Step::Nothing
+            );
         }
         let unknown = Object::default();
-        assert_eq!(Order::default().judge(&unknown, 1000, 0, || 0), Step::Nothing);
+        assert_eq!(
+            Order::default().judge(&unknown, 1000, 0, || 0),
+            Step::Nothing
+        );
         // But if the one before had one, so has this.
         let whole = Step::Append {
             duration_us: 2 * SECOND_US,

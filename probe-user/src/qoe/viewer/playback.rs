@@ -81,6 +81,8 @@ pub(super) struct Playback {
     fresh_us: u32,
     /// Running median of what was ahead when a request followed a gap; 0: none did.
     pub usual_us: u32,
+    /// By how much the player was ahead of the model by its own words, and has not come back.
+    lead_us: u32,
     /// Without a request for media so long.
     quiet_us: u32,
     /// Since media last arrived.
@@ -135,6 +137,7 @@ impl Playback {
             }; RUNS],
             fresh_us: 0,
             usual_us: 0,
+            lead_us: 0,
             quiet_us: 0,
             since_append_us: 0,
             idle_errors: 0,
@@ -344,7 +347,10 @@ impl Playback {
     fn needed_us(&self, n: usize, around: &Around) -> u32 {
         let unsettled = u8::from(self.runs[n].recent_us > 0);
         let times = self.stops.saturating_add(unsettled);
-        around.with.resume_us(n, times).saturating_add(around.with.dry_us)
+        around
+            .with
+            .resume_us(n, times)
+            .saturating_add(around.with.dry_us)
     }
 
     /// Takes in what happened at the moment that it stands at. Returns the begin of a stall that
@@ -480,6 +486,7 @@ impl Playback {
             && self.doing() == Doing::Stall
             && self.runs[POINT].recent_us >= LEAST_STALL_US;
         self.stops = 0;
+        self.lead_us = 0;
         self.fetched_us = [place; 2];
         for run in &mut self.runs {
             run.playhead_us = place;

@@ -281,4 +281,17 @@ mod tests {
         let begin = |slot| What::Begin { slot };
         assert_eq!(rest, [(1, begin(3)), (2, begin(0)), (2, begin(2))]);
     }
+
+    #[test]
+    fn a_request_that_is_forgotten_leaves_the_others() {
+        let mut timeline = Timeline::new();
+        for (at, slot) in [(1, 0), (2, 1), (3, 0)] {
+            timeline.insert(at, What::Begin { slot });
+        }
+        assert_eq!((timeline.begins_of(0), timeline.begins_of(1)), (2, 1));
+        assert!(timeline.forget_begin(0) && !timeline.forget_begin(3));
+        let rest: Vec<_> = timeline.iter().collect();
+        let begin = |slot| What::Begin { slot };
+        assert_eq!(rest, [(1, begin(0)), (2, begin(1))]);
+    }
 }

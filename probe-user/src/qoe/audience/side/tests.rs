@@ -105,3 +105,34 @@ fn nothing_waits_for_ever_and_nothing_waits_in_great_numbers() {
         assert_eq!(over.is_some(), n >= MOST_WAITING as u64);
     }
 }
+
+#[test]
+fn an_answer_that_paused_is_one_with_its_rest() {
+    let mut side = side();
+    let first = delivery(1, 1000, 1010);
+    side.next_index = 2;
+    side.t_latest_ns = first.header.t_ns;
+    assert!(side.keep_delivery(&first).is_none());
+    // The server logs it when it has written the rest.
+    let mut heard = label(1000, 500);
+    heard.t_end_ns = 5510 * MS;
+    assert!(side.take_delivery(&heard).is_none());
+    assert_eq!(side.paused_for(&heard).map(|open| open.index), Some(1));
+    assert!(side.keep_label(heard).is_none());
+    let mut rest = delivery(2, 5500, 5510);
+    rest.flags = flag::RESUMED;
+    rest.header.kind = record::kind::DELIVERY_END;
+    let joined = side.joined(&rest);
+    assert_eq!((joined.index, joined.t_request_ns), (1, 1000 * MS));
+    assert_eq!(joined.t_last_acked_ns, rest.t_last_acked_ns);
+    let (taken, stale) = side.take_labels(&joined);
+    assert_eq!((taken.len(), stale.len()), (1, 0));
+    assert!(!side.is_waiting());
+    // What goes on with nothing stands for itself.
+    side.next_index = 3;
+    let other = Delivery {
+        flags: flag::RESUMED,
+        ..delivery(3, 9000, 9010)
+    };
+    assert_eq!(side.joined(&other).index, 3);
+}

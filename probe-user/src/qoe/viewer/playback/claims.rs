@@ -122,12 +122,7 @@ impl Playback {
 
     /// Makes the time since the player's last word what the player says it was, and settles it.
     /// `late_us`: by how much each playhead was thought too far.
-    fn reconcile(
-        &mut self,
-        said: &Said,
-        was_waiting: bool,
-        late_us: &[i64; RUNS],
-    ) -> Option<u64> {
+    fn reconcile(&mut self, said: &Said, was_waiting: bool, late_us: &[i64; RUNS]) -> Option<u64> {
         let mut retracted = None;
         let stalls_still = self.runs[POINT].doing == Doing::Stall;
         let had_us = self.runs[POINT].recent_us;
@@ -144,6 +139,16 @@ impl Playback {
             // Some say it of a buffer that was empty while they began, or long before: the time that
             // was not played tells.
             said.starved && (said.ahead_ms.is_none() || late >= i64::from(LEAST_STALL_US))
+        };
+        // Where it was ahead of the model before, it only comes back to it: two segments out of order
+        // move what is ahead to and fro.
+        let late = if starved || was_waiting {
+            late
+        } else {
+            let back_us = late.clamp(0, i64::from(self.lead_us));
+            let beyond_us = -late - i64::from(had_us);
+            self.lead_us = clip(i64::from(self.lead_us) - back_us + beyond_us.max(0));
+            late - back_us
         };
         // What was not played was waited for, if the player says that it waited; else it paused.
         let fresh = i64::from(self.fresh_us) - late.clamp(-i64::from(had_us), FAR_US);

@@ -1,5 +1,6 @@
 //! The model against players with buffers of their own, and what holds whatever it is told.
 
+mod lab;
 mod link;
 mod network;
 mod player;
