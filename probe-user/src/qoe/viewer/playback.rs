@@ -79,8 +79,9 @@ pub(super) struct Playback {
     fresh_us: u32,
     /// Running median of what was ahead when a request followed a gap; 0: none did.
     pub usual_us: u32,
-    /// By how much the player was ahead of the model by its own words, and has not come back.
-    lead_us: u32,
+    /// By how much the player, by its own words, was ahead of the model and has not come back;
+    /// negative: behind.
+    lead_us: i32,
     /// Without a request for media so long.
     quiet_us: u32,
     /// Since media last arrived.

@@ -14,6 +14,13 @@ const LEAST_AHEAD_MS: u32 = 100;
 /// before the initialisation segment of another rendition. It has less ahead then, not more.
 const STALE_US: i64 = 1_000_000;
 
+/// Corrections are remembered up to this.
+const MOST_LEAD_US: i64 = 10_000_000;
+
+fn lead_of(us: i64) -> i32 {
+    i32::try_from(us.clamp(-MOST_LEAD_US, MOST_LEAD_US)).unwrap_or(0)
+}
+
 impl Playback {
     /// Takes the player's word: where its playhead is, whether it starved since its last word, and
     /// whether it plays.
@@ -140,18 +147,22 @@ impl Playback {
             // was not played tells.
             said.starved && (said.ahead_ms.is_none() || late >= i64::from(LEAST_STALL_US))
         };
-        // Where it was ahead of the model before, it only comes back to it: two segments out of order
-        // move what is ahead to and fro.
-        let late = if starved || was_waiting {
-            late
+        // What only takes back an earlier correction was neither a pause nor a jump: segments that
+        // come out of order or are replaced move what is ahead to and fro.
+        let had = i64::from(had_us);
+        let lead = i64::from(self.lead_us);
+        let (late, least) = if starved || was_waiting {
+            (late, -had)
+        } else if late > 0 {
+            self.lead_us = lead_of(lead - late);
+            (late - late.min(lead.max(0)), -had)
         } else {
-            let back_us = late.clamp(0, i64::from(self.lead_us));
-            let beyond_us = -late - i64::from(had_us);
-            self.lead_us = clip(i64::from(self.lead_us) - back_us + beyond_us.max(0));
-            late - back_us
+            let beyond = (-late - had).max(0);
+            self.lead_us = lead_of(lead + beyond);
+            (late, -had - beyond.min((-lead).max(0)))
         };
         // What was not played was waited for, if the player says that it waited; else it paused.
-        let fresh = i64::from(self.fresh_us) - late.clamp(-i64::from(had_us), FAR_US);
+        let fresh = i64::from(self.fresh_us) - late.clamp(least, FAR_US);
         let moved_us = self.fresh_us.min(clip(late));
         self.fresh_us = clip(fresh);
         if starved || was_waiting {
