@@ -354,7 +354,8 @@ impl Playback {
                 }
                 // A live player waits for what is not there yet, not because it has enough.
                 let enough_us = match (self.usual_us, run.doing) {
-                    (_, Doing::Play) if around.is_live => 0,
+                    // One that declares its state says how much that is.
+                    (_, Doing::Play) if around.is_live || self.is_declared => 0,
                     (0, Doing::Idle) => around.segment_us,
                     (usual_us, _) => usual_us,
                 };
