@@ -18,6 +18,7 @@ pub(super) enum Stage {
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Slot {
     pub id: RequestId,
     pub stage: Stage,

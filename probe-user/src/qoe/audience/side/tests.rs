@@ -118,7 +118,7 @@ fn an_answer_that_paused_is_one_with_its_rest() {
     heard.t_end_ns = 5510 * MS;
     assert!(side.take_delivery(&heard).is_none());
     assert_eq!(side.paused_for(&heard).map(|open| open.index), Some(1));
-    assert!(side.keep_label(heard).is_none());
+    assert!(side.keep_label(&heard).is_none());
     let mut rest = delivery(2, 5500, 5510);
     rest.flags = flag::RESUMED;
     rest.header.kind = record::kind::DELIVERY_END;

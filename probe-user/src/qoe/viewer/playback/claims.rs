@@ -69,7 +69,7 @@ impl Playback {
         self.begin_as_said(said, says_plays, around);
         self.says_starting = said.starting == Some(true);
         self.is_rest = false;
-        for n in 0..RUNS {
+        for (n, needs_us) in needs_us.into_iter().enumerate() {
             let ahead_us = self.ahead_us(n);
             let run = &mut self.runs[n];
             match (run.doing, said.starting) {
@@ -78,7 +78,7 @@ impl Playback {
                 }
                 (Doing::Play | Doing::Idle, Some(true)) if self.has_played => {
                     // It has not gone on yet; with enough it will in a moment.
-                    if ahead_us < needs_us[n] {
+                    if ahead_us < needs_us {
                         run.doing = Doing::Stall;
                         run.has_stopped = true;
                         self.is_rest |= n == POINT;
