@@ -4,6 +4,9 @@
 //! clock nor a kernel is asked here, so the same is known after the same was said. Who asks and who
 //! follows are the daemon's matter.
 
+mod settings;
+mod viewers;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -13,19 +16,19 @@ use probe_ebpf::record::{ABI_VERSION, Delivery, kind};
 use tokio::sync::mpsc;
 use weir_proto::v1;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::kernel::{Batch, HalfOpenGiveUp, KernelCounts, Record, Ring};
 use crate::labels::Labels;
 use crate::labels::request::{RequestLabel, Source};
-use crate::qoe::alarms::{Alarms, Promises, Raised};
-use crate::qoe::audience::{
-    Audience, AudienceLimits, AudienceSettings, Clocks, Entry, Happening, Learned,
-};
+use crate::qoe::alarms::{Alarms, Raised};
+use crate::qoe::audience::{Audience, Clocks};
 use crate::qoe::learn::Families;
 use crate::qoe::{CellSnapshot, Fold, Limits, Transport, fold::Event, fold::Folded};
 use crate::recording::Said;
 use crate::recording::tap::{Block, State, Tap};
 use crate::wire::{self, Context, DaemonCounts};
+pub use settings::settings_of;
+use settings::{audience_settings, labels, promises};
 
 /// Alarms that wait to be fetched.
 const ALARMS_KEPT: usize = 256;
@@ -377,52 +380,6 @@ impl Intake {
         &self.fold
     }
 
-    /// Goes on from what was learned of players before; to be called before anything is said.
-    pub fn learn_from(&mut self, families: Families) {
-        self.audience.learn_from(Learned::from(families));
-    }
-
-    /// Those who watch.
-    pub fn audience(&self) -> &Audience {
-        &self.audience
-    }
-
-    /// A viewer, as it is told.
-    pub fn viewer(&self, entry: &Entry, now_ns: u64) -> v1::Viewer {
-        let cell = self.fold.cells().key(entry.cell);
-        let with = self.audience.thresholds(entry);
-        wire::viewer(entry, cell, &with, &self.context, now_ns)
-    }
-
-    /// What happened to a viewer, as it is told; none: it is forgotten already.
-    pub fn viewer_event(&self, happening: &Happening) -> Option<v1::ViewerEvent> {
-        let entry = self.audience.get(happening.viewer)?;
-        let viewer = self.viewer(entry, happening.now_ns);
-        Some(wire::viewer_event(happening, viewer, &self.context))
-    }
-
-    /// The alarms that are on.
-    pub fn alarms(&self) -> impl Iterator<Item = v1::Alarm> {
-        self.alarms.on().map(|raised| self.alarm(raised))
-    }
-
-    /// An alarm, as it is told.
-    pub fn alarm(&self, raised: &Raised) -> v1::Alarm {
-        let cells = self.fold.cells();
-        let (key, cell) = (cells.key(raised.cell), cells.get(raised.cell));
-        wire::alarm(raised, key, &cell.counters, &self.context)
-    }
-
-    /// The alarm that was raised or cleared next and was not fetched yet.
-    pub fn next_alarm(&mut self) -> Option<Raised> {
-        self.raised.pop_front()
-    }
-
-    /// What happened to a viewer next and was not fetched yet.
-    pub fn next_happening(&mut self) -> Option<Happening> {
-        self.audience.next_happening()
-    }
-
     /// Whether anything is known of a session.
     pub fn knows(&self, cookie: u64) -> bool {
         self.fold.sessions().knows(cookie)
@@ -490,124 +447,6 @@ impl Intake {
             .map(|(key, cell)| cell.snapshot(key.clone(), true))
             .collect()
     }
-}
-
-impl From<&config::Limits> for Limits {
-    fn from(limits: &config::Limits) -> Self {
-        Self {
-            max_sessions: limits.max_sessions as usize,
-            max_viewers: limits.max_viewers as usize,
-            max_cells: limits.max_cells as usize,
-            max_deliveries_kept: limits.max_deliveries_kept as usize,
-        }
-    }
-}
-
-/// What of a configuration is recorded and folded with.
-pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSettings {
-    let text = |prefixes: &[ipnet::IpNet]| prefixes.iter().map(ToString::to_string).collect();
-    let numbers = |ports: &[u16]| ports.iter().copied().map(u32::from).collect();
-    let filter = &config.filter;
-    v1::RecordedSettings {
-        config_generation,
-        deadline_ms: config.deadline_ms,
-        quiet_gap_ms: config.quiet_gap_ms,
-        progress_ms: config.progress_ms,
-        viewers_from_kernel: config.viewers.from_kernel,
-        hears_labels: config.labels.access_log_socket.is_some()
-            || config.labels.tag_socket.is_some(),
-        alarms: Some(v1::RecordedAlarms {
-            start_failures_permille: config.alarms.start_failures_permille,
-            stalled_viewers_permille: config.alarms.stalled_viewers_permille,
-            late_deliveries_permille: config.alarms.late_deliveries_permille,
-            false_alarms_ppm: config.alarms.false_alarms_ppm,
-        }),
-        services: config
-            .services
-            .iter()
-            .map(|service| v1::RecordedService {
-                name: service.name.clone(),
-                ports: numbers(&service.ports),
-            })
-            .collect(),
-        networks: config
-            .networks
-            .iter()
-            .map(|network| v1::RecordedNetwork {
-                name: network.name.clone(),
-                prefixes: text(&network.prefixes),
-            })
-            .collect(),
-        filter_ports: numbers(&filter.ports),
-        filter_prefixes: text(&filter.prefixes),
-        filter_cgroups: filter
-            .cgroups
-            .iter()
-            .map(|cgroup| cgroup.display().to_string())
-            .collect(),
-    }
-}
-
-/// What is usual, as the settings say.
-fn promises(settings: &v1::RecordedSettings) -> Promises {
-    let Some(alarms) = &settings.alarms else {
-        return Promises::default();
-    };
-    let share = |permille: u32| f64::from(permille) / 1000.0;
-    Promises {
-        bases: [
-            share(alarms.start_failures_permille),
-            share(alarms.stalled_viewers_permille),
-            share(alarms.late_deliveries_permille),
-        ],
-        alpha: f64::from(alarms.false_alarms_ppm) / 1e6,
-    }
-}
-
-fn audience_settings(settings: &v1::RecordedSettings) -> AudienceSettings {
-    AudienceSettings {
-        hears: settings.hears_labels,
-        infers: settings.viewers_from_kernel,
-    }
-}
-
-impl From<Limits> for AudienceLimits {
-    fn from(limits: Limits) -> Self {
-        Self {
-            max_viewers: limits.max_viewers,
-            max_sessions: limits.max_sessions,
-        }
-    }
-}
-
-fn labels(settings: &v1::RecordedSettings) -> anyhow::Result<Labels> {
-    let service = |service: &v1::RecordedService| {
-        let ports = service.ports.iter().map(|port| u16::try_from(*port));
-        Ok(config::Service {
-            name: service.name.clone(),
-            ports: ports.collect::<Result<_, _>>().context("a port is none")?,
-        })
-    };
-    let network = |network: &v1::RecordedNetwork| {
-        let prefixes = network.prefixes.iter().map(|prefix| prefix.parse());
-        Ok(config::Network {
-            name: network.name.clone(),
-            prefixes: prefixes
-                .collect::<Result<_, _>>()
-                .context("a prefix is none")?,
-        })
-    };
-    let services: Vec<_> = settings
-        .services
-        .iter()
-        .map(service)
-        .collect::<anyhow::Result<_>>()?;
-    let networks: Vec<_> = settings
-        .networks
-        .iter()
-        .map(network)
-        .collect::<anyhow::Result<_>>()?;
-    Ok(Labels::of(&services, &networks))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod measuring;
 pub mod playback;
 mod recorder;
 mod reload;
+mod viewers;
 mod warnings;
 
 use std::path::{Path, PathBuf};

@@ -16,6 +16,9 @@ use super::score::{Pair, Score, interval, quantile, score, share};
 use super::stage::Played;
 use super::truth::SHORTEST_STALL_MS;
 
+/// Below such a recall or precision, finding stalls has collapsed.
+const COLLAPSE: f64 = 0.4;
+
 /// Who says something of the viewers.
 #[derive(Clone, Debug)]
 pub struct Teller {
@@ -132,8 +135,9 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Holds weir to what even a short run can tell: that it finds most stalls, soon, and does not
-    /// invent as many.
+    /// Holds weir to what even a short run can tell: that finding stalls has not collapsed, that they
+    /// are told soon, and that not most are invented. A handful of stalls says no more; the aims are
+    /// for a whole run.
     pub fn hold(&mut self, teller: &str) {
         let mut all = Score::default();
         let rows = self
@@ -152,14 +156,14 @@ impl<'a> Report<'a> {
         let delay = quantile(&all.told_after_ms, 0.5);
         for (holds, what) in [
             (
-                all.recall() >= 0.6,
+                all.recall() >= COLLAPSE,
                 format!(
                     "{teller} found {} of {} stalls",
                     all.stalls_found, all.stalls
                 ),
             ),
             (
-                all.precision() >= 0.6,
+                all.precision() >= COLLAPSE,
                 format!(
                     "{teller} told {} stalls that were none, and {} that were",
                     all.stalls_false, all.stalls_found
