@@ -116,6 +116,43 @@ fn differ(path: &str, then: &Value, now: &Value, differences: &mut Vec<String>) 
 }
 
 #[test]
+fn what_is_said_of_viewers_is_as_it_was() {
+    let viewers = directory().join("viewers");
+    let recording = viewers.join("six-players.weir");
+    for (what, kept) in [
+        ("--viewer-events", "six-players.events.jsonl"),
+        ("--viewers", "six-players.viewers.jsonl"),
+    ] {
+        let (now, notes) = replay(&recording, what);
+        assert!(!notes.contains("INCOMPLETE"), "{notes}");
+        assert_eq!(replay(&recording, what).0, now, "{what} twice");
+        let kept = viewers.join(kept);
+        if std::env::var_os("WEIR_BLESS").is_some() {
+            std::fs::write(&kept, &now).unwrap();
+        }
+        let then = lines(&std::fs::read_to_string(&kept).unwrap());
+        let now = lines(&now);
+        assert!(then.len() >= 6, "{}: {} lines", kept.display(), then.len());
+        assert_eq!(then.len(), now.len(), "{}", kept.display());
+        let mut differences = Vec::new();
+        for (n, (then, now)) in then.iter().zip(&now).enumerate() {
+            differ(&format!("line {}: ", n + 1), then, now, &mut differences);
+        }
+        assert!(
+            differences.is_empty(),
+            "{}:\n{}",
+            kept.display(),
+            differences.join("\n")
+        );
+    }
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
 fn a_replay_is_the_same_each_time_and_at_every_speed() {
     for files in all() {
         for what in [
