@@ -252,8 +252,11 @@ impl Entry {
                 cell.counters.starts += 1;
                 cell.record(Metric::StartupTimeUs, startup_us.into());
             }
-            Change::Failed { class, .. } => {
+            Change::Failed { t_ns, class } => {
                 self.failure = Some(class);
+                self.t_ended_ns = t_ns.max(1);
+                self.ended = Some(Ending::Left);
+                self.leave(cell);
                 let counters = &mut cell.counters;
                 counters.start_attempts += 1;
                 *match class {

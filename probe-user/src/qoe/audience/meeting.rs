@@ -7,7 +7,7 @@ use super::super::cell::Cells;
 use super::super::delivery::{self, Kind};
 use super::super::viewer::{Labelled, Tier};
 use super::side::{self, Heard, Open, Side};
-use super::{Audience, Clocks, MOST_HOMELESS, canonical, ends_of, told};
+use super::{Audience, Clocks, MOST_HOMELESS, SILENT_NS, canonical, canonical_ref, ends_of, told};
 use crate::labels::request::{Class, RequestLabel, SessionRef};
 
 impl Audience {
@@ -19,20 +19,57 @@ impl Audience {
         clocks: Clocks,
         cells: &mut Cells,
     ) {
-        self.side(record.cookie, &record.endpoints, cell);
-        self.house(record.header.t_ns, clocks, cells);
+        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+            return;
+        };
+        side.t_updated_ns = record.header.t_ns;
+        // Labels of others are looked at when time passes.
+        let (remote, local_port) = ends_of(&record.endpoints);
+        let by_ends = SessionRef::Ends { remote, local_port };
+        if self.awaited.contains_key(&by_ends)
+            || self
+                .awaited
+                .contains_key(&SessionRef::Cookie(record.cookie))
+        {
+            self.house(record.header.t_ns, clocks, cells);
+        }
+    }
+
+    /// Keeps a label until its session is known.
+    fn shelter(&mut self, label: &RequestLabel) {
+        if self.homeless.len() >= MOST_HOMELESS {
+            self.next_homeless();
+            self.losses.labels_homeless += 1;
+        }
+        self.homeless.push_back(*label);
+        *self
+            .awaited
+            .entry(canonical_ref(label.session))
+            .or_default() += 1;
+    }
+
+    fn next_homeless(&mut self) -> Option<RequestLabel> {
+        let label = self.homeless.pop_front()?;
+        let session = canonical_ref(label.session);
+        if let Some(count) = self.awaited.get_mut(&session) {
+            *count -= 1;
+            if *count == 0 {
+                self.awaited.remove(&session);
+            }
+        }
+        Some(label)
     }
 
     /// The labels that came before their session was known.
     pub(super) fn house(&mut self, now_ns: u64, clocks: Clocks, cells: &mut Cells) {
         for _ in 0..self.homeless.len() {
-            let Some(label) = self.homeless.pop_front() else {
+            let Some(label) = self.next_homeless() else {
                 return;
             };
             if self.cookie_of(&label).is_some() {
                 self.labelled(&label, clocks, cells);
             } else if label.t_heard_ns.saturating_add(side::PATIENCE_NS) > now_ns {
-                self.homeless.push_back(label);
+                self.shelter(&label);
             } else {
                 self.losses.labels_homeless += 1;
             }
@@ -82,11 +119,7 @@ impl Audience {
             self.named.insert(local_port, now_ns);
         }
         let Some(cookie) = self.cookie_of(label) else {
-            if self.homeless.len() >= MOST_HOMELESS {
-                self.homeless.pop_front();
-                self.losses.labels_homeless += 1;
-            }
-            self.homeless.push_back(*label);
+            self.shelter(label);
             return;
         };
         let mut heard = Heard {
@@ -111,13 +144,14 @@ impl Audience {
         let index = open.map_or(side.next_index, |open| open.index);
         let id = told::request_id(side.number, index, 0);
         let t_request_ns = open.map_or(heard.t_begin_ns, |open| open.t_request_ns);
-        let was_waiting = side.is_waiting();
+        side.t_updated_ns = now_ns;
+        let was_queued = std::mem::replace(&mut side.is_queued, true);
         let cell = side.cell;
         heard.is_told = place.is_some();
         if side.keep_label(&heard).is_some() {
             cells.get_mut(cell).counters.labels_unmatched += 1;
         }
-        if !was_waiting {
+        if !was_queued {
             self.waiting.push_back(cookie);
         }
         if let Some(place) = place {
@@ -158,6 +192,7 @@ impl Audience {
             return;
         };
         let number = side.number;
+        side.t_updated_ns = now_ns;
         if !is_end {
             if record.index < side.next_index {
                 return;
@@ -211,10 +246,10 @@ impl Audience {
         if let Some(side) = self.sides.get_mut(&record.cookie)
             && is_named
         {
-            let was_waiting = side.is_waiting();
+            let was_queued = std::mem::replace(&mut side.is_queued, true);
             let viewer = side.viewer;
             let over = side.keep_delivery(record);
-            if !was_waiting {
+            if !was_queued {
                 self.waiting.push_back(record.cookie);
             }
             if let Some(place) = viewer {
@@ -232,12 +267,43 @@ impl Audience {
 
     /// A session is over.
     pub fn session_end(&mut self, record: &record::SessionEnd, clocks: Clocks, cells: &mut Cells) {
-        let now_ns = record.header.t_ns;
-        let Some(mut side) = self.sides.remove(&record.cookie) else {
+        let by_client = matches!(
+            record.ended,
+            record::ended::CLIENT_FIN | record::ended::CLIENT_RST
+        );
+        self.part_with(record.cookie, by_client, record.header.t_ns, clocks, cells);
+    }
+
+    /// Sessions of which nothing was heard for long are not followed any further: their ends may
+    /// have been lost. One that speaks again is met anew.
+    pub(super) fn part_with_silent(&mut self, now_ns: u64, clocks: Clocks, cells: &mut Cells) {
+        let limit_ns = now_ns.saturating_sub(SILENT_NS);
+        let mut silent: Vec<_> = self
+            .sides
+            .iter()
+            .filter(|(_, side)| side.t_updated_ns < limit_ns)
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        // In an order that is the same in a replay.
+        silent.sort_unstable();
+        for cookie in silent {
+            self.part_with(cookie, false, now_ns, clocks, cells);
+        }
+    }
+
+    fn part_with(
+        &mut self,
+        cookie: u64,
+        by_client: bool,
+        now_ns: u64,
+        clocks: Clocks,
+        cells: &mut Cells,
+    ) {
+        let Some(mut side) = self.sides.remove(&cookie) else {
             return;
         };
         let ends = ends_of(&side.ends);
-        if self.by_ends.get(&ends) == Some(&record.cookie) {
+        if self.by_ends.get(&ends) == Some(&cookie) {
             self.by_ends.remove(&ends);
         }
         let (labels, deliveries) = side.take_all();
@@ -247,10 +313,6 @@ impl Audience {
             self.finished(&record, number, cell, &[], clocks, now_ns, cells);
         }
         if let Some(place) = viewer {
-            let by_client = matches!(
-                record.ended,
-                record::ended::CLIENT_FIN | record::ended::CLIENT_RST
-            );
             self.session_gone(place, number, now_ns, by_client, cells);
         }
     }

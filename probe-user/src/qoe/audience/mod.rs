@@ -26,7 +26,7 @@ pub use learned::Learned;
 use super::cell::Cells;
 use super::viewer::{self, Change};
 use crate::labels::address;
-use crate::labels::request::RequestLabel;
+use crate::labels::request::{RequestLabel, SessionRef};
 use side::Side;
 use table::Viewers;
 
@@ -36,6 +36,10 @@ const MOST_HOMELESS: usize = 4096;
 const NAMED_NS: u64 = 60_000_000_000;
 /// Viewers that are over stay so long, to be listed.
 const ENDED_KEPT_NS: u64 = 60_000_000_000;
+/// A session of which nothing was heard for so long may have ended unheard.
+const SILENT_NS: u64 = 900_000_000_000;
+/// Such are looked for so often.
+const SILENT_LOOK_NS: u64 = 60_000_000_000;
 /// Changes that wait to be told; beyond, the oldest are dropped.
 const MOST_CHANGES: usize = 4096;
 
@@ -145,6 +149,9 @@ pub struct Audience {
     /// Sessions on which something waits, oldest first; each at most once.
     waiting: VecDeque<u64>,
     homeless: VecDeque<RequestLabel>,
+    /// How many of these wait for which session.
+    awaited: HashMap<SessionRef, u32>,
+    t_silent_ns: u64,
     viewers: Viewers,
     /// When a label of a service at this port was heard last.
     named: HashMap<u16, u64>,
@@ -165,6 +172,8 @@ impl Audience {
             by_ends: HashMap::new(),
             waiting: VecDeque::new(),
             homeless: VecDeque::new(),
+            awaited: HashMap::new(),
+            t_silent_ns: 0,
             viewers: Viewers::new(limits.max_viewers),
             named: HashMap::new(),
             learned: Learned::default(),
@@ -237,7 +246,8 @@ impl Audience {
             };
             let (labels, deliveries) = side.take_stale(now_ns);
             let (number, cell) = (side.number, side.cell);
-            if side.is_waiting() {
+            side.is_queued = side.is_waiting();
+            if side.is_queued {
                 self.waiting.push_back(cookie);
             }
             cells.get_mut(cell).counters.labels_unmatched += labels.len() as u64;
@@ -253,6 +263,21 @@ impl Audience {
             self.tell(place, now_ns, cells, |model, with, out| {
                 model.advance(now_ns, with, out);
             });
+        }
+        if now_ns >= self.t_silent_ns.saturating_add(SILENT_LOOK_NS) {
+            self.t_silent_ns = now_ns;
+            self.part_with_silent(now_ns, clocks, cells);
+            // Several viewers in one say nothing of their end.
+            let limit_ns = now_ns.saturating_sub(ENDED_KEPT_NS);
+            let gone: Vec<_> = self
+                .viewers
+                .iter_from(0)
+                .filter(|(_, entry)| entry.is_shared && entry.t_updated_ns < limit_ns)
+                .map(|(place, _)| place)
+                .collect();
+            for place in gone {
+                self.remove(place);
+            }
         }
         while let Some(place) = self
             .viewers
@@ -285,6 +310,16 @@ fn ends_of(ends: &record::Endpoints) -> (SocketAddr, u16) {
 
 fn canonical(remote: SocketAddr) -> SocketAddr {
     SocketAddr::new(remote.ip().to_canonical(), remote.port())
+}
+
+fn canonical_ref(session: SessionRef) -> SessionRef {
+    match session {
+        SessionRef::Cookie(_) => session,
+        SessionRef::Ends { remote, local_port } => SessionRef::Ends {
+            remote: canonical(remote),
+            local_port,
+        },
+    }
 }
 
 #[cfg(test)]

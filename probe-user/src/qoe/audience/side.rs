@@ -50,6 +50,10 @@ pub(super) struct Side {
     pub(super) next_index: u32,
     /// When that was over; 0: none is.
     pub(super) t_latest_ns: u64,
+    /// When anything was heard of it last.
+    pub(super) t_updated_ns: u64,
+    /// It stands in the audience's queue of those on which something waits.
+    pub(super) is_queued: bool,
     /// Request times of the delivery under way, if it was reported.
     pub(super) open: Option<Open>,
     /// What its requests' pace tells, where nobody labels them.
@@ -81,6 +85,8 @@ impl Side {
             cell,
             next_index: 0,
             t_latest_ns: 0,
+            t_updated_ns: 0,
+            is_queued: false,
             open: None,
             cadence: None,
             waiting: None,

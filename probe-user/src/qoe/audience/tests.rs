@@ -354,3 +354,46 @@ fn when_there_is_no_room_the_one_that_ended_or_came_first_goes() {
         .sum();
     assert_eq!(active, 2);
 }
+
+#[test]
+fn a_start_that_fails_leaves_nothing_active_and_a_new_attempt_is_another() {
+    let mut scene = Scene::new(10, false);
+    let ends = ends(9, 5000);
+    scene.start(1, 900, ends);
+    for attempt in 0..2 {
+        let at_ms = 1000 + attempt * 100_000;
+        scene.label(ends, 77, at_ms, at_ms + 10, segment(2000, 0));
+        for now_ms in (at_ms..at_ms + 60_000).step_by(250) {
+            scene.advance(now_ms);
+        }
+    }
+    let counters = scene.counters(Tier::Joined, "-");
+    assert_eq!((counters.start_attempts, counters.starts), (2, 0));
+    assert_eq!(counters.start_failures(), 2);
+    let active: u64 = scene
+        .cells
+        .iter()
+        .map(|(_, cell)| cell.gauges.viewers_active)
+        .sum();
+    assert_eq!(active, 0);
+}
+
+#[test]
+fn what_waits_is_queued_once_however_often_it_comes_and_goes() {
+    let mut scene = Scene::new(10, false);
+    let ends = ends(9, 5000);
+    scene.start(1, 900, ends);
+    watch(&mut scene, ends, 77, 50);
+    assert!(scene.audience.waiting.len() <= 1);
+}
+
+#[test]
+fn a_session_whose_end_was_lost_is_let_go() {
+    let mut scene = Scene::new(10, false);
+    scene.start(1, 900, ends(9, 5000));
+    scene.advance(60_000);
+    assert_eq!(scene.audience.sides.len(), 1);
+    scene.advance(1_000_000);
+    assert_eq!(scene.audience.sides.len(), 0);
+    assert!(scene.audience.by_ends.is_empty());
+}
