@@ -30,6 +30,8 @@ use crate::wire::{self, Context, DaemonCounts};
 pub use settings::settings_of;
 use settings::{audience_settings, labels, promises};
 
+/// So long after sessions were left out, deliveries may still be a sample.
+const SAMPLE_NS: u64 = 60_000_000_000;
 /// Alarms that wait to be fetched.
 const ALARMS_KEPT: usize = 256;
 
@@ -41,6 +43,8 @@ pub struct Intake {
     alarms: Alarms,
     /// Alarms that were not fetched yet.
     raised: VecDeque<Raised>,
+    /// When sessions were last left out to keep within the budget; 0: never.
+    t_thinned_ns: u64,
     limits: Limits,
     labels: Labels,
     settings: Arc<v1::RecordedSettings>,
@@ -109,6 +113,7 @@ impl Intake {
             audience: Audience::new(limits.into(), audience_settings(&settings)),
             alarms: Alarms::new(promises(&settings)),
             raised: VecDeque::new(),
+            t_thinned_ns: 0,
             limits,
             labels: labels(&settings)?,
             settings,
@@ -183,6 +188,9 @@ impl Intake {
                 if counts.bulk.ring_full > self.kernel_counts.bulk.ring_full {
                     self.fold.records_lost(*now_ns);
                 }
+                if counts.sessions_left_out > self.kernel_counts.sessions_left_out {
+                    self.t_thinned_ns = *now_ns;
+                }
                 self.kernel_counts = *counts;
             }
             Said::Clock {
@@ -196,7 +204,8 @@ impl Intake {
                 let cells = self.fold.cells_mut();
                 self.audience.advance(*now_ns, clocks, cells);
                 let raised = &mut self.raised;
-                self.alarms.look(cells, *now_ns, |alarm| {
+                let is_sample = *now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
+                self.alarms.look(cells, *now_ns, is_sample, |alarm| {
                     // Nobody fetches them: a rate turns once in a while, so a few are enough.
                     if raised.len() >= ALARMS_KEPT {
                         raised.pop_front();

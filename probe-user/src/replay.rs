@@ -123,6 +123,8 @@ pub struct Replayed {
     pub end_monotonic_ns: u64,
     /// The cells at the moment that was asked for as the beginning; none if it was not.
     pub cells_before: Option<Vec<CellSnapshot>>,
+    /// It ends before the moment that was asked for as the beginning.
+    pub is_before_from: bool,
     /// How long the replay took.
     pub took: Duration,
 }
@@ -131,7 +133,11 @@ impl Replayed {
     /// Whether nothing is known to be missing, as far as it was read. One that lacks its end, and
     /// nothing else, may still be being written.
     pub fn is_complete(&self) -> bool {
-        let is_whole = |ending: &Ending| matches!(ending, Ending::Ended(_) | Ending::Open);
+        let is_whole = |ending: &Ending| match ending {
+            Ending::Ended(end) => end.records_unwritten == 0,
+            Ending::Open => true,
+            Ending::Torn { .. } | Ending::Damaged { .. } => false,
+        };
         self.missing == 0 && self.endings.iter().all(|(_, ending)| is_whole(ending))
     }
 
@@ -217,8 +223,9 @@ pub fn replay(
             records: player.records,
         });
     }
-    if player.from_ns.is_some() && player.cells_before.is_none() {
-        // It ends before that moment: nothing was counted since.
+    let is_before_from = player.from_ns.is_some() && player.cells_before.is_none();
+    if is_before_from {
+        // Nothing was counted since.
         player.cells_before = Some(player.intake.cells());
     }
     Ok(Replayed {
@@ -235,6 +242,7 @@ pub fn replay(
         gaps: player.gaps,
         end_monotonic_ns: player.end_monotonic_ns,
         cells_before: player.cells_before,
+        is_before_from,
         took: begin.elapsed(),
     })
 }
@@ -260,12 +268,16 @@ struct Player {
 impl Player {
     fn new(header: &v1::RecordingHeader, options: Options) -> anyhow::Result<Self> {
         let from_ns = options.from.map(|from| from.monotonic_ns(header));
+        let until_ns = options.until_ns(header);
+        if from_ns.is_some_and(|from_ns| from_ns >= until_ns) {
+            anyhow::bail!("the beginning that is asked for is not before the end");
+        }
         Ok(Self {
             intake: Intake::at_beginning_of(header)?,
             pace: Pace::new(header, options),
             records_before: header.records_before,
             from_ns,
-            until_ns: options.until_ns(header),
+            until_ns,
             records: 0,
             missing: 0,
             gaps: 0,

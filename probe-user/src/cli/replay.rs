@@ -299,9 +299,9 @@ fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
     writeln!(
         to,
         "{} (weir {}, kernel {}, {}): {:.3} s from {}, {} records{files}; {ending}",
-        header.host,
-        header.weir_version,
-        header.kernel_release,
+        printable(&header.host),
+        printable(&header.weir_version),
+        printable(&header.kernel_release),
         header.backend().word(),
         replayed.span().as_secs_f64(),
         units::timestamp(header.begin_unix_ns),
@@ -311,6 +311,12 @@ fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
         if !matches!(ending, Ending::Ended(_)) {
             writeln!(to, "{}: {ending}", path.display())?;
         }
+    }
+    if replayed.is_before_from {
+        writeln!(
+            to,
+            "it ends before the moment that --from asks for: nothing is told"
+        )?;
     }
     if !header.whole {
         writeln!(
@@ -340,6 +346,11 @@ fn note(replayed: &Replayed, to: &mut impl Write) -> io::Result<()> {
         units::short_rate(replayed.records_per_s())
     )?;
     to.flush()
+}
+
+/// What comes from elsewhere must not drive the terminal.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 /// `max`, or how many times as fast as it was.

@@ -119,10 +119,16 @@ impl Budget {
         self.status.cost_core_permille = cost_core_permille;
         self.status.measured_unix_ns = unix_ns;
         let before = self.governor.share();
+        let limit = self.governor.limit_core_permille();
+        if before == 0 && limit != 0 && cost_core_permille > f64::from(limit) {
+            // What is left runs for each session, whatever its deliveries do.
+            self.status.error = format!(
+                "{cost_core_permille:.1} thousandths of a core are needed to count sessions alone"
+            );
+        }
         let Some(share) = self.governor.measured(now - self.begun, cost_core_permille) else {
             return Ok(());
         };
-        let limit = self.governor.limit_core_permille();
         let followed = thousandths(share);
         if share < before {
             tracing::warn!(

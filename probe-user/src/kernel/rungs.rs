@@ -29,10 +29,11 @@ impl BackendKind {
                 needs: "Linux 5.10 with BTF; CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root",
             },
             Self::Portable => Worth {
-                exact: "every time, taken as the packet passes or the send call begins; bytes, \
-                        segments, retransmissions",
-                bounded: "the last write, by the last segment sent; the kind of a retransmission, \
-                          by what is lost then",
+                exact: "nearly every time, taken as the packet passes or the send call begins; \
+                        bytes, segments, retransmissions",
+                bounded: "the last write, by the last segment sent; the end of an answer that the \
+                          server's FIN follows, by the FIN's acknowledgement; the kind of a \
+                          retransmission, by what is lost then",
                 lost: "sessions from before the daemon, telling resets and timeouts from other \
                        ends, half-open sessions, network namespaces, delivery rates, time limited by receiver \
                        window and send buffer",
@@ -42,7 +43,8 @@ impl BackendKind {
                 exact: "sessions' totals at their end: bytes, segments, retransmissions; round-trip \
                         times, windows and rates as they are when looked at",
                 bounded: "all times, by the looks around them (250 ms apart, more where there are \
-                          very many sockets); exchanges that fall between two looks are one",
+                          very many sockets); exchanges that fall between two looks are one, \
+                          and cut off if the last of them is",
                 lost: "telling TLS handshakes from deliveries, retransmissions by kind, who ended \
                        a session that ends between two looks, handshake times",
                 needs: "Linux 4.19 with inet_diag; no privilege, but CAP_SYS_ADMIN for other \

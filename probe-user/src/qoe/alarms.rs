@@ -128,8 +128,15 @@ impl Alarms {
             .flat_map(|watched| watched.on.iter().flatten())
     }
 
-    /// Looks at what was counted since the last time; calls `tell` with what follows.
-    pub fn look(&mut self, cells: &Cells, now_ns: u64, mut tell: impl FnMut(Raised)) {
+    /// Looks at what was counted since the last time; calls `tell` with what follows. `is_sample`:
+    /// only a share of the sessions is followed, of the others only what went wrong is counted.
+    pub fn look(
+        &mut self,
+        cells: &Cells,
+        now_ns: u64,
+        is_sample: bool,
+        mut tell: impl FnMut(Raised),
+    ) {
         let is_turn = now_ns.saturating_sub(self.t_looked_ns) >= LOOK_NS;
         if is_turn {
             self.t_looked_ns = now_ns;
@@ -146,6 +153,9 @@ impl Alarms {
             watched.seen = cell.counters;
             watched.age(now_ns);
             for rate in Rate::ALL {
+                if is_sample && rate == Rate::LateDeliveries {
+                    continue;
+                }
                 let found = watched.judge(rate, &since, &cell.gauges, is_turn, now_ns);
                 if let Some(found) = found {
                     watched.took(rate, index, &found, (now_ns, promises.alpha), &mut tell);
@@ -262,7 +272,9 @@ mod tests {
             let counters = &mut cells.get_mut(cell).counters;
             counters.starts += good;
             counters.start_failures_http += bad;
-            alarms.look(cells, second * 1_000_000_000, |raised| said.push(raised));
+            alarms.look(cells, second * 1_000_000_000, false, |raised| {
+                said.push(raised);
+            });
         };
         for _ in 0..200 {
             go(&mut cells, &mut alarms, 10, 0);
@@ -294,20 +306,37 @@ mod tests {
     }
 
     #[test]
+    fn lateness_is_not_judged_where_only_what_went_wrong_is_counted() {
+        let (mut cells, cell) = cells();
+        let mut alarms = Alarms::new(Promises::default());
+        for second in 1..100 {
+            let counters = &mut cells.get_mut(cell).counters;
+            counters.deliveries += 1;
+            counters.late_deliveries += 1;
+            alarms.look(&cells, second * 1_000_000_000, true, |raised| {
+                panic!("{raised:?}")
+            });
+        }
+        cells.get_mut(cell).counters.late_deliveries += 100;
+        alarms.look(&cells, 100_000_000_000, false, |_| {});
+        assert_eq!(alarms.on().count(), 1);
+    }
+
+    #[test]
     fn one_viewer_alone_never_raises_an_alarm() {
         let (mut cells, cell) = cells();
         let mut alarms = Alarms::new(Promises::default());
         let gauges = &mut cells.get_mut(cell).gauges;
         (gauges.viewers_active, gauges.viewers_stalled) = (1, 1);
         for second in 1..10_000 {
-            alarms.look(&cells, second * 1_000_000_000, |raised| {
+            alarms.look(&cells, second * 1_000_000_000, false, |raised| {
                 panic!("{raised:?}")
             });
         }
         let gauges = &mut cells.get_mut(cell).gauges;
         (gauges.viewers_active, gauges.viewers_stalled) = (100, 40);
         for second in 10_000..10_600 {
-            alarms.look(&cells, second * 1_000_000_000, |_| {});
+            alarms.look(&cells, second * 1_000_000_000, false, |_| {});
         }
         assert_eq!(alarms.on().count(), 1);
     }

@@ -4,7 +4,9 @@ use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -185,6 +187,8 @@ fn lock(lock_path: &Path, socket: &Path) -> anyhow::Result<Flock<File>> {
             .create(true)
             .truncate(false)
             .write(true)
+            // Who can open it can hold it, and keep the next daemon from starting.
+            .mode(0o600)
             .open(lock_path)
             .with_context(|| format!("cannot open the lock {}", lock_path.display()))?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

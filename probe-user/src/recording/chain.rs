@@ -48,6 +48,15 @@ pub enum ChainError {
         /// The other.
         other: PathBuf,
     },
+    /// A pipe, a device, a directory.
+    #[error(
+        "{} is no regular file: a recording is read more than once, so put it into one",
+        path.display()
+    )]
+    NoFile {
+        /// Which.
+        path: PathBuf,
+    },
     /// There is none.
     #[error("no recording is given")]
     None,
@@ -86,6 +95,9 @@ impl Chain {
     pub fn open(paths: &[PathBuf]) -> Result<Self, ChainError> {
         let mut parts = Vec::new();
         for path in paths {
+            if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+                return Err(ChainError::NoFile { path: path.clone() });
+            }
             let (reader, bytes) = open(path)?;
             parts.push(Part {
                 path: path.clone(),

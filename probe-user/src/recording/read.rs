@@ -60,7 +60,9 @@ impl std::fmt::Display for Ending {
                 }
                 Ok(())
             }
-            Self::Open => f.write_str("not ended in order: the recorder was killed, or still runs"),
+            Self::Open => f.write_str(
+                "not ended in order: the recorder was killed, had no room on its disk, or still runs",
+            ),
             Self::Torn { at_bytes } => write!(
                 f,
                 "torn: what begins at byte {at_bytes} is incomplete and was left out"
