@@ -28,6 +28,8 @@ pub(crate) enum Part {
     Host,
     /// Records drained and folded, from a thousand sessions to a million
     User,
+    /// Recordings read and folded
+    Replay,
     /// From the kernel's event to a local follower
     Latency,
     /// Start-up, adoption and sweeps with up to 100,000 open sessions
@@ -43,11 +45,14 @@ pub(crate) struct Args {
     /// Only these parts
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<Part>,
+    /// Replay this recording instead of those in tests/recordings
+    #[arg(long, value_name = "FILE")]
+    recording: Vec<PathBuf>,
     /// Write the figures into docs/performance.md and the plots into docs/images
     #[arg(long)]
     document: bool,
     /// Measure nothing; take the report of an earlier run
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "recording"])]
     report: Option<PathBuf>,
 }
 
@@ -89,6 +94,11 @@ fn measure(args: &Args, bench: &Path, out: &Path) -> Result<()> {
     for part in &args.only {
         let name = part.to_possible_value().expect("no part is hidden");
         command.arg("--only").arg(name.get_name());
+    }
+    for recording in &args.recording {
+        let recording = std::path::absolute(recording)
+            .with_context(|| format!("where {} is", recording.display()))?;
+        command.arg("--recording").arg(recording);
     }
     run_to_end(&mut command)
 }

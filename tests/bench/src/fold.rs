@@ -189,7 +189,8 @@ fn fold(intake: &mut Intake, batch: &mut Batch) {
     batch.clear();
 }
 
-fn thread_ns() -> Result<u64> {
+/// Processor time that this thread has had.
+pub(crate) fn thread_ns() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("reading the clock")?;
     Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }

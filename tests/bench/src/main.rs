@@ -18,6 +18,7 @@ mod measure;
 mod observer;
 mod plot;
 mod programs;
+mod replay_cost;
 mod report;
 mod scene;
 mod show;

@@ -10,7 +10,7 @@ use weir_tests::lab::cleanup;
 use crate::observer::Tools;
 use crate::report::Report;
 use crate::scene::Span;
-use crate::{adoption, host_cost, kernel_cost, latency, machine, user_cost};
+use crate::{adoption, host_cost, kernel_cost, latency, machine, replay_cost, user_cost};
 
 /// The parts, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -18,6 +18,7 @@ pub(crate) enum Part {
     Kernel,
     Host,
     User,
+    Replay,
     Latency,
     Adoption,
 }
@@ -43,6 +44,9 @@ pub(crate) struct Args {
     /// Only these parts
     #[arg(long)]
     only: Vec<Part>,
+    /// To replay, instead of the tests'
+    #[arg(long)]
+    recording: Vec<PathBuf>,
 }
 
 /// How long and how often.
@@ -55,6 +59,9 @@ pub(crate) struct Plan {
     pub(crate) rate_rounds: usize,
     pub(crate) user_rounds: usize,
     pub(crate) user_records: u64,
+    pub(crate) replay_rounds: usize,
+    /// At least so many in a round.
+    pub(crate) replay_records: u64,
     pub(crate) latency_rounds: usize,
     pub(crate) latency_events: usize,
     /// Sessions that are open when weir starts.
@@ -78,6 +85,8 @@ impl Plan {
         rate_rounds: 3,
         user_rounds: 3,
         user_records: 8_000_000,
+        replay_rounds: 6,
+        replay_records: 100_000,
         latency_rounds: 4,
         latency_events: 4000,
         open_sessions: &[1_000, 10_000, 100_000],
@@ -98,6 +107,8 @@ impl Plan {
         rate_rounds: 1,
         user_rounds: 1,
         user_records: 2_000_000,
+        replay_rounds: 2,
+        replay_records: 20_000,
         latency_rounds: 2,
         latency_events: 1000,
         open_sessions: &[1_000, 20_000],
@@ -135,6 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Kernel => kernel_cost::measure(&plan, &tools, &mut report),
             Part::Host => host_cost::measure(&plan, &tools, &mut report),
             Part::User => user_cost::measure(&plan, &tools, &mut report),
+            Part::Replay => replay_cost::measure(&plan, &args.recording, &mut report),
             Part::Latency => latency::measure(&plan, &tools, &mut report),
             Part::Adoption => adoption::measure(&plan, &tools, &mut report),
         };

@@ -1,0 +1,168 @@
+//! Recordings as the bench's input: what real sessions and real viewers cost to fold, beside what
+//! it costs to read them alone. A recording is the same in every run, so that two versions of weir
+//! can be compared on the same traffic.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use weir::intake::{Intake, Told};
+use weir::recording::chain::{Chain, Piece};
+use weir::recording::entry;
+use weir::replay::{self, Options};
+
+use crate::fold::thread_ns;
+use crate::measure::Plan;
+use crate::report::{Report, Samples, Table, Unit};
+
+/// Recordings that are measured together.
+struct Group {
+    name: String,
+    /// Each a recording of its own.
+    files: Vec<PathBuf>,
+    read: Vec<f64>,
+    replayed: Vec<f64>,
+    records: u64,
+}
+
+impl Group {
+    fn new(name: impl Into<String>, files: Vec<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            files,
+            read: Vec::new(),
+            replayed: Vec::new(),
+            records: 0,
+        }
+    }
+}
+
+/// Measures, and adds to the report. Without recordings of the user's those of the tests are taken.
+pub(crate) fn measure(plan: &Plan, recordings: &[PathBuf], report: &mut Report) -> Result<()> {
+    let mut groups = if recordings.is_empty() {
+        kept()?
+    } else {
+        let one = |file: &PathBuf| Group::new(name(file), vec![file.clone()]);
+        recordings.iter().map(one).collect()
+    };
+    for round in 0..plan.replay_rounds {
+        for group in &mut groups {
+            round_of(plan, group, round % 2 == 0)?;
+        }
+        eprintln!("  replay, round {} of {}", round + 1, plan.replay_rounds);
+    }
+    let mut table = Table::new(
+        "replay",
+        "Recordings: one record, read and folded",
+        "recording",
+        &[
+            ("records", Unit::Count),
+            ("read alone", Unit::Nanoseconds),
+            ("and folded", Unit::Nanoseconds),
+            ("of read alone", Unit::Ratio),
+        ],
+    )
+    .note(
+        "Processor time of the thread that replays. Reading is decompression, checksums and \
+         decoding. Folding includes what a record brings with it: the passing of time, labels, the \
+         model of each viewer; and, as these recordings are short, the making of the tables.",
+    );
+    for group in groups {
+        let (read, replayed) = (Samples(group.read), Samples(group.replayed));
+        let ratio = replayed.over(&read);
+        let records = Samples(vec![group.records as f64]);
+        table.row(group.name, vec![records, read, replayed, ratio]);
+    }
+    report.tables.push(table);
+    Ok(())
+}
+
+/// The recordings of the repository's tests.
+fn kept() -> Result<Vec<Group>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recordings");
+    let truth = in_directory(&directory)?;
+    let viewers = in_directory(&directory.join("viewers"))?;
+    let mut groups = vec![Group::new(format!("{} truth runs", truth.len()), truth)];
+    groups.extend(
+        viewers
+            .into_iter()
+            .map(|file| Group::new(name(&file), vec![file])),
+    );
+    Ok(groups)
+}
+
+fn in_directory(directory: &Path) -> Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot read {}", directory.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "weir")
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn name(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or(file.as_os_str());
+    stem.to_string_lossy().into_owned()
+}
+
+/// Reads and replays by turns until enough records have been seen.
+fn round_of(plan: &Plan, group: &mut Group, read_first: bool) -> Result<()> {
+    let (mut read_ns, mut replayed_ns, mut records) = (0, 0, 0);
+    while records < plan.replay_records {
+        let before = records;
+        for file in &group.files {
+            if read_first {
+                read_ns += timed(|| read(file))?.1;
+            }
+            let (of_file, took_ns) = timed(|| fold(file))?;
+            records += of_file;
+            replayed_ns += took_ns;
+            if !read_first {
+                read_ns += timed(|| read(file))?.1;
+            }
+        }
+        if records == before {
+            bail!("there are no records in {}", group.name);
+        }
+        group.records = records - before;
+    }
+    group.read.push(read_ns as f64 / records as f64);
+    group.replayed.push(replayed_ns as f64 / records as f64);
+    Ok(())
+}
+
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
+    let begin_ns = thread_ns()?;
+    let done = work()?;
+    Ok((done, thread_ns()? - begin_ns))
+}
+
+/// Reads a recording and does nothing with it; entries in it.
+fn read(file: &Path) -> Result<u64> {
+    let mut chain = Chain::open(&[file.to_owned()])?;
+    let mut entries = 0;
+    while let Some(piece) = chain.next_piece()? {
+        if let Piece::Block(block) = piece {
+            entry::read(&block, |said| {
+                std::hint::black_box(&said);
+                entries += 1;
+            })
+            .with_context(|| format!("reading {}", file.display()))?;
+        }
+    }
+    Ok(entries)
+}
+
+/// Replays a recording; records in it.
+fn fold(file: &Path) -> Result<u64> {
+    let chain = Chain::open(&[file.to_owned()])?;
+    let mut nobody = |_: &Intake, _: Told<'_>| Ok(());
+    let replayed = replay::replay(chain, Options::default(), &mut nobody)?;
+    Ok(replayed.records)
+}
