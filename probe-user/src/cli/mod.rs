@@ -437,7 +437,7 @@ pub struct Record {
     #[arg(long, value_name = "BYTES", default_value = "1G", value_parser = record::parse_bytes)]
     pub max_bytes: u64,
     /// End after so long (e.g. 90s, 10m, 2h), to the second.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = record::parse_duration)]
     pub max_duration: Option<std::time::Duration>,
     /// Write over a file that is there already.
     #[arg(long)]

@@ -30,6 +30,21 @@ impl KillSwitch {
         self.0.symlink_metadata().is_ok()
     }
 
+    /// Why putting the file there would not be seen; none: it would be.
+    pub(super) fn blind(&self) -> Option<String> {
+        let is_missing = |err: &std::io::Error| err.kind() == std::io::ErrorKind::NotFound;
+        let error = match self.0.symlink_metadata() {
+            Err(err) if !is_missing(&err) => err,
+            Err(_) => self.0.parent()?.metadata().err()?,
+            Ok(_) => return None,
+        };
+        let path = self.0.display();
+        Some(format!(
+            "the kill switch {path} cannot be looked for, and takes weir off this host only once its \
+             directory is there and may be entered: {error}"
+        ))
+    }
+
     /// What an operator reads while it is on.
     pub(super) fn sentence(&self) -> String {
         format!(
@@ -165,4 +180,21 @@ pub(super) fn made(
         .apply(settings)
         .context("cannot put the settings in force")?;
     Ok(backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_switch_without_a_directory_is_told_before_it_is_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let there = KillSwitch::new(&directory.path().join("weir.off"));
+        assert_eq!(there.blind(), None);
+        let nowhere = KillSwitch::new(&directory.path().join("none/weir.off"));
+        assert!(nowhere.blind().unwrap().contains("none/weir.off"));
+        std::fs::write(directory.path().join("weir.off"), "").unwrap();
+        assert!(there.is_on());
+        assert_eq!(there.blind(), None);
+    }
 }

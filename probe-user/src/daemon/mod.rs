@@ -133,6 +133,9 @@ where
     } = options;
     config.check()?;
     let switch = KillSwitch::new(&config.kill_switch);
+    if let Some(why) = switch.blind() {
+        tracing::warn!("{why}");
+    }
     if !wait_for(&switch, &control).await {
         return Ok(());
     }
