@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, MapInfo};
 use histogram::Histogram;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::time::{ClockId, clock_gettime};
 use weir::query::client;
 use weir_proto::v1;
@@ -130,20 +131,20 @@ struct Rings {
 
 impl Rings {
     fn pin(daemon: &Daemon) -> Result<Self> {
-        let dir = Path::new("/sys/fs/bpf");
-        let own = dir.join(format!("{}-bench-{}", cleanup::PREFIX, std::process::id()));
-        std::fs::create_dir(&own).with_context(|| {
-            format!(
-                "cannot make {}: is a bpf file system mounted?",
-                own.display()
-            )
-        })?;
+        let name = format!("{}-bench-{}", cleanup::PREFIX, std::process::id());
+        let own = std::env::temp_dir().join(name);
+        std::fs::create_dir(&own).with_context(|| format!("cannot make {}", own.display()))?;
         let remove = {
             let own = own.clone();
             cleanup::defer(move || {
-                let _ = std::fs::remove_dir_all(own);
+                let _ = umount2(&own, MntFlags::MNT_DETACH);
+                let _ = std::fs::remove_dir(own);
             })
         };
+        // One of its own: not every host has one mounted.
+        let bpf = Some("bpf");
+        mount(bpf, &own, bpf, MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("cannot mount a bpf file system at {}", own.display()))?;
         let mut paths = Vec::new();
         for id in daemon.ids("map_id")? {
             let info = MapInfo::from_id(id).context("a map of weir's")?;
