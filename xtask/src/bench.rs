@@ -39,7 +39,7 @@ pub(crate) enum Part {
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Three minutes instead of twenty: shorter and fewer rounds, fewer sessions
+    /// Three minutes instead of fifteen: shorter and fewer rounds, fewer sessions
     #[arg(long)]
     quick: bool,
     /// Only these parts

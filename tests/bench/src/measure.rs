@@ -70,7 +70,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Some seventeen minutes.
+    /// Fifteen minutes.
     const FULL: Self = Self {
         kernel_rounds: 5,
         kernel_span: Span {
@@ -92,7 +92,7 @@ impl Plan {
         open_sessions: &[1_000, 10_000, 100_000],
         adoption_rounds: 3,
     };
-    /// Four.
+    /// Three.
     const QUICK: Self = Self {
         kernel_rounds: 2,
         kernel_span: Span {
