@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use weir::config::{Labels, Rule};
@@ -15,7 +15,7 @@ use weir::labels::request::{
     ByteRange, Cache, Class, KeyBy, NO_UPSTREAM, RequestLabel, SessionRef,
 };
 use weir_tests::lab::nginx::{make_certificate, preamble};
-use weir_tests::lab::process::Process;
+use weir_tests::lab::process::{Process, wait_for};
 
 const SHIPPED: &str = include_str!("../../deploy/weir-nginx.conf");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -106,27 +106,20 @@ fn serve() -> Served {
         h2: loopback(h2),
     };
     // A connection without a request is not logged.
-    wait_for("nginx", || TcpStream::connect(served.clear).ok());
+    wait_for("nginx", PATIENCE, || {
+        Ok(TcpStream::connect(served.clear).is_ok())
+    })
+    .unwrap();
     served
-}
-
-fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let begin = Instant::now();
-    loop {
-        if let Some(found) = condition() {
-            return found;
-        }
-        assert!(begin.elapsed() < PATIENCE, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn heard(heard: &Heard, n: usize) -> Vec<RequestLabel> {
     let mut labels = Vec::new();
-    wait_for("labels", || {
+    wait_for("labels", PATIENCE, || {
         heard.take(n, &mut labels);
-        (labels.len() >= n).then_some(())
-    });
+        Ok(labels.len() >= n)
+    })
+    .unwrap();
     labels
 }
 
@@ -342,12 +335,13 @@ fn after_a_restart_of_weir_nginx_is_heard_again() {
     served.inlet = Some(inlet(served.directory.path()));
     let heard = served.inlet.as_ref().unwrap().heard();
     let mut labels = Vec::new();
-    wait_for("a label after the restart", || {
+    wait_for("a label after the restart", PATIENCE, || {
         ask(&mut stream, "/vod/film/master.m3u8", "");
         answer(&mut stream);
         heard.take(1, &mut labels);
-        labels.first().copied()
-    });
+        Ok(!labels.is_empty())
+    })
+    .unwrap();
     assert!(labels[0].request_number > 2, "{labels:?}");
 }
 

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use weir_tag::{Session, Tag, Wrong};
 
 use super::naming::{Asking, Named, Naming};
-use super::request::{
-    Cache, Class, Media, NO_UPSTREAM, Object, RequestLabel, SessionRef, Source, Stream,
-};
+use super::request::{Class, Media, Object, RequestLabel, SessionRef, Source, Stream};
 use super::rules::Said;
 use super::url;
 
@@ -35,25 +33,14 @@ pub fn read(datagram: &[u8], t_heard_ns: u64, naming: &Naming) -> Result<Request
         cmcd,
     } = naming.name(&said, &asking, None);
     Ok(RequestLabel {
-        source: Source::Tag,
-        session,
         t_heard_ns,
-        begin_unix_ns: 0,
-        end_unix_ns: 0,
         request_number: tag.request_number,
-        is_http2: false,
-        is_http3: false,
-        status: 0,
-        sent_bytes: 0,
-        is_complete: false,
-        upstream_us: NO_UPSTREAM,
-        cache: Cache::Unknown,
-        range: None,
         object,
         // Without an id of its own nor a name for what is watched, it would be one for all.
         viewer: viewer.filter(|_| tag.sid.is_some() || tag.content.is_some()),
         family,
         cmcd,
+        ..RequestLabel::of(Source::Tag, session)
     })
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::time::{ClockId, clock_gettime};
 use weir::config::Config;
 use weir::kernel::{self, Backend as _, Exact};
 use weir_tests::lab::link::Lab;
@@ -14,6 +13,7 @@ use weir_tests::lab::link::Lab;
 use crate::daemon::Daemon;
 use crate::group::Group;
 use crate::hold::Held;
+use crate::machine::thread_time;
 use crate::measure::Plan;
 use crate::observer::Tools;
 use crate::report::{Aim, Bound, Report, Samples, Table, Unit};
@@ -221,11 +221,6 @@ fn sweeps() -> Result<Sweeps> {
         sweep: begin.elapsed() / SWEEPS,
         cpu: thread_time()?.saturating_sub(cpu) / SWEEPS,
     })
-}
-
-fn thread_time() -> Result<Duration> {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("reading the clock")?;
-    Ok(time.into())
 }
 
 fn ms(time: Duration) -> f64 {

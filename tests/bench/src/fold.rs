@@ -5,10 +5,10 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, RingBuf};
-use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use weir::config::Config;
 use weir::intake::{self, Intake};
@@ -17,6 +17,7 @@ use weir::qoe::Limits;
 use weir::recording::Said;
 use weir::wire::Context;
 
+use crate::machine::thread_time;
 use crate::programs::{Making, Producer};
 
 /// What the daemon's core takes from the bulk ring at a time.
@@ -85,10 +86,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let warm = full + full / 2 * u64::from(args.churn) * (DELIVERIES + 2);
     core.fold_until(&mut producer, warm)?;
-    let (ns, records) = (core.spent_ns, core.records);
+    let (spent, records) = (core.spent, core.records);
     core.fold_until(&mut producer, warm + args.records)?;
     let folded = Folded {
-        ns_per_record: (core.spent_ns - ns) as f64 / (core.records - records) as f64,
+        ns_per_record: core.spent.saturating_sub(spent).as_nanos() as f64
+            / (core.records - records) as f64,
         bytes_per_session: (resident_bytes()? - before) as f64 / args.sessions as f64,
         sessions: core.intake.fold().sessions().len() as u64,
     };
@@ -109,7 +111,7 @@ struct Core {
     step_ns: u64,
     records: u64,
     swept: u64,
-    spent_ns: u64,
+    spent: Duration,
 }
 
 impl Core {
@@ -131,7 +133,7 @@ impl Core {
             step_ns: making.step_ns,
             records: 0,
             swept: 0,
-            spent_ns: 0,
+            spent: Duration::ZERO,
         })
     }
 
@@ -145,9 +147,9 @@ impl Core {
             if made == self.records {
                 bail!("the kernel made no records");
             }
-            let begin = thread_ns()?;
+            let begin = thread_time()?;
             self.drain();
-            self.spent_ns += thread_ns()? - begin;
+            self.spent += thread_time()?.saturating_sub(begin);
             if self.records != made {
                 bail!("{made} records were made and {} found", self.records);
             }
@@ -187,12 +189,6 @@ fn fold(intake: &mut Intake, batch: &mut Batch) {
         intake.take(&Said::Record { ring, record });
     }
     batch.clear();
-}
-
-/// Processor time that this thread has had.
-pub(crate) fn thread_ns() -> Result<u64> {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("reading the clock")?;
-    Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }
 
 fn resident_bytes() -> Result<u64> {

@@ -1,9 +1,10 @@
 //! What the bench runs on, and reading the kernel's tables.
 
 use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::report::Machine;
 
@@ -27,6 +28,12 @@ pub(crate) fn describe() -> Result<Machine> {
 /// Now, in UTC.
 pub(crate) fn date() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Processor time that this thread has had.
+pub(crate) fn thread_time() -> Result<Duration> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("reading the clock")?;
+    Ok(time.into())
 }
 
 /// A line `name  123 kB` of a table.

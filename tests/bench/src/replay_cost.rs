@@ -3,14 +3,16 @@
 //! can be compared on the same traffic.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use weir::intake::{Intake, Told};
 use weir::recording::chain::{Chain, Piece};
 use weir::recording::entry;
 use weir::replay::{self, Options};
+use weir_tests::truth::keep::Files;
 
-use crate::fold::thread_ns;
+use crate::machine::thread_time;
 use crate::measure::Plan;
 use crate::report::{Report, Samples, Table, Unit};
 
@@ -79,8 +81,12 @@ pub(crate) fn measure(plan: &Plan, recordings: &[PathBuf], report: &mut Report) 
 /// The recordings of the repository's tests.
 fn kept() -> Result<Vec<Group>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recordings");
-    let truth = in_directory(&directory)?;
-    let viewers = in_directory(&directory.join("viewers"))?;
+    let recordings = |directory: &Path| -> Result<Vec<PathBuf>> {
+        let all = Files::all(directory)?;
+        Ok(all.into_iter().map(|files| files.recording).collect())
+    };
+    let truth = recordings(&directory)?;
+    let viewers = recordings(&directory.join("viewers"))?;
     let mut groups = vec![Group::new(format!("{} truth runs", truth.len()), truth)];
     groups.extend(
         viewers
@@ -90,22 +96,6 @@ fn kept() -> Result<Vec<Group>> {
     Ok(groups)
 }
 
-fn in_directory(directory: &Path) -> Result<Vec<PathBuf>> {
-    let cannot = || format!("cannot read {}", directory.display());
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).with_context(cannot)? {
-        let path = entry.with_context(cannot)?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "weir")
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
 fn name(file: &Path) -> String {
     let stem = file.file_stem().unwrap_or(file.as_os_str());
     stem.to_string_lossy().into_owned()
@@ -113,18 +103,19 @@ fn name(file: &Path) -> String {
 
 /// Reads and replays by turns until enough records have been seen.
 fn round_of(plan: &Plan, group: &mut Group, read_first: bool) -> Result<()> {
-    let (mut read_ns, mut replayed_ns, mut records) = (0, 0, 0);
+    let (mut read_time, mut replayed_time) = (Duration::ZERO, Duration::ZERO);
+    let mut records = 0;
     while records < plan.replay_records {
         let before = records;
         for file in &group.files {
             if read_first {
-                read_ns += timed(|| read(file))?.1;
+                read_time += timed(|| read(file))?.1;
             }
-            let (of_file, took_ns) = timed(|| fold(file))?;
+            let (of_file, took) = timed(|| fold(file))?;
             records += of_file;
-            replayed_ns += took_ns;
+            replayed_time += took;
             if !read_first {
-                read_ns += timed(|| read(file))?.1;
+                read_time += timed(|| read(file))?.1;
             }
         }
         if records == before {
@@ -132,15 +123,16 @@ fn round_of(plan: &Plan, group: &mut Group, read_first: bool) -> Result<()> {
         }
         group.records = records - before;
     }
-    group.read.push(read_ns as f64 / records as f64);
-    group.replayed.push(replayed_ns as f64 / records as f64);
+    let per_record = |time: Duration| time.as_nanos() as f64 / records as f64;
+    group.read.push(per_record(read_time));
+    group.replayed.push(per_record(replayed_time));
     Ok(())
 }
 
-fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
-    let begin_ns = thread_ns()?;
+fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+    let begin = thread_time()?;
     let done = work()?;
-    Ok((done, thread_ns()? - begin_ns))
+    Ok((done, thread_time()?.saturating_sub(begin)))
 }
 
 /// Reads a recording and does nothing with it; entries in it.

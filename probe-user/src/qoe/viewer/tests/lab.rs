@@ -31,21 +31,6 @@ fn said(told: &mut Told, t_ms: u32, number: u64, claim: Claim) -> (RequestId, Ob
     (id, object)
 }
 
-fn answered(told: &mut Told, from_ms: u32, to_ms: u32, (id, object): (RequestId, Object)) {
-    told.until(to_ms);
-    told.finish(&Finished {
-        id,
-        t_request_ns: ns(from_ms),
-        t_first_write_ns: ns(from_ms),
-        t_last_acked_ns: ns(to_ms),
-        t_ns: ns(to_ms),
-        acked_bytes: 100_000,
-        status: 200,
-        object: Some(object),
-        ..Finished::default()
-    });
-}
-
 fn ahead(ms: u32) -> Claim {
     Claim {
         ahead_ms: Some(ms),
@@ -156,17 +141,17 @@ fn a_live_player_that_skips_while_it_stalls_stalls_on() {
 fn urgency_confirms_a_stall() {
     let mut told = Told::new();
     let first = said(&mut told, 0, 0, urgent(0));
-    answered(&mut told, 0, 500, first);
+    told.answered(0, 500, first);
     let next = said(&mut told, 600, 1, ahead(1900));
     // Dry at 2.5 s.
-    answered(&mut told, 600, 4500, next);
+    told.answered(600, 4500, next);
     let next = said(&mut told, 4510, 2, urgent(2000));
     // It went on at once, and is dry again at 6.5 s.
-    answered(&mut told, 4510, 8500, next);
+    told.answered(4510, 8500, next);
     let next = said(&mut told, 8510, 3, urgent(2000));
-    answered(&mut told, 8510, 8600, next);
+    told.answered(8510, 8600, next);
     let next = said(&mut told, 8610, 4, ahead(3900));
-    answered(&mut told, 8610, 8700, next);
+    told.answered(8610, 8700, next);
     told.until(12_000);
     assert_eq!(stalls_left(&told), 2, "{:?}", told.changes);
     assert!(
@@ -182,9 +167,9 @@ fn urgency_confirms_a_stall() {
 fn an_empty_buffer_stalls_and_a_full_one_did_not() {
     let mut told = Told::new();
     let first = said(&mut told, 0, 0, urgent(0));
-    answered(&mut told, 0, 500, first);
+    told.answered(0, 500, first);
     let next = said(&mut told, 510, 1, ahead(2000));
-    answered(&mut told, 510, 600, next);
+    told.answered(510, 600, next);
     let starved = Claim {
         starved: true,
         ..urgent(3800)
@@ -194,9 +179,9 @@ fn an_empty_buffer_stalls_and_a_full_one_did_not() {
     assert_eq!(told.stalls().len(), 1, "dry at 4.5 s: {:?}", told.changes);
     // Asks for it again elsewhere.
     said(&mut told, 5500, 2, ahead(0));
-    answered(&mut told, 700, 6500, next);
+    told.answered(700, 6500, next);
     let next = said(&mut told, 6510, 3, ahead(2000));
-    answered(&mut told, 6510, 6600, next);
+    told.answered(6510, 6600, next);
     told.until(8000);
     assert_eq!(stalls_left(&told), 1, "{:?}", told.changes);
     assert!(

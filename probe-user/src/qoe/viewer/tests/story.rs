@@ -87,6 +87,11 @@ impl Told {
     /// An object was asked for and delivered, and this is heard at once.
     pub(super) fn fetched(&mut self, from_ms: u32, to_ms: u32, object: Object) {
         let id = self.asked(from_ms);
+        self.answered(from_ms, to_ms, (id, object));
+    }
+
+    /// What was asked for was delivered by `to_ms`, and this is heard at once.
+    pub(super) fn answered(&mut self, from_ms: u32, to_ms: u32, (id, object): (RequestId, Object)) {
         self.until(to_ms);
         self.finish(&Finished {
             id,
