@@ -136,13 +136,7 @@ pub fn measure(
         (None, Some(Weir::Beside(watched))) => Some(watched),
         _ => None,
     };
-    let capture = Capture::start(
-        &lab,
-        match scenario.protocol() {
-            Protocol::Clear => Keep::Headers,
-            Protocol::Tls | Protocol::Http2 => Keep::Everything,
-        },
-    )?;
+    let capture = Capture::start(&lab, needed(scenario.protocol()))?;
     lab.shape(scenario.shape);
     let seen = scenario.run(&lab)?;
     // What is still on its way (a last FIN) must arrive for the counts to be final.
@@ -163,7 +157,10 @@ pub fn measure(
         protocol: scenario.protocol(),
     };
     let connections = witness::connections(&packets, rules, |end| end == server);
-    agree(scenario, &seen, &connections)?;
+    agree(scenario, &seen, &connections).or_else(|error| {
+        let kept = keep_capture(scenario, &file, keylog, keep)?;
+        bail!("{error:#}; see {}", kept.display())
+    })?;
     let tcp = tcp_counts(&lab.server)?;
     let mut retransmitted = Retransmitted {
         namespace: tcp.retrans_segs,
@@ -220,6 +217,14 @@ pub fn measure(
         kept: Some(kept.to_string_lossy().into_owned()),
         ..outcome
     }))
+}
+
+/// How much of each packet the dissector needs.
+fn needed(protocol: Protocol) -> Keep {
+    match protocol {
+        Protocol::Clear => Keep::Headers,
+        Protocol::Tls | Protocol::Http2 => Keep::Everything,
+    }
 }
 
 /// Keeps a capture for looking into what differs.
@@ -301,7 +306,14 @@ fn agree(scenario: &Scenario, seen: &[Seen], connections: &[Connection]) -> Resu
     let witnessed: usize = connections.iter().map(|c| c.deliveries.len()).sum();
     let expected = scenario.expected();
     if !expected.contains(&witnessed) {
-        bail!("the capture shows {witnessed} deliveries, the clients know of {expected:?}");
+        let each: Vec<_> = connections
+            .iter()
+            .map(|c| format!("{} from port {}", c.deliveries.len(), c.client.port()))
+            .collect();
+        bail!(
+            "the capture shows {witnessed} deliveries ({}), the clients know of {expected:?}",
+            each.join(", ")
+        );
     }
     for session in seen {
         let connection = connections
