@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use weir::cli::{self, Cli, Command, Outcome};
+use weir::config::Config;
 use weir::kernel;
 use weir::ui::doctor;
 use weir::ui::out::Style;
@@ -19,7 +20,12 @@ fn perform(command: &Command) -> Result<Outcome> {
     // Not locked: the daemon and the live view share it with a panic's message.
     let to = io::stdout();
     if let Command::Doctor(args) = command {
-        let diagnosis = kernel::diagnose();
+        let config = match &args.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        config.check()?;
+        let diagnosis = kernel::diagnose(config.backend, &config.kill_switch);
         doctor::write(&diagnosis, args.output.output, style, &mut to.lock())?;
         return Ok(Outcome::Examined(diagnosis.health()));
     }

@@ -389,9 +389,14 @@ Exit status:
 
 Examples:
   sudo weir doctor
+  sudo weir doctor --config /etc/weir/weir.toml    as the service would measure
   sudo weir doctor -o json | jq -r '.rungs[] | select(.works) | .backend'
   sudo weir doctor -o json | jq '.probes[] | select(.verdict != \"ok\")'")]
 pub struct Doctor {
+    /// Examine for a daemon with this configuration: its way of measuring, its kill switch.
+    /// Without it: the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     pub output: Output,
 }

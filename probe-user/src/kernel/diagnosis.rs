@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::{BackendKind, Verdict, rungs::Rung, sys};
-use crate::config;
+use super::{BackendKind, Choice, Verdict, rungs::Rung, sys};
 
 /// What `weir doctor` found.
 #[derive(Clone, Debug)]
@@ -15,6 +14,8 @@ pub struct Diagnosis {
     pub facts: Vec<Fact>,
     /// Every way of measuring, best first.
     pub rungs: Vec<Rung>,
+    /// The way that is asked for.
+    pub wanted: Choice,
 }
 
 /// How well weir can measure here.
@@ -30,18 +31,26 @@ pub enum Health {
 
 impl Diagnosis {
     /// This host's facts, with the ways of measuring that were tried on it, best first.
-    pub fn of_this_host(rungs: Vec<Rung>) -> Self {
+    pub fn of_this_host(wanted: Choice, kill_switch: &Path, rungs: Vec<Rung>) -> Self {
         let root = Path::new("/");
         Self {
             kernel_release: kernel_release(root),
-            facts: facts(root),
+            facts: facts(root, kill_switch),
             rungs,
+            wanted,
         }
     }
 
-    /// The way of measuring that `weir run` would take; none: weir cannot measure here.
+    /// The way of measuring that `weir run` would take; none: weir cannot measure here, or not in
+    /// the way that is asked for.
     pub fn taken(&self) -> Option<&Rung> {
-        self.rungs.iter().find(|rung| rung.works)
+        self.rungs.iter().find(|rung| {
+            let is_wanted = match self.wanted {
+                Choice::Auto => true,
+                Choice::Only(kind) => rung.backend == kind,
+            };
+            is_wanted && rung.works
+        })
     }
 
     /// The sum of the findings.
@@ -128,7 +137,7 @@ pub fn kernel_release(root: &Path) -> String {
 }
 
 /// Every fact, read below `root` (`/`, but for tests). What cannot be read says so in its value.
-pub fn facts(root: &Path) -> Vec<Fact> {
+pub fn facts(root: &Path, kill_switch: &Path) -> Vec<Fact> {
     let mut facts = vec![release(root), btf(root), cgroup2(root)];
     facts.extend(privileges(root));
     facts.extend([
@@ -137,7 +146,7 @@ pub fn facts(root: &Path) -> Vec<Fact> {
         jit(root),
         lockdown(root),
     ]);
-    facts.extend(kill_switch(root));
+    facts.extend(switched_off(root, kill_switch));
     facts
 }
 
@@ -288,10 +297,10 @@ fn jit(root: &Path) -> Fact {
     }
 }
 
-/// Only where it is on.
-fn kill_switch(root: &Path) -> Option<Fact> {
-    let path = config::KILL_SWITCH;
-    let on = root.join(path.trim_start_matches('/'));
+/// Only where the kill switch is on.
+fn switched_off(root: &Path, kill_switch: &Path) -> Option<Fact> {
+    let path = kill_switch.display();
+    let on = root.join(kill_switch.strip_prefix("/").unwrap_or(kill_switch));
     on.symlink_metadata().is_ok().then(|| {
         Fact::bad(
             "kill switch",
@@ -365,7 +374,7 @@ mod tests {
         }
 
         fn bad(&self) -> Vec<(String, String)> {
-            facts(self.0.path())
+            facts(self.0.path(), Path::new("/etc/off"))
                 .into_iter()
                 .filter(|fact| !fact.ok)
                 .map(|fact| (fact.name, fact.remedy))
@@ -451,8 +460,8 @@ mod tests {
         host.assert_only_bad("lockdown", "lockdown=integrity");
 
         let host = Host::good();
-        host.set("run/weir.off", "");
-        host.assert_only_bad("kill switch", "rm /run/weir.off");
+        host.set("etc/off", "");
+        host.assert_only_bad("kill switch", "rm /etc/off");
     }
 
     #[test]
@@ -465,7 +474,8 @@ mod tests {
         };
         let mut diagnosis = Diagnosis {
             kernel_release: "6.1".into(),
-            facts: facts(Host::good().0.path()),
+            facts: facts(Host::good().0.path(), Path::new("/etc/off")),
+            wanted: Choice::Auto,
             rungs: vec![
                 Rung::tried(
                     BackendKind::Exact,
@@ -476,6 +486,12 @@ mod tests {
             ],
         };
         assert_eq!(diagnosis.health(), Health::Exact);
+        diagnosis.wanted = Choice::Only(BackendKind::Polled);
+        assert_eq!(diagnosis.taken().unwrap().backend, BackendKind::Polled);
+        assert_eq!(diagnosis.health(), Health::Degraded);
+        diagnosis.wanted = Choice::Only(BackendKind::Portable);
+        assert_eq!(diagnosis.health(), Health::Unable);
+        diagnosis.wanted = Choice::Auto;
         diagnosis.rungs[0].probes.push(probe(Verdict::Unsupported));
         assert_eq!(diagnosis.health(), Health::Degraded);
         diagnosis.rungs[0].works = false;

@@ -24,6 +24,7 @@ mod walks;
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use ipnet::IpNet;
 use probe_ebpf::record;
@@ -75,14 +76,16 @@ impl BackendKind {
 }
 
 /// Tries everything that measuring here would need, in every way there is, takes it out of the
-/// kernel again, and says of each part how it went.
-pub fn diagnose() -> diagnosis::Diagnosis {
+/// kernel again, and says of each part how it went. `wanted` is the way that a daemon here would be
+/// told to take; `kill_switch` is the file that takes it off the host.
+pub fn diagnose(wanted: Choice, kill_switch: &Path) -> diagnosis::Diagnosis {
     let tried = |kind, (probes, works)| Rung::tried(kind, probes, works);
-    diagnosis::Diagnosis::of_this_host(vec![
+    let rungs = vec![
         tried(BackendKind::Exact, exact::try_programs()),
         tried(BackendKind::Portable, portable::try_programs()),
         polled::try_sockets(),
-    ])
+    ];
+    diagnosis::Diagnosis::of_this_host(wanted, kill_switch, rungs)
 }
 
 /// The two ways out of the kernel.

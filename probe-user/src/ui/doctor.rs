@@ -8,12 +8,14 @@ use super::out::{Mark, Style};
 use super::table::Format;
 use crate::kernel::diagnosis::{Diagnosis, Fact, Health};
 use crate::kernel::rungs::Rung;
-use crate::kernel::{Probe, Verdict};
+use crate::kernel::{BackendKind, Choice, Probe, Verdict};
 
 /// The findings as JSON: one object.
 #[derive(Serialize)]
 struct Report<'a> {
     kernel_release: &'a str,
+    /// The way of measuring that is asked for.
+    wanted: &'static str,
     /// The way of measuring that `weir run` would take.
     backend: Option<&'static str>,
     health: &'static str,
@@ -110,12 +112,19 @@ pub fn write(
     to.flush()
 }
 
-/// Those of the way that would be taken; without one, of the best.
+/// Those of the way that would be taken; without one, of the way that is asked for, or the best.
 fn foremost(diagnosis: &Diagnosis) -> &[Probe] {
     diagnosis
         .taken()
-        .or(diagnosis.rungs.first())
+        .or_else(|| match diagnosis.wanted {
+            Choice::Auto => diagnosis.rungs.first(),
+            Choice::Only(kind) => rung(diagnosis, kind),
+        })
         .map_or(&[], |rung| &rung.probes)
+}
+
+fn rung(diagnosis: &Diagnosis, kind: BackendKind) -> Option<&Rung> {
+    diagnosis.rungs.iter().find(|rung| rung.backend == kind)
 }
 
 fn write_json(diagnosis: &Diagnosis, to: &mut dyn Write) -> io::Result<()> {
@@ -127,6 +136,7 @@ fn write_json(diagnosis: &Diagnosis, to: &mut dyn Write) -> io::Result<()> {
     });
     let report = Report {
         kernel_release: &diagnosis.kernel_release,
+        wanted: diagnosis.wanted.as_str(),
         backend: diagnosis.taken().map(|rung| rung.backend.as_str()),
         health: health_word(diagnosis.health()),
         facts: facts.collect(),
@@ -153,8 +163,12 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
     }
 
     to.write_all(b"\n")?;
+    let taken = match diagnosis.wanted {
+        Choice::Auto => "weir run takes the first that works".to_owned(),
+        Choice::Only(kind) => format!("the configuration asks for {} alone", kind.as_str()),
+    };
     heading(
-        "Ways of measuring, best first; weir run takes the first that works",
+        &format!("Ways of measuring, best first; {taken}"),
         style,
         to,
     )?;
@@ -187,7 +201,16 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
             );
             (text, Mark::Warn)
         }
-        (_, None) => ("weir cannot measure on this host.".to_owned(), Mark::Bad),
+        (_, None) => {
+            let text = match diagnosis.wanted {
+                Choice::Auto => "weir cannot measure on this host.".to_owned(),
+                Choice::Only(kind) => format!(
+                    "weir cannot measure on this host in the way that is asked for ({}).",
+                    kind.as_str()
+                ),
+            };
+            (text, Mark::Bad)
+        }
     };
     mark.write(to, style, &verdict)?;
     to.write_all(b"\n")
@@ -216,6 +239,7 @@ fn write_probes(probes: &[Probe], style: Style, to: &mut dyn Write) -> io::Resul
         to.write_all(b"\n")?;
     }
     let width = widest(probes.iter().map(|probe| probe.name.as_str()));
+    let mut above = "";
     for Probe {
         name,
         verdict,
@@ -229,7 +253,15 @@ fn write_probes(probes: &[Probe], style: Style, to: &mut dyn Write) -> io::Resul
             Verdict::Unsupported => ("UNSUPPORTED", Mark::Warn),
             Verdict::Broken => ("BROKEN", Mark::Bad),
         };
-        line((word, mark), (name, width), reason, style, to)?;
+        // One cause for many probes is mostly a long one.
+        let is_known = *verdict == Verdict::Broken && reason == above;
+        let told = if is_known {
+            "for the same reason"
+        } else {
+            reason
+        };
+        above = reason;
+        line((word, mark), (name, width), told, style, to)?;
         if !lost.is_empty() {
             let lost = format!("lost: {lost}");
             line(("", Mark::Plain), ("", width), &lost, style, to)?;
@@ -246,12 +278,21 @@ fn steps(diagnosis: &Diagnosis) -> Vec<String> {
         .filter(|fact| !fact.ok)
         .map(|fact| format!("{}: {}", fact.name, fact.remedy))
         .collect();
+    if let Choice::Only(kind) = diagnosis.wanted
+        && diagnosis.taken().is_none()
+    {
+        steps.push(format!(
+            "backend = \"{}\" is configured and does not work here: mend what stands in its way, or \
+             take \"auto\", the best that works",
+            kind.as_str()
+        ));
+    }
     let next_up = diagnosis
         .rungs
         .iter()
         .take_while(|rung| !rung.works)
         .last()
-        .filter(|_| diagnosis.taken().is_some());
+        .filter(|_| diagnosis.wanted == Choice::Auto && diagnosis.taken().is_some());
     if let Some(rung) = next_up {
         let worth = rung.backend.worth();
         steps.push(format!(
@@ -343,6 +384,7 @@ mod tests {
                     true,
                 ),
             ],
+            wanted: Choice::Auto,
         }
     }
 
@@ -390,5 +432,43 @@ mod tests {
         assert_eq!(json["backend"], "polled");
         assert_eq!(json["rungs"][0]["works"], false);
         assert_eq!(json["probes"][0]["name"], "sock_diag/inet_diag");
+    }
+
+    #[test]
+    fn a_way_that_is_asked_for_and_does_not_work_is_no_other() {
+        let mut diagnosis = degraded(false);
+        diagnosis.wanted = Choice::Only(BackendKind::Exact);
+        let mut to = Vec::new();
+        write(&diagnosis, Format::Table, Style::default(), &mut to).unwrap();
+        let text = String::from_utf8(to).unwrap();
+        for want in [
+            "the configuration asks for exact alone",
+            "backend = \"exact\" is configured and does not work here",
+            "in the way that is asked for (exact)",
+        ] {
+            assert!(text.contains(want), "{want} not in:\n{text}");
+        }
+        assert!(!text.contains("the next better way"), "{text}");
+
+        let mut to = Vec::new();
+        write(&diagnosis, Format::Json, Style::default(), &mut to).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&to).unwrap();
+        assert_eq!(json["wanted"], "exact");
+        assert_eq!(json["backend"], serde_json::Value::Null);
+        assert_eq!(json["probes"][0]["name"], "tp_btf/tcp_probe");
+    }
+
+    #[test]
+    fn one_reason_for_many_probes_is_told_once() {
+        let mut diagnosis = degraded(false);
+        for probe in &mut diagnosis.rungs[0].probes {
+            probe.verdict = Verdict::Broken;
+            probe.reason = "no permission".into();
+        }
+        let mut to = Vec::new();
+        write_probes(&diagnosis.rungs[0].probes, Style::default(), &mut to).unwrap();
+        let text = String::from_utf8(to).unwrap();
+        assert_eq!(text.matches("no permission").count(), 1, "{text}");
+        assert_eq!(text.matches("for the same reason").count(), 1, "{text}");
     }
 }
