@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
@@ -17,6 +17,8 @@ pub trait Directory {
     fn create(&self, path: &Path) -> io::Result<Self::File>;
     /// Whether somebody writes it.
     fn is_being_written(&self, path: &Path) -> io::Result<bool>;
+    /// Whether `path` is the name of `file` still: it may have been moved or removed.
+    fn names(&self, path: &Path, file: &Self::File) -> io::Result<bool>;
     /// The files in the directory of `path`, with their sizes.
     fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, u64)>>;
     /// Gives a file another name.
@@ -52,6 +54,15 @@ impl Directory for Disk {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(err)) => Err(err),
         }
+    }
+
+    fn names(&self, path: &Path, file: &File) -> io::Result<bool> {
+        let named = match path.symlink_metadata() {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+            named => named?,
+        };
+        let open = file.metadata()?;
+        Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, u64)>> {

@@ -153,6 +153,12 @@ impl<D: Directory> History<D> {
     pub fn block(&mut self, block: &Block) {
         if self.shared.cut.swap(false, Ordering::Relaxed) {
             self.end_file(RecordingEndCause::Continued);
+        } else if self.was_taken_away() {
+            tracing::info!(
+                file = %self.file.display(),
+                "the recording was moved or removed: it goes on in a new file"
+            );
+            self.end_file(RecordingEndCause::Continued);
         }
         match self.write(block) {
             Ok(()) => {
@@ -173,6 +179,17 @@ impl<D: Directory> History<D> {
         }
         self.said += block.missing + block.said.records;
         self.tell();
+    }
+
+    /// Whether the file that is being written has no longer its name: another would never be seen.
+    fn was_taken_away(&self) -> bool {
+        self.writer.as_ref().is_some_and(|writer| {
+            // Of a directory that cannot be looked at nothing is known.
+            matches!(
+                self.directory.names(&self.file, writer.storage()),
+                Ok(false)
+            )
+        })
     }
 
     /// Ends the recording.

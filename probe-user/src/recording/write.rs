@@ -130,6 +130,11 @@ impl<S: Storage> Writer<S> {
         self.torn
     }
 
+    /// What it is written to.
+    pub(super) fn storage(&self) -> &S {
+        &self.to
+    }
+
     /// Its size.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernel::{Record, Ring};
+use crate::recording::directory::Disk;
 use crate::recording::read::{Ending, Reader};
 use crate::recording::write::Storage;
 
@@ -54,7 +55,10 @@ impl Write for OpenFile {
         if taken == 0 && !bytes.is_empty() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let file = inside.files.get_mut(&self.path).unwrap();
+        let Some(file) = inside.files.get_mut(&self.path) else {
+            // It was removed: what is written is nowhere.
+            return Ok(taken);
+        };
         file.extend_from_slice(&bytes[..taken]);
         self.bytes += taken;
         Ok(taken)
@@ -100,6 +104,10 @@ impl Directory for Memory {
 
     fn is_being_written(&self, _: &Path) -> io::Result<bool> {
         Ok(self.0.borrow().written_by_another)
+    }
+
+    fn names(&self, path: &Path, _: &OpenFile) -> io::Result<bool> {
+        Ok(self.0.borrow().files.contains_key(path))
     }
 
     fn list(&self, _: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
@@ -305,6 +313,39 @@ fn what_a_former_daemon_left_is_kept_as_older_files() {
         "b.weir",
     ];
     assert_eq!(disk.names(), left);
+}
+
+#[test]
+fn a_file_that_is_taken_away_is_ended_and_another_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.weir");
+    let shared = Arc::new(Shared::new(bounds()));
+    let origin = v1::RecordingHeader::default();
+    let mut history = History::begin(Disk, file.clone(), origin, shared).unwrap();
+    history.block(&block(3, 1));
+    let moved = dir.path().join("kept");
+    std::fs::rename(&file, &moved).unwrap();
+    history.block(&block(5, 2));
+    std::fs::remove_file(&file).unwrap();
+    history.block(&block(7, 3));
+    assert_eq!(history.shared.status().files, 1);
+    history.end(RecordingEndCause::DaemonEnded);
+
+    let read = |path: &Path| {
+        let mut reader = Reader::open(std::fs::File::open(path).unwrap()).unwrap();
+        let header = reader.header().clone();
+        let mut records = 0;
+        let ending = reader
+            .each(|said| records += u64::from(matches!(said, Said::Record { .. })))
+            .unwrap();
+        let cause = match ending {
+            Ending::Ended(end) => end.cause(),
+            other => panic!("{path:?} is not ended: {other:?}"),
+        };
+        (header.part, header.records_before, records, cause)
+    };
+    assert_eq!(read(&moved), (1, 0, 3, RecordingEndCause::Continued));
+    assert_eq!(read(&file), (3, 8, 7, RecordingEndCause::DaemonEnded));
 }
 
 #[test]

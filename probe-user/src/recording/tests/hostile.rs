@@ -306,7 +306,7 @@ proptest! {
             let since = cell.since(cell);
             prop_assert_eq!(since.counters, crate::qoe::Counters::default());
             prop_assert!(since.histograms.is_empty());
-            let _ = wire::cell(cell, 1);
+            let _ = wire::cell(cell, 1, wire::Heard::default());
         }
         for (_, session) in intake.fold().sessions().iter_from(0) {
             let cell = intake.fold().cells().key(session.cell);
