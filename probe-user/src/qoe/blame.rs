@@ -218,7 +218,11 @@ fn us_between(from_ns: u64, to_ns: u64) -> u64 {
 
 /// `of`, by the ratio of `part` to `whole`.
 pub(super) fn share(of: u64, part: u64, whole: u64) -> u64 {
-    let scaled = u128::from(of) * u128::from(part) / u128::from(whole.max(1));
+    let whole = whole.max(1);
+    if let Some(product) = of.checked_mul(part) {
+        return product / whole;
+    }
+    let scaled = u128::from(of) * u128::from(part) / u128::from(whole);
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 

@@ -10,6 +10,8 @@ use super::delivery::ticks_us;
 
 /// Fewer segments than these show nothing.
 const LEAST_SEGMENTS: u64 = 10;
+/// Bytes in a microsecond to bits in a second.
+const BIT_US: u64 = 8_000_000;
 /// Slow start is followed for so many rounds; beyond lies more than any path carries.
 const MOST_ROUNDS: u32 = 40;
 
@@ -131,10 +133,11 @@ impl Transfer {
         }
         let first = self.first_window_bytes();
         let is_too_small = self.bytes < LEAST_SEGMENTS * u64::from(self.mss.max(1));
-        if is_too_small || self.min_rtt_us == 0 || self.testable_bps(first) < rate_bps.into() {
+        let carries = self.carries(self.largest_round(first), rate_bps);
+        if is_too_small || self.min_rtt_us == 0 || !carries {
             return Shown::Untestable(Untestable::TooSmall);
         }
-        if u128::from(self.took_us) <= self.allowed_us(first, rate_bps) {
+        if self.took_us <= self.allowed_us(first, rate_bps) {
             Shown::Achieved
         } else {
             Shown::Missed
@@ -158,8 +161,16 @@ impl Transfer {
         }
     }
 
-    /// The highest rate that a path without limits would have shown.
-    fn testable_bps(&self, first: u64) -> u128 {
+    /// Whether so many bytes a round trip are the rate or more.
+    fn carries(&self, bytes: u64, rate_bps: u64) -> bool {
+        let rtt_us = u64::from(self.min_rtt_us.max(1));
+        // Without a division: this is asked for each round of slow start. A product that saturates is
+        // of terabytes a round trip, which is more than any rate.
+        bytes.saturating_mul(BIT_US) >= rate_bps.saturating_mul(rtt_us)
+    }
+
+    /// The most bytes in one round over a path without limits: the highest rate that could show.
+    fn largest_round(&self, first: u64) -> u64 {
         let (rounds, before_last) = rounds(self.bytes, first);
         let last = self.bytes.saturating_sub(before_last);
         let window = if rounds > 1 {
@@ -167,21 +178,22 @@ impl Transfer {
         } else {
             0
         };
-        bps(window.max(last), self.min_rtt_us)
+        window.max(last)
     }
 
     /// How long it may take over a path of `rate_bps`: rounds of slow start until a window carries
     /// the rate, the rest at the rate, and a round trip for the last acknowledgement.
-    fn allowed_us(&self, first: u64, rate_bps: u64) -> u128 {
-        let rtt_us = u128::from(self.min_rtt_us);
+    fn allowed_us(&self, first: u64, rate_bps: u64) -> u64 {
+        let rtt_us = u64::from(self.min_rtt_us);
         let (mut window, mut sent, mut slow) = (first, 0_u64, 0_u32);
-        while bps(window, self.min_rtt_us) < rate_bps.into() && slow < MOST_ROUNDS {
+        while !self.carries(window, rate_bps) && slow < MOST_ROUNDS {
             sent = sent.saturating_add(window);
             window = window.saturating_mul(2);
             slow += 1;
         }
-        let rest = u128::from(self.bytes.saturating_sub(sent));
-        u128::from(slow) * rtt_us + rest * 8_000_000 / u128::from(rate_bps.max(1)) + rtt_us
+        let rest = self.bytes.saturating_sub(sent);
+        let at_the_rate_us = rest.saturating_mul(BIT_US) / rate_bps.max(1);
+        (u64::from(slow) + 1) * rtt_us + at_the_rate_us
     }
 }
 
@@ -194,10 +206,6 @@ fn rounds(bytes: u64, first: u64) -> (u32, u64) {
         rounds += 1;
     }
     (rounds, before)
-}
-
-fn bps(bytes: u64, rtt_us: u32) -> u128 {
-    u128::from(bytes) * 8_000_000 / u128::from(rtt_us.max(1))
 }
 
 /// What the deliveries of a cell showed of one rate; cumulative.
