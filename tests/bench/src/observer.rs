@@ -22,16 +22,22 @@ pub(crate) enum Variant {
     Off,
     Empty,
     Weir,
+    /// Socket callbacks alone.
+    Portable,
+    /// Nothing in the kernel.
+    Polled,
     Bpftrace,
     Ss,
     Tcpdump,
 }
 
 impl Variant {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Off,
         Self::Empty,
         Self::Weir,
+        Self::Portable,
+        Self::Polled,
         Self::Bpftrace,
         Self::Ss,
         Self::Tcpdump,
@@ -42,6 +48,8 @@ impl Variant {
             Self::Off => "off",
             Self::Empty => "empty programs",
             Self::Weir => "weir",
+            Self::Portable => "weir, portable",
+            Self::Polled => "weir, polled",
             Self::Bpftrace => "bpftrace",
             Self::Ss => "ss each second",
             Self::Tcpdump => "tcpdump of headers",
@@ -88,17 +96,19 @@ END { clear(@srtt_us); clear(@socket); clear(@retransmits); }
 impl Observer {
     /// Starts one and waits until it looks.
     pub(crate) fn start(variant: Variant, tools: &Tools, lab: &Lab, group: &Group) -> Result<Self> {
+        let weir = |backend: &str| -> Result<Self> {
+            let config = format!("{WITHOUT_BUDGET}backend = \"{backend}\"\n");
+            let daemon = Daemon::start(&tools.weir, lab.dir(), Some(group), &config)?;
+            Ok(Self::Weir(daemon))
+        };
         Ok(match variant {
             Variant::Off => Self::Nobody,
             Variant::Empty => Self::Empty {
                 _programs: Empty::attach(&tools.programs)?,
             },
-            Variant::Weir => Self::Weir(Daemon::start(
-                &tools.weir,
-                lab.dir(),
-                Some(group),
-                WITHOUT_BUDGET,
-            )?),
+            Variant::Weir => weir("exact")?,
+            Variant::Portable => weir("portable")?,
+            Variant::Polled => weir("polled")?,
             Variant::Bpftrace => Self::Other {
                 process: bpftrace(lab.dir(), group)?,
                 _files: None,
