@@ -211,6 +211,16 @@ pub struct Status {
     pub budget: Option<Budget>,
 }
 
+/// `Host`
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[expect(missing_docs, reason = "weir documents its fields")]
+pub struct Host {
+    pub host: String,
+    pub off: String,
+    #[serde(default)]
+    pub budget: Option<Budget>,
+}
+
 /// What `weir doctor` prints.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[expect(missing_docs, reason = "weir documents its fields")]

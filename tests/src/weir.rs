@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::lab::netns::Netns;
 use crate::lab::process::{Process, output, wait_for};
-use crate::record::{Cell, Delivery, Diagnosis, Session, Status};
+use crate::record::{Cell, Delivery, Diagnosis, Host, Session, Status};
 
 /// Finds the binary: `given`, else the environment's `WEIR_BIN`.
 ///
@@ -404,6 +405,17 @@ impl Collector {
         Ok(collector)
     }
 
+    /// The same on an address of loopback that nobody has.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn anywhere(binary: &Path, dir: &Path) -> Result<Self> {
+        let free = TcpListener::bind("127.0.0.1:0")?;
+        let address = free.local_addr()?.to_string();
+        drop(free);
+        Self::start(binary, dir, &address)
+    }
+
     /// What a daemon is given to reach it.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -416,6 +428,16 @@ impl Collector {
     pub fn cells(&self) -> Result<Vec<Cell>> {
         let mut command = Command::new(&self.binary);
         command.args(["cells", "-o", "json", "--collector", &self.url()]);
+        lines(&mut command)
+    }
+
+    /// `weir hosts --collector URL`.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn hosts(&self) -> Result<Vec<Host>> {
+        let mut command = Command::new(&self.binary);
+        command.args(["hosts", "-o", "json", "--collector", &self.url()]);
         lines(&mut command)
     }
 

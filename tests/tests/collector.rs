@@ -74,10 +74,7 @@ fn a_host_that_starts_again_adds_to_what_it_told_before() -> Result<()> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::with_relay(DISTANT, 1)?;
     let _nginx = Nginx::on_port(&lab, own_port())?;
-    let free = TcpListener::bind("127.0.0.1:0")?;
-    let address = free.local_addr()?.to_string();
-    drop(free);
-    let collector = Collector::start(&binary(), &lab.dir().join("one"), &address)?;
+    let collector = Collector::anywhere(&binary(), &lab.dir().join("one"))?;
     let settings = Settings {
         collector: Some(collector.url()),
         ports: vec![own_port()],

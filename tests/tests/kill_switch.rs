@@ -10,7 +10,7 @@ use weir_tests::record::Session;
 use weir_tests::watched::{
     DISTANT, PATIENCE, Watched, binary, kernel_objects, settings, still_there, v4,
 };
-use weir_tests::weir::{Daemon, Settings};
+use weir_tests::weir::{Collector, Daemon, Settings};
 
 fn switched(lab: &Lab) -> Settings {
     Settings {
@@ -23,7 +23,11 @@ fn switched(lab: &Lab) -> Settings {
 fn while_it_is_on_nothing_is_in_the_kernel_and_after_it_sessions_are_adopted_and_counts_go_on()
 -> Result<()> {
     let lab = Lab::with_relay(DISTANT, 1)?;
-    let settings = switched(&lab);
+    let collector = Collector::anywhere(&binary(), &lab.dir().join("collector"))?;
+    let settings = Settings {
+        collector: Some(collector.url()),
+        ..switched(&lab)
+    };
     let switch = lab.dir().join("off");
     let mut watched = Watched::new(lab, &settings)?;
     let _nginx = Nginx::start(&watched.lab)?;
@@ -64,6 +68,10 @@ fn while_it_is_on_nothing_is_in_the_kernel_and_after_it_sessions_are_adopted_and
     wait_for("weir to say so", PATIENCE, || {
         Ok(watched.daemon.status()?.off.contains("kill switch"))
     })?;
+    wait_for("the collector to know", PATIENCE, || {
+        let hosts = collector.hosts()?;
+        Ok(hosts.len() == 1 && hosts[0].off.contains("kill switch"))
+    })?;
     assert!(kernel_objects(pid)?.is_empty());
     let off = watched.daemon.status()?.losses;
     assert!(off.reconcile(), "{off:?}");
@@ -81,6 +89,10 @@ fn while_it_is_on_nothing_is_in_the_kernel_and_after_it_sessions_are_adopted_and
     })
     .with_context(|| watched.daemon.log())?;
     assert!(watched.daemon.status()?.off.is_empty());
+    wait_for("the collector to know", PATIENCE, || {
+        let hosts = collector.hosts()?;
+        Ok(hosts.len() == 1 && hosts[0].off.is_empty())
+    })?;
     let objects = kernel_objects(pid)?;
     assert!(
         objects.iter().any(|(kind, _)| kind == "prog"),

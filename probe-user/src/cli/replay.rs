@@ -23,7 +23,7 @@ use crate::ui::listing::{
 use crate::ui::out::Style;
 use crate::ui::table::Printer;
 use crate::ui::{losses, units};
-use crate::wire;
+use crate::wire::{self, DaemonCounts, Heard};
 
 /// Time between two looks at how far it is.
 const BAR_INTERVAL: Duration = Duration::from_millis(200);
@@ -232,9 +232,10 @@ fn message(intake: &Intake, told: &Told<'_>) -> Delivery {
 
 fn cells(replayed: &Replayed, buckets: bool) -> Vec<cell_listing::Row> {
     let cells = replayed.cells();
+    let heard = Heard::of(&replayed.intake.losses(&DaemonCounts::default()));
     let mut rows: Vec<_> = cells
         .iter()
-        .map(|cell| cell_listing::Row::new(wire::cell(cell, 1), buckets))
+        .map(|cell| cell_listing::Row::new(wire::cell(cell, 1, heard), buckets))
         .collect();
     cell_listing::sort(&mut rows, cell_listing::Sort::Name, false);
     rows

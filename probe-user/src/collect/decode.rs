@@ -14,6 +14,8 @@ pub const MAX_CELLS: usize = 1024;
 /// Events in one frame.
 pub const MAX_EVENTS: usize = 4096;
 const MAX_NAME_BYTES: usize = 256;
+/// In a sentence of a host about itself: it may hold a path (`PATH_MAX`, 4096).
+const MAX_SENTENCE_BYTES: usize = 8192;
 /// Beyond this a count is no count: 2^48 is 9 years of a million a second. Keeps sums of many
 /// hosts in range.
 const MAX_COUNT: u64 = 1 << 48;
@@ -138,6 +140,9 @@ pub fn frame(frame: &v1::Frame, hello: &v1::Hello) -> Result<Vec<CellSnapshot>, 
     }
     at_most("cells", frame.cells.len(), MAX_CELLS)?;
     at_most("events", frame.events.len(), MAX_EVENTS)?;
+    let error = frame.budget.as_ref().map_or("", |budget| &budget.error);
+    at_most("bytes of a reason", frame.off.len(), MAX_SENTENCE_BYTES)?;
+    at_most("bytes of a reason", error.len(), MAX_SENTENCE_BYTES)?;
     let mut cells = Vec::with_capacity(frame.cells.len());
     let mut keys = hashbrown::HashSet::with_capacity(frame.cells.len());
     for cell in &frame.cells {

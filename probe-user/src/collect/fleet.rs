@@ -13,7 +13,7 @@ use weir_proto::v1;
 use crate::qoe::cell::Cells;
 use crate::qoe::{CellSnapshot, Gauges};
 use crate::query::filter::Filter;
-use crate::wire;
+use crate::wire::{self, Heard};
 
 /// Boots of one host that are kept apart; beyond, the oldest are folded into one sum.
 const MAX_BOOTS: usize = 8;
@@ -78,6 +78,8 @@ struct Boot {
     events: u64,
     events_total: u64,
     losses: v1::Losses,
+    off: String,
+    budget: Option<v1::BudgetStatus>,
     cells: Vec<CellSnapshot>,
 }
 
@@ -97,6 +99,8 @@ impl Boot {
             events: 0,
             events_total: 0,
             losses: v1::Losses::default(),
+            off: String::new(),
+            budget: None,
             cells: Vec::new(),
         }
     }
@@ -107,6 +111,7 @@ impl Boot {
 struct Past {
     boot_ids: Vec<String>,
     boots: u64,
+    heard: Heard,
     cells: Vec<CellSnapshot>,
 }
 
@@ -201,6 +206,8 @@ impl Fleet {
         if frame.tick {
             boot.last_tick_ms = now_unix_ns / 1_000_000;
             boot.losses = frame.losses.unwrap_or_default();
+            boot.off.clone_from(&frame.off);
+            boot.budget.clone_from(&frame.budget);
             boot.cells = cells;
             self.cells = cells_after;
         }
@@ -254,8 +261,9 @@ impl Fleet {
                 .iter_indexed()
                 .filter(|(_, key, cell)| filter.matches_fleet_cell(key, &cell.counters))
                 .map(|(place, key, cell)| {
-                    let hosts = merged.hosts.get(&place).map_or(0, |(hosts, _)| *hosts);
-                    wire::cell(&cell.snapshot(key.clone(), histograms), hosts)
+                    let whose = merged.whose.get(&place).copied().unwrap_or_default();
+                    let cell = cell.snapshot(key.clone(), histograms);
+                    wire::cell(&cell, whose.hosts, whose.heard)
                 })
                 .collect(),
             unix_ns: now_unix_ns,
@@ -288,6 +296,7 @@ impl Host {
             .map(|(key, cell)| cell.snapshot(key.clone(), true))
             .collect();
         self.past.boots += 1;
+        self.past.heard.merge(Heard::of(&boot.losses));
         if self.past.boot_ids.len() >= MAX_PAST_BOOTS {
             self.past.boot_ids.remove(0);
         }
@@ -308,12 +317,13 @@ impl Host {
 
     fn add_to(&self, merged: &mut Merge, now_unix_ns: u64) {
         for cell in &self.past.cells {
-            merged.add(cell, false);
+            merged.add(cell, false, self.past.heard);
         }
         for boot in &self.boots {
             let current = self.is_current(boot, now_unix_ns);
+            let heard = Heard::of(&boot.losses);
             for cell in &boot.cells {
-                merged.add(cell, current);
+                merged.add(cell, current, heard);
             }
         }
     }
@@ -348,16 +358,28 @@ impl Host {
             boots: self.past.boots + self.boots.len() as u64,
             clock_offset_ms: newest.clock_offset_ms,
             losses: Some(newest.losses),
+            off: newest.off.clone(),
+            budget: newest.budget.clone(),
         })
     }
+}
+
+/// Whose a merged cell is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Whose {
+    hosts: u32,
+    /// The host that was added last.
+    last: usize,
+    /// Of all boots in it.
+    heard: Heard,
 }
 
 /// A sum over hosts, and how many hosts are in each of its cells.
 #[derive(Debug)]
 struct Merge {
     cells: Cells,
-    /// By cell: how many hosts, and which of them was the last.
-    hosts: HashMap<u32, (u32, usize)>,
+    /// By cell.
+    whose: HashMap<u32, Whose>,
     host: usize,
 }
 
@@ -365,7 +387,7 @@ impl Default for Merge {
     fn default() -> Self {
         Self {
             cells: Cells::new(MAX_MERGED_CELLS),
-            hosts: HashMap::new(),
+            whose: HashMap::new(),
             host: 0,
         }
     }
@@ -376,13 +398,14 @@ impl Merge {
         self.host += 1;
     }
 
-    fn add(&mut self, snapshot: &CellSnapshot, current: bool) {
+    fn add(&mut self, snapshot: &CellSnapshot, current: bool, heard: Heard) {
         let place = self.cells.place(snapshot.key.clone());
-        let (hosts, last) = self.hosts.entry(place).or_default();
-        if *last != self.host {
-            *last = self.host;
-            *hosts += 1;
+        let whose = self.whose.entry(place).or_default();
+        if whose.last != self.host {
+            whose.last = self.host;
+            whose.hosts += 1;
         }
+        whose.heard.merge(heard);
         let cell = self.cells.get_mut(place);
         let before = cell.gauges;
         cell.absorb(snapshot);

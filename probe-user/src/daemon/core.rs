@@ -395,6 +395,8 @@ impl Core {
             config_generation: self.desk.intake.settings().config_generation,
             losses: self.desk.losses(),
             cells: self.desk.intake.cells(),
+            off: self.desk.off.clone(),
+            budget: self.desk.budget.clone(),
         };
         ticks.to.send_replace(Some(Arc::new(tick)));
         Ok(())

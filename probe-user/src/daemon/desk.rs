@@ -22,7 +22,7 @@ use crate::query::{DeliveryPage, Followed, FollowedViewer, Query, SESSIONS_PER_P
 use crate::recording::Said;
 use crate::recording::history::Shared as OwnRecording;
 use crate::uplink::{HotEvent, UplinkCounts};
-use crate::wire::{self, DaemonCounts};
+use crate::wire::{self, DaemonCounts, Heard};
 
 /// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
@@ -408,12 +408,13 @@ impl Desk {
     }
 
     fn matching_cells(&self, filter: &Filter, histograms: bool) -> Vec<v1::Cell> {
+        let heard = Heard::of(&self.losses());
         self.intake
             .fold()
             .cells()
             .iter()
             .filter(|(key, cell)| filter.matches_cell(key, &cell.counters, self.intake.labels()))
-            .map(|(key, cell)| wire::cell(&cell.snapshot(key.clone(), histograms), 1))
+            .map(|(key, cell)| wire::cell(&cell.snapshot(key.clone(), histograms), 1, heard))
             .collect()
     }
 

@@ -1,6 +1,25 @@
 //! What was lost on the way, by cause, in words; and whether the books balance.
 
-use weir_proto::v1::{Losses, RingLoss};
+use weir_proto::v1::{Cell, Losses, RingLoss};
+
+/// One in so many records lost, and what is left may say something else than all would have.
+const VOID_ONE_IN: u64 = 20;
+/// Where this stands there would be a figure, but too much is missing for one.
+pub const VOID: &str = "void";
+
+/// Whether too many records are missing for a cell's shares and distributions to mean anything.
+/// Its counts are what was heard, and so at least what happened.
+pub fn is_void(cell: &Cell) -> bool {
+    is_void_since(cell, None)
+}
+
+/// The same of what was counted since an older state of the cell.
+pub fn is_void_since(cell: &Cell, older: Option<&Cell>) -> bool {
+    let (seen, lost) = older.map_or((0, 0), |older| (older.records_seen, older.records_lost));
+    let seen = cell.records_seen.saturating_sub(seen);
+    let lost = cell.records_lost.saturating_sub(lost);
+    lost.saturating_mul(VOID_ONE_IN) > seen
+}
 
 /// Every loss that is not zero, with its cause. A frame that the uplink dropped is none: the next
 /// one holds all that it held.
@@ -88,6 +107,21 @@ mod tests {
             sessions_filtered: 2,
             ..Losses::default()
         }
+    }
+
+    #[test]
+    fn a_cell_is_void_where_more_than_one_record_in_twenty_is_missing() {
+        let cell = |records_seen, records_lost| Cell {
+            records_seen,
+            records_lost,
+            ..Cell::default()
+        };
+        assert!(!is_void(&cell(0, 0)));
+        assert!(!is_void(&cell(1000, 50)));
+        assert!(is_void(&cell(1000, 51)));
+        // What was lost before says nothing of now.
+        assert!(!is_void_since(&cell(2000, 51), Some(&cell(1000, 51))));
+        assert!(is_void_since(&cell(2000, 51), Some(&cell(1900, 0))));
     }
 
     #[test]

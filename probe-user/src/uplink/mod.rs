@@ -91,6 +91,10 @@ pub struct Tick {
     pub losses: v1::Losses,
     /// Cumulative.
     pub cells: Vec<CellSnapshot>,
+    /// Why nothing is measured; empty: it is.
+    pub off: String,
+    /// None: no limit.
+    pub budget: Option<v1::BudgetStatus>,
 }
 
 /// What the uplink says about itself. The core reads it, the uplink writes it.
@@ -174,13 +178,17 @@ impl Outbox {
         let Some(tick) = self.inputs.ticks.borrow_and_update().clone() else {
             return;
         };
+        let heard = wire::Heard::of(&tick.losses);
+        let cells = tick.cells.iter();
         let frame = v1::Frame {
             unix_ns: tick.unix_ns,
             interval_ms: tick.interval_ms,
             config_generation: tick.config_generation,
             losses: Some(tick.losses),
-            cells: tick.cells.iter().map(|cell| wire::cell(cell, 1)).collect(),
+            cells: cells.map(|cell| wire::cell(cell, 1, heard)).collect(),
             tick: true,
+            off: tick.off.clone(),
+            budget: tick.budget.clone(),
             ..v1::Frame::default()
         };
         if self.waiting.replace(frame).is_some() {

@@ -248,7 +248,7 @@ pub fn metric(metric: Metric) -> v1::Metric {
 }
 
 /// A cell, of so many hosts.
-pub fn cell(cell: &CellSnapshot, hosts: u32) -> v1::Cell {
+pub fn cell(cell: &CellSnapshot, hosts: u32, heard: Heard) -> v1::Cell {
     v1::Cell {
         key: Some(cell_key(&cell.key)),
         counters: Some((&cell.counters).into()),
@@ -280,6 +280,37 @@ pub fn cell(cell: &CellSnapshot, hosts: u32) -> v1::Cell {
                 sustained: sustain.sustained,
             })
             .collect(),
+        records_seen: heard.seen,
+        records_lost: heard.lost,
+    }
+}
+
+/// How much of what the kernel had to say was heard; cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Records.
+    pub seen: u64,
+    /// Of these, those that no ring had room for.
+    pub lost: u64,
+}
+
+impl Heard {
+    /// Of one daemon.
+    pub fn of(losses: &v1::Losses) -> Self {
+        let mut heard = Self::default();
+        for ring in [losses.hot, losses.bulk].into_iter().flatten() {
+            heard.merge(Self {
+                seen: ring.seen,
+                lost: ring.ring_full,
+            });
+        }
+        heard
+    }
+
+    /// Adds another daemon's.
+    pub fn merge(&mut self, other: Self) {
+        self.seen = self.seen.saturating_add(other.seen);
+        self.lost = self.lost.saturating_add(other.lost);
     }
 }
 

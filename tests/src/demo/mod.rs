@@ -7,7 +7,6 @@ pub mod players;
 pub mod view;
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -146,10 +145,7 @@ fn serve(lab: &Lab, ladder: &Path) -> Result<Nginx> {
 
 /// Daemon and collector, on the host and outside every namespace, as they would be in life.
 fn set(plan: &Plan, lab: Lab) -> Result<Stage> {
-    let free = TcpListener::bind("127.0.0.1:0").context("no port for the collector")?;
-    let address = free.local_addr()?.to_string();
-    drop(free);
-    let collector = Collector::start(&plan.weir, lab.dir(), &address)?;
+    let collector = Collector::anywhere(&plan.weir, lab.dir())?;
     let mut more = format!("[[service]]\nname = \"hls\"\nports = [{PORT}]\n");
     for (name, [a, b, c]) in NETWORKS {
         let _ = write!(

@@ -7,6 +7,7 @@ use weir_proto::v1::{Cell, Counters, Estimate, Metric};
 
 use super::viewers::ratio;
 use super::{ratio_ppm, retransmitted, sort_by_key};
+use crate::ui::losses;
 use crate::ui::out::Mark;
 use crate::ui::percentile::Percentiles;
 use crate::ui::table::{Column, Value};
@@ -18,25 +19,36 @@ pub struct Row {
     /// As counted. Without its histograms unless they were asked for.
     #[serde(flatten)]
     pub cell: Cell,
-    /// By the metric's name, which says the unit; a metric without values is absent.
+    /// By the metric's name, which says the unit; a metric without values is absent, and so is one
+    /// of which too much is missing.
     pub percentiles: BTreeMap<String, Percentiles>,
+    /// Too many records are missing for shares and distributions to mean anything.
+    pub void: bool,
 }
 
 impl Row {
     /// Computes the percentiles; keeps the buckets only if `buckets`.
     pub fn new(mut cell: Cell, buckets: bool) -> Self {
+        let void = losses::is_void(&cell);
         let percentiles = cell
             .histograms
             .iter()
             .filter_map(|histogram| {
                 let metric = histogram.metric();
+                if void {
+                    return None;
+                }
                 Percentiles::of_cell(&cell, metric).map(|found| (metric.word(), found))
             })
             .collect();
         if !buckets {
             cell.histograms.clear();
         }
-        Self { cell, percentiles }
+        Self {
+            cell,
+            percentiles,
+            void,
+        }
     }
 
     fn counters(&self) -> Counters {
@@ -95,14 +107,25 @@ pub fn sort(rows: &mut [Row], by: Sort, reverse: bool) {
     });
 }
 
+/// A figure, unless too much is missing for one.
+fn unless_void(row: &Row, figure: impl FnOnce() -> Value) -> Value {
+    if row.void {
+        Value::new(losses::VOID, Mark::Bad)
+    } else {
+        figure()
+    }
+}
+
 /// A percentile over a thousand: microseconds as milliseconds, kilobits as megabits.
 fn thousandths(row: &Row, metric: Metric, which: fn(&Percentiles) -> u64) -> Value {
-    row.percentiles(metric)
-        .map_or_else(
-            || units::ABSENT.to_owned(),
-            |found| format!("{:.3}", which(found) as f64 / 1e3),
-        )
-        .into()
+    unless_void(row, || {
+        row.percentiles(metric)
+            .map_or_else(
+                || units::ABSENT.to_owned(),
+                |found| format!("{:.3}", which(found) as f64 / 1e3),
+            )
+            .into()
+    })
 }
 
 fn start_failures(counters: &Counters) -> u64 {
@@ -159,7 +182,9 @@ pub const COLUMNS: &[Column<Row>] = &[
     }),
     Column::right("retrans_pct", |row| {
         let counters = row.counters();
-        units::percent(retransmitted(&counters), counters.segments).into()
+        unless_void(row, || {
+            units::percent(retransmitted(&counters), counters.segments).into()
+        })
     }),
     Column::right("retrans_fast", |row| row.counters().retrans_fast.into()),
     Column::right("retrans_rto", |row| {
@@ -176,7 +201,9 @@ pub const COLUMNS: &[Column<Row>] = &[
     Column::right("start_attempts", |row| row.counters().start_attempts.into()),
     Column::right("start_failure_pct", |row| {
         let counters = row.counters();
-        units::share(start_failures(&counters), counters.start_attempts).into()
+        unless_void(row, || {
+            units::share(start_failures(&counters), counters.start_attempts).into()
+        })
     }),
     Column::right("startup_p50_ms", |row| {
         thousandths(row, Metric::StartupTimeUs, |found| found.p50)
@@ -188,20 +215,24 @@ pub const COLUMNS: &[Column<Row>] = &[
             point: counters.stalled_us,
             high: counters.stalled_high_us,
         };
-        ratio(Some(stalled), counters.watched_us).into()
+        unless_void(row, || ratio(Some(stalled), counters.watched_us).into())
     }),
     Column::right("stalls", |row| {
         Value::count(row.counters().stalls, Mark::Bad)
     }),
     Column::right("slow_chunk_pct", |row| {
         let counters = row.counters();
-        units::share(counters.slow_chunks, counters.chunks).into()
+        unless_void(row, || {
+            units::share(counters.slow_chunks, counters.chunks).into()
+        })
     }),
     Column::left("verdict", |row| {
-        weir_counters(&row.counters())
-            .verdict()
-            .map_or_else(|| units::ABSENT.to_owned(), |found| found.to_string())
-            .into()
+        unless_void(row, || {
+            weir_counters(&row.counters())
+                .verdict()
+                .map_or_else(|| units::ABSENT.to_owned(), |found| found.to_string())
+                .into()
+        })
     }),
     Column::right("acked_bytes", |row| row.counters().acked_bytes.into()),
     Column::right("sessions", |row| {

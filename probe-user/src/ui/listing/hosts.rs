@@ -29,6 +29,21 @@ pub const COLUMNS: &[Column<Row>] = &[
             Value::new("no", Mark::Bad)
         }
     }),
+    Column::left("measures", |row| {
+        if row.host.off.is_empty() {
+            Value::new("yes", Mark::Good)
+        } else {
+            Value::new("OFF", Mark::Bad)
+        }
+    }),
+    Column::right("followed_pct", |row| match &row.host.budget {
+        None => units::ABSENT.into(),
+        Some(budget) => {
+            let text = format!("{:.1}", budget.followed_permille / 10.0);
+            let is_thinned = budget.followed_permille < 1000.0;
+            Value::new(text, if is_thinned { Mark::Warn } else { Mark::Plain })
+        }
+    }),
     Column::right("last_frame_age_ms", |row| {
         match row.host.last_frame_unix_ns {
             0 => units::ABSENT.into(),

@@ -8,6 +8,7 @@ use histogram::SparseHistogram;
 use weir_proto::v1::{Cell, Metric, Snapshot};
 
 use crate::ui::listing::retransmitted;
+use crate::ui::losses;
 use crate::ui::percentile::{self, Percentiles};
 use crate::ui::units;
 
@@ -85,6 +86,8 @@ pub struct CellRow {
     pub open_late: u64,
     /// `None` until there are two snapshots.
     pub rates: Option<Rates>,
+    /// Too many records of that time are missing for the rates to mean anything.
+    pub void: bool,
 }
 
 /// All cells together.
@@ -220,6 +223,7 @@ impl Model {
                 sum.add(cell, base.cells.get(path));
                 sum.over(seconds_between(base, now))
             }),
+            void: base.is_some_and(|base| losses::is_void_since(cell, base.cells.get(path))),
         };
         now.cells.iter().map(row).collect()
     }

@@ -11,6 +11,7 @@ use crate::ui::listing::deliveries::{phase_mark, retransmitted};
 use crate::ui::listing::session_retransmitted;
 use crate::ui::listing::sessions::state_mark;
 use crate::ui::listing::viewers::{ratio as rebuffer_ratio, state_mark as viewer_mark, tier_word};
+use crate::ui::losses;
 use crate::ui::out::Mark;
 use crate::ui::percentile::Percentiles;
 use crate::ui::units::{self, ABSENT, short_bytes, short_count, short_rate, short_us};
@@ -70,6 +71,9 @@ fn plain(text: impl Into<String>) -> (String, Mark) {
 }
 
 fn rates(row: &CellRow, text: impl Fn(&Rates) -> (String, Mark)) -> (String, Mark) {
+    if row.void {
+        return (losses::VOID.to_owned(), Mark::Bad);
+    }
     row.rates.as_ref().map_or_else(|| plain(ABSENT), text)
 }
 
