@@ -110,7 +110,8 @@ pub type Held = Vec<Netns>;
 /// clients alone. Where something differs, the capture is kept in `keep`.
 ///
 /// # Errors
-/// The scenario or a witness failed; what differs is no error here.
+/// The scenario or a witness failed ([`Unfit`]: the capture was none); what differs is no error
+/// here.
 pub fn measure(
     scenario: &Scenario,
     sockets: &SocketWitness,
@@ -159,7 +160,8 @@ pub fn measure(
     let connections = witness::connections(&packets, rules, |end| end == server);
     agree(scenario, &seen, &connections).or_else(|error| {
         let kept = keep_capture(scenario, &file, keylog, keep)?;
-        bail!("{error:#}; see {}", kept.display())
+        let said = format!("{error:#}; see {}", kept.display());
+        Err(anyhow::Error::new(Unfit(said)))
     })?;
     let tcp = tcp_counts(&lab.server)?;
     let mut retransmitted = Retransmitted {
@@ -300,6 +302,18 @@ impl Own {
         }
     }
 }
+
+/// The capture contradicts the clients, and is no witness: nothing was learnt of weir.
+#[derive(Debug)]
+pub struct Unfit(String);
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
 
 /// The clients know what they got: if the witness does not see that, it is no witness.
 fn agree(scenario: &Scenario, seen: &[Seen], connections: &[Connection]) -> Result<()> {
