@@ -332,30 +332,32 @@ pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look:
         if !is_mixed && s.yields_to_request(before) {
             close(host, s, before, look.now_ns);
         }
-        let was_asked = s.phase == phase::ASKED;
         let mut gauges = Gauges::default();
         host.gauges(&mut gauges);
-        s.requested(look.t_received_ns, bytes, before, &gauges);
+        if s.requested(look.t_received_ns, bytes, before, &gauges) && !look.sees_request {
+            s.delivery_flags |= flag::REQUEST_BOUNDED;
+        }
         if s.phase == phase::ASKED {
-            if !was_asked && !look.sees_request {
-                s.delivery_flags |= flag::REQUEST_BOUNDED;
-            }
             s.t_request_last_ns = look.t_received_last_ns;
         }
         s.rcv_nxt = rcv_nxt;
     }
     if has_written {
-        let was_answering = s.phase == phase::ANSWERING;
-        if s.phase == phase::ASKED && t_written_ns < s.t_request_last_ns {
+        let phase_before = s.phase;
+        if phase_before == phase::ASKED && t_written_ns < s.t_request_last_ns {
             t_written_ns = s.t_request_last_ns;
         }
         let mut gauges = Gauges::default();
-        if s.phase == phase::IDLE {
+        if phase_before == phase::IDLE {
             host.gauges(&mut gauges);
         }
         s.wrote(t_written_ns, before, rcv_nxt, &gauges);
-        if !was_answering {
+        if phase_before != phase::ANSWERING {
             s.delivery_flags |= flag::FIRST_WRITE_BOUNDED;
+        }
+        if phase_before == phase::IDLE {
+            // Nobody asked for it, and the first write's time stands for a request's.
+            s.delivery_flags |= flag::REQUEST_BOUNDED;
         }
         s.written_seq = write_seq;
         found_acked(host, s, look, una, write_seq);

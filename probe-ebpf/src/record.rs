@@ -64,7 +64,8 @@ pub mod flag {
     /// an upper bound.
     pub const FIRST_WRITE_BOUNDED: u32 = 1 << 10;
     /// The request came before it was seen: it was under way when the session was adopted, or was
-    /// found at a later look at the socket. Its time is an upper bound.
+    /// found at a later look at the socket; or nobody asked, and the first write's time, a bound
+    /// itself, stands for it. Its time is an upper bound.
     pub const REQUEST_BOUNDED: u32 = 1 << 11;
     /// The last delivery-rate sample was limited by the application, not by the path.
     pub const RATE_APP_LIMITED: u32 = 1 << 12;

@@ -180,9 +180,10 @@ impl Session {
     }
 
     /// New bytes of the client arrived, in order. The caller has closed a complete delivery
-    /// (or a handshake exchange: [`Session::yields_to_request`]) before.
+    /// (or a handshake exchange: [`Session::yields_to_request`]) before. Returns whether they are
+    /// a delivery's first.
     #[inline(always)]
-    pub fn requested(&mut self, now_ns: u64, bytes: u64, write_seq: u32, gauges: &Gauges) {
+    pub fn requested(&mut self, now_ns: u64, bytes: u64, write_seq: u32, gauges: &Gauges) -> bool {
         if self.phase == phase::ANSWERING {
             if self.flags & flag::TLS == 0 || !tls::is_alert(bytes, self.is_tls_13 != 0) {
                 // The client speaks while it is answered.
@@ -192,23 +193,24 @@ impl Session {
                 self.requests += 1;
             }
             self.request_bytes += bytes;
-            return;
+            return false;
         }
         // In clear and in one stream, a message so short is the beginning of a request.
         let replaces = self.flags & (flag::TLS | flag::BUSY_PERIOD) != 0 && self.is_tentative();
         if self.phase == phase::ASKED && !replaces {
             self.request_bytes += bytes;
             self.t_request_last_ns = now_ns;
-            return;
+            return false;
         }
         if self.fin_queued != 0 {
             // The server has closed: there will be no answer.
-            return;
+            return false;
         }
         self.pass_late();
         self.open(now_ns, write_seq, gauges);
         self.phase = phase::ASKED;
         self.request_bytes = bytes;
+        true
     }
 
     /// A client message of so many bytes has arrived: HTTP/2 over TLS shows itself by its control

@@ -113,6 +113,49 @@ fn exchanges_that_fall_between_two_looks_are_told_apart_by_their_requests() {
 }
 
 #[test]
+fn an_answer_that_goes_on_after_a_pause_and_then_is_asked_more_has_bounds_throughout() {
+    let mut w = Watched::default();
+    w.asks(100);
+    w.answers(5000);
+    w.acknowledges_all();
+    w.look(10);
+    w.look(10 + 1001);
+    w.answers(5000);
+    w.look(2000);
+    w.answers(3000);
+    w.asks(100);
+    w.acknowledges_all();
+    w.look(2100);
+    w.look(2100 + 1001);
+    let [_, (request, acked, flags)] = w.ends()[..] else {
+        panic!("{:?}", w.ends());
+    };
+    assert_eq!((request, acked), (100, 8000));
+    let bounds = flag::REQUEST_BOUNDED | flag::FIRST_WRITE_BOUNDED | flag::END_BOUNDED;
+    let marks = bounds | flag::RESUMED | flag::BUSY_PERIOD;
+    assert_eq!(flags & marks, marks);
+}
+
+#[test]
+fn a_request_that_takes_the_place_of_a_control_message_is_marked_as_well() {
+    let mut w = Watched::default();
+    w.session.flags |= flag::BUSY_PERIOD;
+    w.asks(20);
+    w.look(10);
+    w.asks(300);
+    w.look(20);
+    w.answers(5000);
+    w.acknowledges_all();
+    w.look(30);
+    w.look(30 + 1001);
+    let [(request, acked, flags)] = w.ends()[..] else {
+        panic!("{:?}", w.ends());
+    };
+    assert_eq!((request, acked), (300, 5000));
+    assert_ne!(flags & flag::REQUEST_BOUNDED, 0);
+}
+
+#[test]
 fn a_request_found_with_more_of_the_answer_before_makes_a_busy_period() {
     let mut w = Watched::default();
     w.asks(100);

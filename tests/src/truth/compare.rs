@@ -316,10 +316,7 @@ pub fn bounds(
             times.get(earlier.saturating_sub(1)).copied().unwrap_or(0)
         };
         let mut words = Vec::new();
-        // What nobody asked for has the first write's time for a request's.
-        let is_asked = !["unsolicited", "resumed"].contains(&delivery.kind.as_str());
-        let request_bounded = delivery.request_bounded || !is_asked;
-        if !(request_bounded && delivery.first_write_bounded && delivery.end_bounded) {
+        if !(delivery.request_bounded && delivery.first_write_bounded && delivery.end_bounded) {
             result.request.bounds_broken += 1;
             words.push("not every time is marked as a bound".to_owned());
         }
