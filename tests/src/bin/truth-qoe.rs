@@ -27,6 +27,10 @@ struct Args {
     /// Only sessions of this set
     #[arg(long, value_name = "SET")]
     set: Option<qoe::scenario::Set>,
+    /// Let nobody play: have this weir replay what was recorded of the last run in the directory, and
+    /// judge that; writes again.json. For a change of the model, in seconds; it needs no root
+    #[arg(long, conflicts_with = "quick")]
+    again: bool,
     /// Where the programme is kept, and the report goes
     #[arg(long, value_name = "DIR", default_value = "target/truth-qoe")]
     out: PathBuf,
@@ -41,7 +45,12 @@ fn main() -> Result<ExitCode> {
         set: args.set,
         out: args.out,
     };
-    Ok(if qoe::run(&plan)? {
+    let holds = if args.again {
+        qoe::judge_again(&plan)?
+    } else {
+        qoe::run(&plan)?
+    };
+    Ok(if holds {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -6,6 +6,7 @@
 //! baselines' from the same run, are scored against it.
 
 pub mod access_log;
+pub mod again;
 pub mod aims;
 pub mod baseline;
 pub mod ladder;
@@ -143,6 +144,29 @@ pub fn run(plan: &Plan) -> Result<bool> {
     draw(&played, &tellers, &out)?;
     print!("{}", report.summary());
     println!("report: {}", plan.out.join("report.json").display());
+    Ok(report.failures.is_empty())
+}
+
+/// Judges the run that is in the plan's directory once more, by the plan's weir; prints, and returns
+/// whether everything held. The result is in `again.json` there.
+///
+/// # Errors
+/// There is no whole run, or weir cannot replay it.
+pub fn judge_again(plan: &Plan) -> Result<bool> {
+    let mut run = again::read(&plan.out, &plan.weir)?;
+    run.played.retain(|played| plan.wants(&played.session));
+    let version = output(&plan.weir.to_string_lossy(), &["--version"])?;
+    let mut report = Report::new(
+        Some(version.trim().to_owned()),
+        run.kernel,
+        run.browser,
+        &run.played,
+        &run.tellers,
+    );
+    report.hold(WEIR);
+    report.write(&plan.out.join("again.json"))?;
+    print!("{}", report.summary());
+    println!("report: {}", plan.out.join("again.json").display());
     Ok(report.failures.is_empty())
 }
 

@@ -77,7 +77,7 @@ pub struct Report<'a> {
 /// viewers there, the one that is said to have watched most.
 pub fn about<'a>(played: &Played, said: &'a [ViewerSaid]) -> Option<&'a ViewerSaid> {
     said.iter()
-        .filter(|said| said.client == Some(played.path.client))
+        .filter(|said| said.client == Some(played.client))
         .max_by_key(|said| (said.started_unix_ns > 0, said.watched_us))
 }
 
@@ -116,7 +116,7 @@ impl<'a> Report<'a> {
             .iter()
             .map(|one| Kept {
                 session: &one.session,
-                client: one.path.client,
+                client: one.client,
                 truth: &one.truth,
                 said: tellers
                     .iter()

@@ -2,6 +2,7 @@
 //! own path, whose link and origin change as the session's plan says.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,8 +34,8 @@ const OVERDUE: Duration = Duration::from_secs(45);
 pub struct Played {
     /// As it was planned.
     pub session: Session,
-    /// Where from and whereto.
-    pub path: Path,
+    /// From where.
+    pub client: Ipv4Addr,
     /// What its player says happened.
     pub truth: Truth,
 }
@@ -236,7 +237,7 @@ impl Running {
         Played {
             truth: Truth::of(&self.reports),
             session: self.session,
-            path: self.path,
+            client: self.path.client,
         }
     }
 

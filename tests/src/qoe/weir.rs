@@ -137,12 +137,9 @@ impl Viewers {
     /// # Errors
     /// A line could not be read.
     pub fn finish(self) -> Result<Vec<ViewerSaid>> {
-        let mut accounts = Accounts::default();
-        for line in self.lines.seen(|_| true) {
-            accounts.take(line);
-        }
+        let lines = self.lines.seen(|_| true);
         self.lines.finish()?;
-        let mut said = accounts.finish();
+        let mut said = account(lines);
         let mut buffers = self.sampler.finish();
         for one in &mut said {
             one.buffer
@@ -153,10 +150,19 @@ impl Viewers {
     }
 }
 
+/// What lines say of each viewer.
+pub(super) fn account(lines: impl IntoIterator<Item = Line>) -> Vec<ViewerSaid> {
+    let mut accounts = Accounts::default();
+    for line in lines {
+        accounts.take(line);
+    }
+    accounts.finish()
+}
+
 /// A line: a viewer as it is, or what happened to one; plain, or under the name of its kind.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-enum Line {
+pub(super) enum Line {
     Event(Happened),
     NamedEvent {
         event: Happened,
@@ -171,7 +177,7 @@ enum Line {
 
 /// `ViewerEvent`.
 #[derive(Clone, Debug, Deserialize)]
-struct Happened {
+pub(super) struct Happened {
     change: String,
     unix_ns: u64,
     told_unix_ns: u64,
@@ -180,7 +186,7 @@ struct Happened {
 
 /// `Viewer`, as far as it is judged.
 #[derive(Clone, Debug, Deserialize)]
-struct Viewer {
+pub(super) struct Viewer {
     key: String,
     #[serde(default)]
     sid: String,
