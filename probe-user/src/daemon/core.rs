@@ -32,6 +32,8 @@ const BULK_BATCH: usize = 256;
 /// records come faster than they are folded: more than the largest ring holds.
 const MOST_BATCHES: usize = 16_384;
 const HOT_BATCH: usize = 1024;
+/// Batches of it that labels wait for at most, because what is in them may be older than they are.
+const LABEL_BULK_BATCHES: usize = 16;
 /// Labels taken in before the rings are looked at again.
 const LABEL_BATCH: usize = 64;
 /// Records of either ring taken out at the end; what comes faster than this is left.
@@ -175,7 +177,7 @@ impl Core {
                     // Nor about labels.
                     self.desk.take_labels(LABEL_BATCH);
                 }
-                () = labelled(inputs.labels.as_deref()) => self.desk.take_labels(LABEL_BATCH),
+                () = labelled(inputs.labels.as_deref()) => self.hear()?,
             }
         }
         self.drain_rest()?;
@@ -289,6 +291,19 @@ impl Core {
             std::thread::yield_now();
         }
         Ok(drained)
+    }
+
+    /// Takes in labels, and before them what the kernel had said when they were sent: that a request
+    /// came, and so that the delivery before it was over.
+    fn hear(&mut self) -> anyhow::Result<()> {
+        self.drain(Ring::Hot, HOT_BATCH)?;
+        for _ in 0..LABEL_BULK_BATCHES {
+            if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
+                break;
+            }
+        }
+        self.desk.take_labels(LABEL_BATCH);
+        Ok(())
     }
 
     fn drain_rest(&mut self) -> anyhow::Result<()> {
