@@ -13,7 +13,7 @@ use crate::labels::request::{NO_UPSTREAM, RequestLabel};
 
 impl Audience {
     /// A delivery is over, and all that is known of it is here: nothing, one label, or in a busy
-    /// period several.
+    /// period several. Of a busy period that is not over: the labels of those of its answers that are.
     #[expect(
         clippy::too_many_arguments,
         reason = "what is known, and where it is counted"
@@ -29,7 +29,8 @@ impl Audience {
         cells: &mut Cells,
     ) {
         let spent = Spent::of(record, clocks.tick_hz, record.header.t_ns);
-        cells.get_mut(cell).counters.deliveries_labelled += u64::from(!heard.is_empty());
+        let is_over = record.header.kind == record::kind::DELIVERY_END;
+        cells.get_mut(cell).counters.deliveries_labelled += u64::from(is_over && !heard.is_empty());
         let mut told = told::finished(record, session);
         if heard.is_empty() {
             let Some(place) = self.nameless_or_owner(record, cells) else {
@@ -63,7 +64,11 @@ impl Audience {
         let end = told.end;
         for (ordinal, heard) in (0..).zip(heard) {
             let label = &heard.label;
-            told.id = told::request_id(session, record.index, ordinal);
+            told.id = if label.is_http2 {
+                heard.id
+            } else {
+                told::request_id(session, record.index, ordinal)
+            };
             told.status = label.status;
             told.object = Some(told::object(label));
             told.end = end;
@@ -79,7 +84,9 @@ impl Audience {
                     t_ns if t_ns < record.t_first_write_ns => t_ns,
                     t_ns => t_ns.max(record.t_request_ns),
                 };
-                if heard.t_end_ns != 0 && record.t_last_acked_ns != 0 {
+                if heard.t_acked_ns != 0 {
+                    told.t_last_acked_ns = heard.t_acked_ns;
+                } else if heard.t_end_ns != 0 && record.t_last_acked_ns != 0 {
                     let t_acked_ns = heard.t_end_ns.saturating_add(tail_ns);
                     told.t_last_acked_ns = t_acked_ns.min(record.t_last_acked_ns);
                 }

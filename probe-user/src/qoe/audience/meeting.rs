@@ -5,7 +5,7 @@ use probe_ebpf::record::{self, kind as record_kind};
 use super::super::blame::Spent;
 use super::super::cell::Cells;
 use super::super::delivery::{self, Kind};
-use super::super::viewer::{Labelled, Tier};
+use super::super::viewer::{Finished, Labelled, RequestId, Tier};
 use super::side::{self, Heard, Open, Side};
 use super::{Audience, Clocks, MOST_HOMELESS, SILENT_NS, canonical, canonical_ref, ends_of, told};
 use crate::labels::request::{Class, RequestLabel, SessionRef};
@@ -126,7 +126,10 @@ impl Audience {
             label: *label,
             t_begin_ns: clocks.monotonic_ns(label.begin_unix_ns),
             t_end_ns: clocks.monotonic_ns(label.end_unix_ns),
+            id: RequestId::default(),
             is_told: false,
+            reaches_bytes: 0,
+            t_acked_ns: 0,
         };
         let place = told::is_playback(label)
             .then(|| self.viewer_of(cookie, &heard, cells))
@@ -137,13 +140,21 @@ impl Audience {
         self.named.insert(side.ends.local_port, now_ns);
         if let Some(record) = side.take_delivery(&heard) {
             let (number, cell) = (side.number, side.cell);
+            heard.id = told::late_request_id(number, record.index, heard.t_begin_ns);
             self.finished(&record, number, cell, &[heard], clocks, now_ns, cells);
             return;
         }
-        let open = side.paused_for(&heard).or(side.open);
-        let index = open.map_or(side.next_index, |open| open.index);
-        let id = told::request_id(side.number, index, 0);
-        let t_request_ns = open.map_or(heard.t_begin_ns, |open| open.t_request_ns);
+        let Open {
+            index,
+            t_request_ns,
+        } = side.awaited_by(&heard);
+        let mut t_request_ns = t_request_ns;
+        heard.id = if label.is_http2 {
+            t_request_ns = t_request_ns.max(heard.t_begin_ns);
+            side.name_shared(index, &heard)
+        } else {
+            told::request_id(side.number, index, 0)
+        };
         side.t_updated_ns = now_ns;
         let was_queued = std::mem::replace(&mut side.is_queued, true);
         let cell = side.cell;
@@ -156,7 +167,7 @@ impl Audience {
         }
         if let Some(place) = place {
             let told = Labelled {
-                id,
+                id: heard.id,
                 t_request_ns,
                 object: told::object(label),
                 status: label.status,
@@ -185,40 +196,70 @@ impl Audience {
             }
             return;
         }
+        if record.header.kind == record_kind::DELIVERY_END {
+            self.over(record, cell, clocks, cells);
+        } else {
+            self.under_way(record, cell, clocks, cells);
+        }
+    }
+
+    fn under_way(
+        &mut self,
+        record: &record::Delivery,
+        cell: u32,
+        clocks: Clocks,
+        cells: &mut Cells,
+    ) {
         let now_ns = record.header.t_ns;
-        let is_end = record.header.kind == record_kind::DELIVERY_END;
         let infers = self.infers(record.endpoints.local_port, now_ns);
         let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
             return;
         };
         let number = side.number;
         side.t_updated_ns = now_ns;
-        if !is_end {
-            if record.index < side.next_index {
-                return;
-            }
-            let record = &side.joined(record);
-            side.open = Some(Open {
-                index: record.index,
-                t_request_ns: record.t_request_ns,
-            });
-            let expected_bytes = side.expected_bytes(record);
-            let place = match side.viewer {
-                Some(place) => Some(place),
-                None if infers => self.nameless(record, cells),
-                None => None,
-            };
-            if let Some(place) = place {
-                if let Some(entry) = self.viewers.get_mut(place) {
-                    entry.under_way = Spent::of(record, clocks.tick_hz, now_ns);
-                }
-                let told = told::under_way(record, number, expected_bytes);
-                self.tell(place, now_ns, cells, |model, with, out| {
-                    model.under_way(&told, now_ns, with, out);
-                });
-            }
+        if record.index < side.next_index {
             return;
         }
+        let record = &side.joined(record);
+        side.open = Some(Open {
+            index: record.index,
+            t_request_ns: record.t_request_ns,
+        });
+        let expected_bytes = side.expected_bytes(record);
+        let shared = side.shared_progress(record);
+        let place = match side.viewer {
+            Some(place) => Some(place),
+            None if infers => self.nameless(record, cells),
+            None => None,
+        };
+        if let Some(entry) = place.and_then(|place| self.viewers.get_mut(place)) {
+            entry.under_way = Spent::of(record, clocks.tick_hz, now_ns);
+        }
+        let (over, under_way) = shared.unwrap_or_else(|| {
+            let whole = told::under_way(record, number, expected_bytes);
+            (Vec::new(), [Some(whole), None])
+        });
+        if !over.is_empty() {
+            self.finished(record, number, cell, &over, clocks, now_ns, cells);
+        }
+        let Some(place) = place else {
+            return;
+        };
+        for told in under_way.into_iter().flatten() {
+            self.tell(place, now_ns, cells, |model, with, out| {
+                model.under_way(&told, now_ns, with, out);
+            });
+        }
+    }
+
+    fn over(&mut self, record: &record::Delivery, cell: u32, clocks: Clocks, cells: &mut Cells) {
+        let now_ns = record.header.t_ns;
+        let infers = self.infers(record.endpoints.local_port, now_ns);
+        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+            return;
+        };
+        let number = side.number;
+        side.t_updated_ns = now_ns;
         let joined = side.joined(record);
         side.next_index = side.next_index.max(record.index.saturating_add(1));
         side.t_latest_ns = now_ns;
@@ -236,32 +277,58 @@ impl Audience {
         let Some(side) = self.sides.get_mut(&record.cookie) else {
             return;
         };
-        let (heard, stale) = side.take_labels(record);
+        let (mut heard, stale) = side.take_labels(record);
+        let (was_named, nameless) = side.shared_end(record, &mut heard);
+        let owner = side.viewer;
         cells.get_mut(cell).counters.labels_unmatched += stale.len() as u64;
-        if !heard.is_empty() || infers {
+        if was_named && heard.is_empty() {
+            // All its answers were over before it was.
+            cells.get_mut(cell).counters.deliveries_labelled += 1;
+        } else if !heard.is_empty() || infers {
             self.finished(record, number, cell, &heard, clocks, now_ns, cells);
-            return;
+        } else if self.named.contains_key(&record.endpoints.local_port) {
+            self.await_label(record, cell, clocks, cells);
         }
-        let is_named = self.named.contains_key(&record.endpoints.local_port);
-        if let Some(side) = self.sides.get_mut(&record.cookie)
-            && is_named
-        {
-            let was_queued = std::mem::replace(&mut side.is_queued, true);
-            let viewer = side.viewer;
-            let over = side.keep_delivery(record);
-            if !was_queued {
-                self.waiting.push_back(record.cookie);
-            }
-            if let Some(place) = viewer {
-                // Its label comes when the server has written all of it, so it is not known to be.
-                let told = told::under_way(record, number, 0);
-                self.tell(place, now_ns, cells, |model, with, out| {
-                    model.under_way(&told, now_ns, with, out);
-                });
-            }
-            if let Some(over) = over {
-                self.finished(&over, number, cell, &[], clocks, now_ns, cells);
-            }
+        if let (Some(place), Some(id)) = (owner, nameless) {
+            let told = Finished {
+                id,
+                acked_bytes: 0,
+                ..told::finished(record, number)
+            };
+            self.tell(place, now_ns, cells, |model, with, out| {
+                model.finished(&told, now_ns, with, out);
+            });
+        }
+    }
+
+    /// Keeps a delivery that is over until it has a name.
+    fn await_label(
+        &mut self,
+        record: &record::Delivery,
+        cell: u32,
+        clocks: Clocks,
+        cells: &mut Cells,
+    ) {
+        let now_ns = record.header.t_ns;
+        let Some(side) = self.sides.get_mut(&record.cookie) else {
+            return;
+        };
+        let number = side.number;
+        let was_queued = std::mem::replace(&mut side.is_queued, true);
+        let viewer = side.viewer;
+        let over = side.keep_delivery(record);
+        if !was_queued {
+            self.waiting.push_back(record.cookie);
+        }
+        if let Some(place) = viewer {
+            // Its label comes when the server has written all of it, so it is not known to be.
+            let told = told::under_way(record, number, 0);
+            self.tell(place, now_ns, cells, |model, with, out| {
+                model.under_way(&told, now_ns, with, out);
+            });
+        }
+        if let Some(over) = over {
+            self.finished(&over, number, cell, &[], clocks, now_ns, cells);
         }
     }
 

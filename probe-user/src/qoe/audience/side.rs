@@ -1,13 +1,17 @@
 //! A session as the audience sees it: whose it is, what labels have said of it, and which of its
 //! deliveries nobody has named yet. Labels and deliveries meet here, by time.
 
+mod shared;
+
 use std::collections::VecDeque;
 
 use probe_ebpf::record::{self, flag};
 
 use super::super::delivery::{self, Kind};
+use super::super::viewer::RequestId;
 use super::super::viewer::cadence::Cadence;
 use crate::labels::request::RequestLabel;
+use shared::Shared;
 
 /// A server notes the begin of a request when it has read it, which is later than its arrival in
 /// the kernel, and in whole milliseconds, which may be earlier.
@@ -31,8 +35,14 @@ pub(super) struct Heard {
     pub(super) t_begin_ns: u64,
     /// When its answer was written; 0: not said.
     pub(super) t_end_ns: u64,
+    /// By what the viewer's model knows its request.
+    pub(super) id: RequestId,
     /// The viewer's model has heard of it.
     pub(super) is_told: bool,
+    /// How far into the bytes of a busy period its answer reaches; 0: not known.
+    pub(super) reaches_bytes: u64,
+    /// When these were acknowledged; 0: not known.
+    pub(super) t_acked_ns: u64,
 }
 
 /// A session.
@@ -59,6 +69,8 @@ pub(super) struct Side {
     /// What its requests' pace tells, where nobody labels them.
     pub(super) cadence: Option<Box<Cadence>>,
     waiting: Option<Box<Waiting>>,
+    /// How far requests have come that share it.
+    shared: Option<Box<Shared>>,
     /// What the delivery under way goes on with, after a pause of the server.
     paused: Option<Box<record::Delivery>>,
 }
@@ -90,6 +102,7 @@ impl Side {
             open: None,
             cadence: None,
             waiting: None,
+            shared: None,
             paused: None,
         }
     }
@@ -152,6 +165,37 @@ impl Side {
         })
     }
 
+    /// Which delivery a label is of that none has met: its index, and when it was asked for. That is
+    /// the one under way, or the next; but the server's line may come before the kernel's record, so
+    /// that requests of which labels were heard already come before it.
+    pub(super) fn awaited_by(&self, heard: &Heard) -> Open {
+        let first = self.paused_for(heard).or(self.open);
+        let base = first.unwrap_or(Open {
+            index: self.next_index,
+            t_request_ns: self.t_latest_ns,
+        });
+        let since_ns = base.t_request_ns.saturating_sub(EARLIER_NS);
+        let is_before = |other: &&Heard| {
+            !other.label.is_http2 && (since_ns..heard.t_begin_ns).contains(&other.t_begin_ns)
+        };
+        let labels = self.waiting.iter().flat_map(|waiting| &waiting.labels);
+        // Of those that share it, all are of the one under way.
+        let before = if heard.label.is_http2 {
+            0
+        } else {
+            labels.filter(is_before).count()
+        };
+        match (before, first) {
+            (0, Some(open)) => open,
+            _ => Open {
+                index: base
+                    .index
+                    .saturating_add(u32::try_from(before).unwrap_or(0)),
+                t_request_ns: heard.t_begin_ns,
+            },
+        }
+    }
+
     /// Keeps a label until its delivery is over; returns one that has no room any more.
     pub(super) fn keep_label(&mut self, heard: &Heard) -> Option<Heard> {
         let labels = &mut self.waiting.get_or_insert_default().labels;
@@ -192,6 +236,7 @@ impl Side {
         labels
             .filter(|heard| meets(heard, record))
             .min_by_key(|heard| heard.t_begin_ns.abs_diff(record.t_request_ns))
+            .or_else(|| self.shared.as_ref()?.first(record.index))
     }
 
     /// Takes out the labels of a delivery that is over: of an exchange the nearest, of a busy period

@@ -8,15 +8,29 @@ use crate::labels::cmcd::{Cmcd, PlayState};
 use crate::labels::request::{Class, Media, RequestLabel, Stream};
 
 /// Requests that are told apart within one delivery (a busy period may hold many).
-const PER_DELIVERY: u32 = 64;
+const PER_DELIVERY: u32 = 4096;
 
-/// The request `ordinal` of a delivery.
+/// The request `ordinal` of a delivery. Those of the latter half are for labels that come when it is
+/// over.
 pub(super) fn request_id(session: u32, index: u32, ordinal: u32) -> RequestId {
     RequestId {
         session,
         number: index
-            .saturating_mul(PER_DELIVERY)
-            .saturating_add(ordinal.min(PER_DELIVERY - 1)),
+            .wrapping_mul(PER_DELIVERY)
+            .wrapping_add(ordinal % (PER_DELIVERY / 2)),
+    }
+}
+
+/// A request of a delivery that is over, of which the label came only then; told from others by its
+/// time.
+pub(super) fn late_request_id(session: u32, index: u32, t_begin_ns: u64) -> RequestId {
+    let half = u64::from(PER_DELIVERY / 2);
+    let ordinal = u32::try_from(t_begin_ns / 1_000_000 % half).unwrap_or(0);
+    RequestId {
+        session,
+        number: index
+            .wrapping_mul(PER_DELIVERY)
+            .wrapping_add(PER_DELIVERY / 2 + ordinal),
     }
 }
 

@@ -1,7 +1,7 @@
 use probe_ebpf::record::{Delivery, flag};
 
 use super::*;
-use crate::labels::request::{SessionRef, Source};
+use crate::labels::request::{Class, SessionRef, Source};
 
 const MS: u64 = 1_000_000;
 
@@ -15,7 +15,10 @@ fn label(begin_ms: u64, sent_bytes: u64) -> Heard {
         label,
         t_begin_ns: begin_ms * MS,
         t_end_ns: (begin_ms + 5) * MS,
+        id: RequestId::default(),
         is_told: false,
+        reaches_bytes: 0,
+        t_acked_ns: 0,
     }
 }
 
@@ -135,4 +138,99 @@ fn an_answer_that_paused_is_one_with_its_rest() {
         ..delivery(3, 9000, 9010)
     };
     assert_eq!(side.joined(&other).index, 3);
+}
+
+#[test]
+fn labels_that_overtake_the_kernels_records_are_of_the_deliveries_that_follow() {
+    let mut side = side();
+    side.open = Some(Open {
+        index: 7,
+        t_request_ns: 1000 * MS,
+    });
+    let first = label(1001, 1);
+    assert_eq!(side.awaited_by(&first).index, 7);
+    assert_eq!(side.awaited_by(&first).t_request_ns, 1000 * MS);
+    side.keep_label(&first);
+    // The kernel has not said yet that the seventh is over.
+    for (begin_ms, index) in [(3000, 8), (4000, 9)] {
+        let next = label(begin_ms, 1);
+        let awaited = side.awaited_by(&next);
+        assert_eq!(
+            (awaited.index, awaited.t_request_ns),
+            (index, begin_ms * MS)
+        );
+        side.keep_label(&next);
+    }
+    // Nor that any is under way.
+    side.open = None;
+    side.next_index = 8;
+    side.t_latest_ns = 2990 * MS;
+    assert_eq!(side.awaited_by(&label(3000, 1)).index, 8);
+    assert_eq!(side.awaited_by(&label(5000, 1)).index, 10);
+}
+
+/// Of HTTP/2: a small answer that ends while a large one is written, and that one.
+#[test]
+fn answers_that_share_a_session_are_over_when_as_much_is_acknowledged_as_they_reach() {
+    let mut side = side();
+    let shared = |begin_ms, end_ms, sent_bytes| {
+        let mut heard = label(begin_ms, sent_bytes);
+        heard.label.is_http2 = true;
+        heard.label.object.class = Class::Segment;
+        heard.t_end_ns = end_ms * MS;
+        heard.is_told = true;
+        heard
+    };
+    let record = |t_ms: u64, written_bytes, acked_bytes| {
+        let mut record = delivery(3, 1000, t_ms);
+        record.flags |= flag::BUSY_PERIOD;
+        record.requests = 2;
+        record.header.t_ns = t_ms * MS;
+        record.t_last_acked_ns = t_ms * MS;
+        record.written_bytes = written_bytes;
+        record.acked_bytes = acked_bytes;
+        record
+    };
+    let mut small = shared(1010, 1100, 20_000);
+    small.id = side.name_shared(3, &small);
+    side.keep_label(&small);
+    // Half of the way to the first report, so within the first half of what was written by then.
+    let (over, under_way) = side
+        .shared_progress(&record(1200, 200_000, 50_000))
+        .unwrap();
+    assert!(over.is_empty());
+    let [named, nameless] = under_way;
+    assert_eq!(named.unwrap().id, small.id);
+    // There were two requests, and one label.
+    let nameless = nameless.unwrap();
+    assert_ne!(nameless.id, small.id);
+    let (over, _) = side
+        .shared_progress(&record(1400, 300_000, 150_000))
+        .unwrap();
+    let [over] = &over[..] else {
+        panic!("{over:?}")
+    };
+    assert_eq!((over.id, over.reaches_bytes), (small.id, 100_000));
+    assert_eq!(over.t_acked_ns, 1300 * MS);
+    // The second label takes the number under which its request was told.
+    let mut large = shared(1005, 1500, 300_000);
+    large.id = side.name_shared(3, &large);
+    assert_eq!(large.id, nameless.id);
+    side.keep_label(&large);
+    let mut end = record(1900, 320_500, 320_500);
+    end.header.kind = record::kind::DELIVERY_END;
+    let (mut heard, _) = side.take_labels(&end);
+    let (was_named, left) = side.shared_end(&end, &mut heard);
+    assert!(was_named && left.is_none());
+    let [heard] = &heard[..] else {
+        panic!("{heard:?}")
+    };
+    // The last reaches to the end, whatever the log leaves out.
+    assert_eq!(
+        (heard.reaches_bytes, heard.t_acked_ns),
+        (320_500, 1900 * MS)
+    );
+    // The next period has numbers of its own, and knows nothing of this one.
+    let other = shared(2001, 2002, 5);
+    assert_ne!(side.name_shared(4, &other), small.id);
 }
