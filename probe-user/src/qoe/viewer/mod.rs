@@ -98,7 +98,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 168 && size_of::<Viewer>() <= 664);
+const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 688);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.

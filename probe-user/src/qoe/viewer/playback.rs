@@ -4,11 +4,13 @@
 mod claims;
 mod going_on;
 mod settling;
+mod silence;
 
 use super::around::{Around, overdue_us};
 use super::input::Media;
 use super::thresholds::{POINT, RUNS};
 use super::timeline::What;
+use silence::Silence;
 
 /// Playheads begin here, so that there is room before them, and are brought back to it.
 const ORIGIN_US: u32 = 1 << 30;
@@ -33,6 +35,17 @@ pub(super) enum Doing {
     Idle,
 }
 
+/// What became of the sound while there is no picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sound {
+    /// It goes on.
+    Plays,
+    /// It was stopped, and has media still.
+    HeldBack,
+    /// It stopped for want of media.
+    Dry,
+}
+
 /// One run.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -40,8 +53,7 @@ struct Run {
     /// Stalled since the last settlement.
     recent_us: u32,
     doing: Doing,
-    /// Stalled, its sound has stopped too.
-    has_stopped: bool,
+    sound: Sound,
 }
 
 /// A stall that is over.
@@ -104,6 +116,8 @@ pub(super) struct Playback {
     is_waiting: bool,
     /// It said last that it begins or waits.
     says_starting: bool,
+    /// The latest time that the buffer was dry and nothing was asked for.
+    silence: Silence,
     /// The stall under way is the rest of one that was held to be over.
     is_rest: bool,
 }
@@ -132,7 +146,7 @@ impl Playback {
                 playhead_us: ORIGIN_US,
                 recent_us: 0,
                 doing: Doing::Start,
-                has_stopped: false,
+                sound: Sound::Plays,
             }; RUNS],
             fresh_us: 0,
             usual_us: 0,
@@ -150,6 +164,7 @@ impl Playback {
             has_played: false,
             is_waiting: false,
             says_starting: false,
+            silence: Silence::default(),
             is_rest: false,
         }
     }
@@ -263,10 +278,13 @@ impl Playback {
                 self.is_origin = self.open == 0;
             }
             self.runs[n].doing = Doing::Stall;
-            self.runs[n].has_stopped = false;
+            self.runs[n].sound = Sound::Plays;
             self.stall(n, dt_us - left_us, around);
         } else {
             self.runs[n].doing = Doing::Idle;
+            if n == POINT {
+                self.falls_silent(t_dry_ns);
+            }
         }
     }
 
@@ -286,7 +304,7 @@ impl Playback {
         }
         let run = &mut self.runs[n];
         run.doing = Doing::Stall;
-        run.has_stopped = true;
+        run.sound = Sound::Dry;
         run.recent_us = run.recent_us.saturating_add(waited_us);
     }
 
@@ -344,6 +362,7 @@ impl Playback {
         self.open |= 1 << slot;
         if after_gap {
             let was = self.runs[POINT].doing;
+            let had_us = self.ahead_us(POINT);
             if was == Doing::Play {
                 self.learn_usual(self.ahead_us(POINT));
             }
@@ -371,6 +390,7 @@ impl Playback {
             if was == Doing::Idle {
                 self.idle_errors += 1;
             }
+            self.speaks_again(self.ahead_us(POINT).saturating_sub(had_us));
         }
         if !self.is_declared && self.runs[POINT].doing != Doing::Stall {
             self.settle();
@@ -412,6 +432,7 @@ impl Playback {
                 _ => {}
             }
         }
+        self.fills_up(around);
         self.rebase();
     }
 
@@ -447,13 +468,14 @@ impl Playback {
             && self.doing() == Doing::Stall
             && self.runs[POINT].recent_us >= LEAST_STALL_US;
         self.stops = 0;
+        self.silence = Silence::default();
         self.lead_us = 0;
         self.fetched_us = [place; 2];
         for run in &mut self.runs {
             run.playhead_us = place;
             if run.doing == Doing::Stall && stalls_on {
                 // It skips what it waited for, to be live again; the viewer still waits.
-                run.has_stopped = true;
+                run.sound = Sound::Dry;
             } else if run.doing != Doing::Start {
                 run.doing = Doing::Seek;
             }
@@ -474,6 +496,7 @@ impl Playback {
             for fetched in &mut self.fetched_us {
                 *fetched = fetched.saturating_sub(ORIGIN_US).max(ORIGIN_US);
             }
+            self.silence = Silence::default();
         }
     }
 }

@@ -20,6 +20,9 @@ const LOOK_NS: u64 = 100_000_000;
 const RETRY_NS: u64 = 3_000_000_000;
 /// A start that nothing confirms is told as it seems after so long.
 const LATEST_START_NS: u64 = 10_000_000_000;
+/// Who has begun to play and keeps a session open is not gone before it was silent so long: the time
+/// for which servers keep a session that is not used.
+const OPEN_GAP_NS: u64 = 60_000_000_000;
 /// An answer of unknown size that was acknowledged as far as it was written is whole, or its record
 /// would have been followed by another.
 const WHOLE_MS: u32 = 1_500;
@@ -158,7 +161,13 @@ impl Viewer {
         let settled = Some(now.past).filter(|past| past.t_began_ns != 0);
         if self.told.t_stall_ns != 0 {
             let told_ns = self.told.t_stall_ns;
-            let was_told = |past: &Past| past.t_ended_ns() > told_ns.saturating_sub(SURE_NS);
+            let past_end_ns = self.told.t_past_end_ns;
+            let was_told = |past: &Past| {
+                // Not the one before, however soon the told one followed.
+                let is_before = past.t_began_ns < past_end_ns
+                    && past.t_ended_ns() <= past_end_ns.saturating_add(SURE_NS);
+                !is_before && past.t_ended_ns() > told_ns.saturating_sub(SURE_NS)
+            };
             // One that is over and lies about where one was told is that one.
             let over = settled
                 .filter(was_told)
@@ -322,7 +331,13 @@ impl Viewer {
         }
         let left_ns = u64::from(self.play.left_us(POINT, with.dry_us)) * 1000;
         let t_dry_ns = self.play.t_ns.saturating_add(left_ns);
-        t_sign_ns.max(t_dry_ns).saturating_add(startup::GAP_NS)
+        // One that has closed nothing may stand still behind a dead path.
+        let gap_ns = if self.is_alone {
+            startup::GAP_NS
+        } else {
+            OPEN_GAP_NS
+        };
+        t_sign_ns.max(t_dry_ns).saturating_add(gap_ns)
     }
 
     fn next_look(&self, now: &Playback, now_ns: u64, with: &Thresholds) -> u64 {

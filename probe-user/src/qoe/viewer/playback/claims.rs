@@ -2,7 +2,7 @@
 
 use super::super::thresholds::{POINT, RUNS};
 use super::super::timeline::Said;
-use super::{Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, VIDEO, clip, us};
+use super::{Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, Sound, VIDEO, clip, us};
 
 /// A player's word that differs by more from the model means a pause or a jump, not a stall.
 const FAR_US: i64 = 30_000_000;
@@ -30,10 +30,17 @@ impl Playback {
             self.rate_percent = rate;
         }
         let mut late_us = [0; RUNS];
-        let waits = said.starved || said.starting == Some(true) || self.is_waiting;
+        let says_waits = said.starved || said.starting == Some(true);
+        let waits = says_waits || self.is_waiting;
         let plays = self.has_played && !waits;
         if let Some(ahead_ms) = said.ahead_ms {
             let playhead_us = self.fetched_us[VIDEO].saturating_sub(ahead_ms.saturating_mul(1000));
+            if !said.is_late && says_waits && self.lacks_what_was_granted(playhead_us) {
+                if ahead_ms < LEAST_AHEAD_MS {
+                    self.stalls_on();
+                }
+                return None;
+            }
             for (run, late_us) in self.runs.iter_mut().zip(&mut late_us) {
                 if ahead_ms == 0 && run.playhead_us > playhead_us {
                     // The sound went on without a picture: nothing is ahead wherever it is.
@@ -53,9 +60,10 @@ impl Playback {
             return None;
         }
         let is_dry = said.ahead_ms.is_some_and(|ms| ms < LEAST_AHEAD_MS);
-        if is_dry && self.doing() == Doing::Stall {
-            // Its buffer is empty, so the stall goes on, whatever else it says or leaves out.
-            self.is_waiting = true;
+        if is_dry && (self.doing() == Doing::Stall || self.has_just_gone_on() && says_waits) {
+            // Its buffer is empty, so the stall goes on, whatever else it says or leaves out; and
+            // what has just arrived was of no use.
+            self.stalls_on();
             return None;
         }
         // With enough it went on in a moment, unless it says otherwise now.
@@ -80,7 +88,7 @@ impl Playback {
                     // It has not gone on yet; with enough it will in a moment.
                     if ahead_us < needs_us {
                         run.doing = Doing::Stall;
-                        run.has_stopped = true;
+                        run.sound = Sound::Dry;
                         self.is_rest |= n == POINT;
                     } else {
                         run.playhead_us = run.playhead_us.saturating_sub(around.with.begin_us);
@@ -96,6 +104,24 @@ impl Playback {
         }
         self.is_waiting = self.says_starting && self.doing() != Doing::Play;
         retracted
+    }
+
+    fn stalls_on(&mut self) {
+        for run in &mut self.runs {
+            if run.doing != Doing::Stall {
+                run.sound = Sound::Dry;
+            }
+            run.doing = Doing::Stall;
+        }
+        self.is_waiting = true;
+    }
+
+    /// Media arrived and ended a stall, so lately that the player may not have known of it when it
+    /// spoke.
+    fn has_just_gone_on(&self) -> bool {
+        self.doing() == Doing::Play
+            && self.runs[POINT].recent_us >= LEAST_STALL_US
+            && i64::from(self.since_append_us) <= STALE_US
     }
 
     /// Takes the player's word on its start: when the first frame was follows from how much was
@@ -127,6 +153,17 @@ impl Playback {
         }
     }
 
+    /// Whether what it has ahead says that it stood still, though it does not say so itself: had it
+    /// played on, it had as much less. `late`: by how much the playhead was thought too far.
+    fn has_stood(&self, said: &Said, late: i64) -> bool {
+        let had = i64::from(self.runs[POINT].recent_us);
+        let stood = had + late;
+        said.ahead_ms.is_some()
+            && stood >= STALE_US.max(had / 2)
+            // Else the playhead was elsewhere from the beginning.
+            && late <= i64::from(self.fresh_us + LEAST_STALL_US)
+    }
+
     /// Makes the time since the player's last word what the player says it was, and settles it.
     /// `late_us`: by how much each playhead was thought too far.
     fn reconcile(&mut self, said: &Said, was_waiting: bool, late_us: &[i64; RUNS]) -> Option<u64> {
@@ -141,7 +178,8 @@ impl Playback {
             let is_urgent = self.has_played
                 && said.starting == Some(true)
                 && (has_moved || !self.says_starting);
-            said.starved || is_urgent || self.is_waiting && !self.is_rest
+            let has_stood = !was_waiting && self.has_stood(said, late);
+            said.starved || is_urgent || has_stood || self.is_waiting && !self.is_rest
         } else {
             // Some say it of a buffer that was empty while they began, or long before: the time that
             // was not played tells.

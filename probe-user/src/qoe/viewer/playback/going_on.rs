@@ -1,38 +1,52 @@
 //! What a player that ran dry does meanwhile, and what it needs to go on.
 
 use super::super::around::Around;
-use super::{AUDIO, Playback, VIDEO};
+use super::{AUDIO, Playback, Sound};
 
 /// A browser lets the sound go on so long while there is no picture (Chromium's renderer defers the
 /// underflow of the picture by 3 s).
 const RUN_ON_US: u32 = 3_000_000;
 
+const A_FRAME_US: u32 = 40_000;
+
 impl Playback {
     /// The picture stands still for want of media, and the sound goes on for a while: what of the
     /// picture arrives late has been passed by.
     pub(super) fn run_on(&mut self, n: usize, dt_us: u32, around: &Around) {
-        let video_us = self.fetched_us[VIDEO];
-        let until_us = self.fetched_us[AUDIO].min(video_us.saturating_add(RUN_ON_US));
+        let audio_us = self.fetched_us[AUDIO];
+        let rate_percent = u64::from(self.rate_percent);
         let run = &mut self.runs[n];
-        run.has_stopped |= !around.runs_on;
-        if run.has_stopped {
+        if run.sound != Sound::Plays {
             return;
         }
-        let media = u64::from(dt_us) * u64::from(self.rate_percent) / 100;
-        let media_us = u32::try_from(media).unwrap_or(u32::MAX);
-        let left_us = until_us.saturating_sub(run.playhead_us);
+        if !around.runs_on {
+            run.sound = Sound::Dry;
+            return;
+        }
+        let media = |us: u32| u32::try_from(u64::from(us) * rate_percent / 100).unwrap_or(u32::MAX);
+        let of_sound_us = audio_us.saturating_sub(run.playhead_us);
+        let of_time_us = media(RUN_ON_US.saturating_sub(run.recent_us));
+        let left_us = of_sound_us.min(of_time_us);
+        let media_us = media(dt_us);
         run.playhead_us = run.playhead_us.saturating_add(media_us.min(left_us));
-        run.has_stopped = media_us >= left_us;
+        if media_us >= left_us {
+            run.sound = if of_sound_us <= of_time_us {
+                Sound::Dry
+            } else {
+                Sound::HeldBack
+            };
+        }
     }
 
     /// Media that a stalled run needs to go on.
     pub(super) fn needs_us(&self, n: usize, around: &Around) -> u32 {
         let with = around.with;
         let times = self.stops.saturating_add(1);
-        let resume_us = if self.runs[n].has_stopped {
-            with.resume_us(n, times)
-        } else {
-            with.resume_us[n]
+        let resume_us = match self.runs[n].sound {
+            Sound::Dry => with.resume_us(n, times),
+            Sound::HeldBack => with.resume_us[n],
+            // The clock goes on, so that any picture is shown.
+            Sound::Plays => A_FRAME_US,
         };
         resume_us.saturating_add(with.dry_us)
     }

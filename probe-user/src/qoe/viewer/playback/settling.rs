@@ -1,7 +1,7 @@
 //! What was played and stalled, once it is final; and what is begun anew.
 
 use super::super::thresholds::{POINT, RUNS};
-use super::{AUDIO, LEAST_STALL_US, Past, Playback};
+use super::{AUDIO, LEAST_STALL_US, Past, Playback, Sound};
 
 /// What the length of a stall is not known to, whatever the thresholds: when the player took in
 /// what had arrived, when it noticed, and the rounding of what it says.
@@ -72,8 +72,8 @@ impl Playback {
         }
         if self.t_stall_ns != 0 && self.runs[POINT].recent_us >= LEAST_STALL_US {
             self.stalls += 1;
-            let has_stopped = self.runs[POINT].has_stopped;
-            self.stops = self.stops.saturating_add(u8::from(has_stopped));
+            let is_dry = self.runs[POINT].sound == Sound::Dry;
+            self.stops = self.stops.saturating_add(u8::from(is_dry));
             self.past = Past {
                 t_began_ns: self.t_stall_ns,
                 stalled_us: self.runs[POINT].recent_us,

@@ -202,3 +202,114 @@ fn what_is_left_when_it_ends_is_not_played() {
     let at = |t_ms| viewer.view(ns(t_ms), with).sums;
     assert_eq!(at(3000), at(60_000));
 }
+
+/// hls.js after an outage: the request that follows says how much is ahead, and not that it starved.
+#[test]
+fn a_buffer_that_holds_what_just_came_stood_still_until_then() {
+    for (ahead_ms, stalls) in [(2000, 1), (100, 0)] {
+        let mut told = Told::new();
+        let mut at_ms = 0;
+        for n in 0..3 {
+            let asked = said(&mut told, at_ms, n, ahead(2000 * u32::try_from(n).unwrap()));
+            told.answered(at_ms, at_ms + 100, asked);
+            at_ms += 100;
+        }
+        // Six seconds are there; the next comes three seconds after they were played out.
+        let asked = said(&mut told, at_ms, 3, ahead(5800));
+        told.answered(at_ms, 9100, asked);
+        let asked = said(&mut told, 9110, 4, ahead(ahead_ms));
+        told.answered(9110, 9200, asked);
+        told.until(13_000);
+        assert_eq!(stalls_left(&told), stalls, "{:?}", told.changes);
+        let stalled_ms = stalled_ms(&told);
+        assert!(
+            stalled_ms.abs_diff(stalls as u64 * 3000) < 100,
+            "{stalled_ms}"
+        );
+    }
+}
+
+/// dash.js with a picture that comes when the sound has passed it by: `bl=0,bs,su` follows at once.
+#[test]
+fn media_that_is_of_no_use_ends_no_stall() {
+    let mut told = Told::new();
+    for n in 0..2 {
+        let asked = said(&mut told, 100 * n, n.into(), ahead(0));
+        told.answered(100 * n, 100 * n + 100, asked);
+    }
+    let asked = said(&mut told, 200, 2, ahead(3900));
+    // Dry at 4.1 s.
+    told.answered(200, 9000, asked);
+    let empty = Claim {
+        starved: true,
+        ..urgent(0)
+    };
+    let asked = said(&mut told, 9010, 3, empty);
+    told.answered(9010, 12_100, asked);
+    let asked = said(&mut told, 12_110, 4, ahead(2000));
+    told.answered(12_110, 12_200, asked);
+    told.until(15_000);
+    assert_eq!(stalls_left(&told), 1, "{:?}", told.changes);
+    assert!(
+        stalled_ms(&told).abs_diff(8000) < 150,
+        "{}",
+        stalled_ms(&told)
+    );
+}
+
+/// dash.js after an outage: the first request is one that has been on its way since before, and says
+/// what was ahead then; the next says that nothing is.
+#[test]
+fn an_empty_buffer_after_a_silence_was_empty_all_the_while() {
+    let mut told = Told::new();
+    for n in 0..8 {
+        let t_ms = if n < 3 { n * 100 } else { n * 2000 - 3600 };
+        let asked = said(&mut told, t_ms, n.into(), ahead(5600));
+        told.answered(t_ms, t_ms + 100, asked);
+    }
+    let dry_ms = told.now_ms + u32::try_from(told.ahead_ms()).unwrap();
+    told.until(30_000);
+    let asked = said(&mut told, 30_000, 8, ahead(5600));
+    told.answered(30_000, 30_600, asked);
+    let empty = Claim {
+        starved: true,
+        ..urgent(0)
+    };
+    let asked = said(&mut told, 30_700, 9, empty);
+    told.until(30_800);
+    assert_eq!(told.view().phase, Phase::Stalled, "{:?}", told.changes);
+    told.answered(30_700, 31_000, asked);
+    let asked = said(&mut told, 31_010, 10, ahead(2000));
+    told.answered(31_010, 31_100, asked);
+    told.until(35_000);
+    assert_eq!(stalls_left(&told), 1, "{:?}", told.changes);
+    let stalled_ms = stalled_ms(&told);
+    assert!(
+        stalled_ms.abs_diff(u64::from(31_000 - dry_ms)) < 200,
+        "{stalled_ms}"
+    );
+}
+
+/// Chromium stops the sound, which has media still, when the picture is missing for three seconds;
+/// then any picture lets it go on, and it wants no more each time.
+#[test]
+fn a_sound_that_was_stopped_wants_no_more_each_time() {
+    let mut told = Told::new();
+    told.with.grow_us = 400_000;
+    told.polled(0);
+    let (video, audio) = (Media::Video, Media::Audio);
+    for n in 0..12 {
+        let t_ms = 10 * u32::try_from(n).unwrap();
+        told.fetched(t_ms, t_ms + 5, of(&told, audio, n, 9));
+    }
+    told.fetched(200, 1000, of(&told, video, 0, 1));
+    // Each is half passed by when it comes.
+    let mut at_ms = 1000;
+    for n in 1..5 {
+        told.fetched(at_ms, at_ms + 4000, of(&told, video, 2 * n - 1, 1));
+        told.fetched(at_ms + 4000, at_ms + 7000, of(&told, video, 2 * n, 1));
+        at_ms += 7000;
+    }
+    told.until(at_ms + 500);
+    assert_eq!(told.stalls().len(), 4, "{:?}", told.changes);
+}

@@ -140,6 +140,39 @@ fn who_asks_for_nothing_does_not_stall_but_has_paused() {
     );
 }
 
+/// Requests do not come through a dead path. Who has paused asks again for as much as it plays; who
+/// stood still fills its buffer.
+#[test]
+fn who_fills_its_buffer_after_a_silence_stood_still() {
+    let mut told = Told::new();
+    told.filled(0, 0, 4);
+    for n in 0..6 {
+        let t_ms = 2500 + n * 2000;
+        told.fetched(t_ms, t_ms + 100, told.object(4 + u64::from(n)));
+    }
+    let dry_ms = told.now_ms + u32::try_from(told.ahead_ms()).unwrap();
+    told.until(30_000);
+    assert_eq!(told.view().phase, Phase::Idle);
+    told.filled(30_000, 10, 3);
+    let stalls = told.stalls();
+    assert_eq!(stalls, [(u64::from(dry_ms), Cause::Delivery)]);
+    // It went on with the first segment; the third is one that a player that had paused would not
+    // have asked for so soon.
+    let ended = |change: &Change| matches!(change, Change::StallEnded { t_ns, .. } if t_ns.abs_diff(ns(30_100)) < 2_000_000);
+    assert!(told.has(ended), "{:?}", told.changes);
+    assert!(told.ahead_ms().abs_diff(5800) < 10, "{}", told.ahead_ms());
+    told.until(33_000);
+    let sums = told.viewer.sums();
+    let stalled_us = u64::from(30_100 - dry_ms) * 1000;
+    assert_eq!(sums.stalls, 1);
+    assert!(
+        sums.stalled_us.point.abs_diff(stalled_us) < 10_000,
+        "{sums:?}"
+    );
+    // It may have been a pause all the same.
+    assert_eq!(sums.stalled_us.lo, 0);
+}
+
 #[test]
 fn a_jump_is_a_seek_and_its_wait_is_no_stall() {
     let mut told = Told::new();
@@ -213,7 +246,7 @@ fn leaving_while_the_buffer_is_dry_is_leaving_under_stress() {
         end: End::ClientAbort,
         ..Finished::default()
     });
-    told.until(60_000);
+    told.until(90_000);
     assert_eq!(
         told.ending(),
         Some(Ending::UnderStress),
@@ -228,13 +261,36 @@ fn leaving_while_the_buffer_is_dry_is_leaving_under_stress() {
 fn leaving_with_a_full_buffer_is_leaving() {
     let mut told = Told::new();
     told.filled(0, 0, 4);
-    told.until(60_000);
+    told.until(90_000);
     assert_eq!(told.ending(), Some(Ending::Left));
     assert_eq!(told.viewer.wake_ns(), u64::MAX);
     let Some(Change::Ended { t_ns, .. }) = told.changes.last() else {
         panic!("{:?}", told.changes);
     };
     assert_eq!(*t_ns, ns(400));
+}
+
+#[test]
+fn who_closes_its_session_is_gone_sooner_than_who_is_silent() {
+    let mut told = Told::new();
+    told.filled(0, 0, 4);
+    told.until(3000);
+    let over = SessionOver {
+        session: 1,
+        t_ns: ns(3000),
+        by_client: true,
+        is_last: true,
+    };
+    let now_ns = ns(3000);
+    told.viewer
+        .session_over(&over, now_ns, &told.with, &mut told.changes);
+    told.until(24_000);
+    assert_eq!(told.ending(), Some(Ending::Left));
+    // One that has closed nothing may come back: it stood still.
+    let mut told = Told::new();
+    told.filled(0, 0, 4);
+    told.until(50_000);
+    assert_eq!(told.ending(), None);
 }
 
 /// How an attempt with these ends fails.
