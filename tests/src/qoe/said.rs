@@ -76,6 +76,16 @@ pub struct ViewerSaid {
 }
 
 impl ViewerSaid {
+    /// The same without what began later, in Unix milliseconds.
+    #[must_use]
+    pub fn until(&self, t_ms: u64) -> Self {
+        let t_ns = t_ms.saturating_mul(1_000_000);
+        let mut said = self.clone();
+        said.stalls.retain(|stall| stall.begin_unix_ns <= t_ns);
+        said.warnings.retain(|warning| warning.told_unix_ns <= t_ns);
+        said
+    }
+
     /// Stalled time per watched time.
     pub fn rebuffer_ratio(&self) -> Option<f64> {
         (self.watched_us > 0).then(|| self.stalled_us.point as f64 / self.watched_us as f64)

@@ -97,6 +97,9 @@ impl Score {
         self.add_start(expected, truth, said);
         let silent = ViewerSaid::default();
         let said = said.unwrap_or(&silent);
+        // Nobody watches a broken element, though its player may go on fetching.
+        let seen = truth.is_broken.then(|| said.until(truth.left_ms));
+        let said = seen.as_ref().unwrap_or(said);
         self.stalls_retracted += said.retracted as usize;
         let matched = match_stalls(&truth.stalls, &said.stalls);
         self.stalls += matched.real;
@@ -109,7 +112,7 @@ impl Score {
         }
         self.add_warnings(&truth.stalls, &said.warnings);
         self.add_blame(expected, &matched.found);
-        if let Some(ratio) = truth.rebuffer_ratio()
+        if let Some(ratio) = truth.rebuffer_ratio().filter(|_| !truth.is_broken)
             && let Some(guess) = said.rebuffer_ratio()
         {
             self.ratio_errors.push(guess - ratio);

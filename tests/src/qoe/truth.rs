@@ -77,6 +77,8 @@ pub struct Truth {
     pub frames: u64,
     /// See `frames`.
     pub dropped_frames: u64,
+    /// Whether the browser's own element broke; the player may go on fetching, and nobody watches.
+    pub is_broken: bool,
     /// What went wrong.
     pub errors: Vec<Failing>,
     /// The buffer, every 250 ms.
@@ -174,6 +176,7 @@ impl Truth {
                 // The element is broken: nothing is watched any more, and no server's fault it is.
                 if kind == "element" {
                     self.left_ms = t;
+                    self.is_broken = true;
                 }
             }
             // What comes after the programme's end is no stall.
