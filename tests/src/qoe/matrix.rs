@@ -14,7 +14,7 @@ const STAY_MS: u32 = 60_000;
 /// Seeds of the held-out traces; never used for anything else.
 const HELD_OUT_SEEDS: std::ops::Range<u64> = 9_001..9_009;
 /// Seeds of the training traces.
-const TRAINING_SEEDS: std::ops::Range<u64> = 101..104;
+const TRAINING_SEEDS: std::ops::Range<u64> = 101..109;
 
 const ALL: [Tier; 3] = [Tier::T0, Tier::T1, Tier::T2];
 const BOTH: [Player; 2] = [Player::Hls, Player::Dash];

@@ -8,6 +8,9 @@ const MISSED: i32 = 1;
 /// Numbers that are so far apart from the beginning are times.
 const LEAST_STRIDE: u32 = 1000;
 
+/// So many of the latest are fetched again in another rendition, though they are played.
+const MOST_BETTERED: u32 = 4;
+
 /// What to do with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -99,7 +102,9 @@ impl Order {
             steps => {
                 let dropped = steps.unsigned_abs().saturating_add(1);
                 let drop_us = duration_us.saturating_mul(dropped);
-                if drop_us <= ahead_us().saturating_add(duration_us) {
+                // A dry player may begin again with what it has played of, in another rendition.
+                let is_bettered = object.rung != was.rung && dropped <= MOST_BETTERED;
+                if is_bettered || drop_us <= ahead_us().saturating_add(duration_us) {
                     Step::Replace {
                         drop_us,
                         duration_us,

@@ -347,9 +347,8 @@ impl Playback {
             }
             What::Drop { media, duration_us } => {
                 let kind = usize::from(media == Media::Audio);
-                let least = self.runs.iter().map(|run| run.playhead_us).max();
-                let dropped = self.fetched_us[kind].saturating_sub(duration_us);
-                self.fetched_us[kind] = dropped.max(least.unwrap_or(ORIGIN_US));
+                // What is behind the playhead was played, and is of no use when it comes again.
+                self.fetched_us[kind] = self.fetched_us[kind].saturating_sub(duration_us);
             }
             What::Seek => self.seek(around),
             What::Say(said) => return self.hear(&said, around),
