@@ -9,7 +9,7 @@ const MISSED: i32 = 1;
 const LEAST_STRIDE: u32 = 1000;
 
 /// So many of the latest are fetched again in another rendition, though they are played.
-const MOST_BETTERED: u32 = 4;
+const MOST_AGAIN: u32 = 4;
 
 /// What to do with an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +102,11 @@ impl Order {
             steps => {
                 let dropped = steps.unsigned_abs().saturating_add(1);
                 let drop_us = duration_us.saturating_mul(dropped);
+                let ahead_us = ahead_us();
                 // A dry player may begin again with what it has played of, in another rendition.
-                let is_bettered = object.rung != was.rung && dropped <= MOST_BETTERED;
-                if is_bettered || drop_us <= ahead_us().saturating_add(duration_us) {
+                let is_other = object.rung != was.rung || ahead_us == 0;
+                let is_again = is_other && dropped <= MOST_AGAIN;
+                if is_again || drop_us <= ahead_us.saturating_add(duration_us) {
                     Step::Replace {
                         drop_us,
                         duration_us,
@@ -237,6 +239,18 @@ mod tests {
             duration_us,
         };
         assert_eq!(after(7).judge(&segment(6), 1000, 0, || ahead_us), back);
+        // A dry player fetches what it has played of once more, or begins with another rendition.
+        let again = Step::Replace {
+            drop_us: 4 * duration_us,
+            duration_us,
+        };
+        assert_eq!(after(7).judge(&segment(4), 1000, 0, || 0), again);
+        let other = Object {
+            rung: 3,
+            ..segment(4)
+        };
+        assert_eq!(after(7).judge(&other, 1000, 0, || duration_us), again);
+        assert_eq!(after(7).judge(&segment(4), 1000, 0, || duration_us), jump);
     }
 
     #[test]

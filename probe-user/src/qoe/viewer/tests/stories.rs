@@ -452,3 +452,24 @@ fn parts_of_a_segment_add_up_and_sound_alone_is_enough_for_a_radio() {
     }
     assert_eq!(radio.view().phase, Phase::Playing);
 }
+
+/// As dash.js does on a path that does not carry it: it begins again with what it has played of, in the
+/// lowest rendition.
+#[test]
+fn what_a_dry_player_fetches_again_was_played() {
+    let mut told = Told::new();
+    told.filled(0, 0, 4);
+    // Dry at 8.1 s. Three that were played come once more, and then the next, at 12 s.
+    for (n, number) in (0..).zip([1, 2, 3, 4]) {
+        let t_ms = 8000 + n * 1000;
+        let object = Object {
+            rung: 1,
+            ..told.object(number)
+        };
+        told.fetched(t_ms, t_ms + 1000, object);
+    }
+    told.until(13_000);
+    assert_eq!(told.stalls(), [(8100, Cause::Delivery)]);
+    let sums = told.view().sums;
+    assert_eq!((sums.seeks, sums.stalled_us.point), (0, 3_900_000));
+}
