@@ -82,10 +82,14 @@ impl Session {
         // Whatever follows is the rest of what was not followed.
         self.settled = 1;
         let was_waiting = self.t_request_ns != 0 && self.t_first_write_ns == 0;
-        // Whether a short message asks for something cannot be told: taken for none.
+        // Whether a short message asks for something can be told in clear and in one stream only: else
+        // it is taken for none.
+        let is_plain = self.tls_phase == tls::Phase::Clear as u8
+            && self.flags & (flag::TLS | flag::BUSY_PERIOD) == 0;
+        let least_bytes = if is_plain { 0 } else { MAX_BUSY_CONTROL_BYTES };
         let is_handshake =
             self.tls_phase != tls::Phase::Clear as u8 && tls::is_finished_flight(asked_bytes);
-        let asks = asked_bytes > MAX_BUSY_CONTROL_BYTES && !is_handshake;
+        let asks = asked_bytes > least_bytes && !is_handshake;
         let is_waiting =
             !is_outstanding && !has_written && self.fin_queued == 0 && (asks || was_waiting);
         let is_late = self.late_mark == self.index + 1;

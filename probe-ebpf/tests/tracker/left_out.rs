@@ -5,6 +5,7 @@ use probe_ebpf::{
     record::flag,
     session::{Session, phase},
     settings::{Settings, WHOLE},
+    tls::Phase,
 };
 
 use crate::wire::{MS, Report, Socket};
@@ -178,6 +179,22 @@ fn what_was_late_is_reported_again_once_it_is_through() {
     let marks = flag::LATE | flag::END_BOUNDED | flag::REQUEST_BOUNDED | flag::LEFT_OUT;
     assert_eq!(flags & marks, marks);
     assert_eq!(flags & flag::ABORTED, 0);
+}
+
+/// In clear, and one request at a time, whatever comes is one.
+#[test]
+fn a_short_request_that_nobody_answers_is_late_where_it_cannot_be_anything_else() {
+    for (flags, late) in [(0, 1), (flag::BUSY_PERIOD, 0), (flag::TLS, 0)] {
+        let mut w = LeftOut::default();
+        w.session.tls_phase = Phase::Clear as u8;
+        w.session.flags |= flags;
+        w.sweep(10);
+        w.socket.rcv_nxt += 31;
+        for t in [100, 4200, 8000] {
+            w.sweep(t);
+        }
+        assert_eq!(w.late(), late, "{flags}");
+    }
 }
 
 #[test]
