@@ -10,6 +10,9 @@ const LEAST_HOLD: Duration = Duration::from_secs(30);
 /// At the most, however often the larger one proved to be too much.
 const MOST_HOLD: Duration = Duration::from_secs(600);
 
+/// So many times the share at the most is tried next.
+const MOST_AT_ONCE: u32 = 16;
+
 /// What share of the sessions is followed, and why.
 #[derive(Clone, Debug)]
 pub(super) struct Governor {
@@ -19,6 +22,8 @@ pub(super) struct Governor {
     hold: Duration,
     /// When the share was last raised.
     raised: Option<Duration>,
+    /// What following nobody cost when it was last tried, which no share gets below.
+    floor_core_permille: f64,
 }
 
 impl Governor {
@@ -30,6 +35,7 @@ impl Governor {
             since: Duration::ZERO,
             hold: LEAST_HOLD,
             raised: None,
+            floor_core_permille: 0.0,
         }
     }
 
@@ -53,6 +59,12 @@ impl Governor {
     /// now on, if it is another. Time counts from anywhere.
     pub(super) fn measured(&mut self, now: Duration, cost_core_permille: f64) -> Option<u32> {
         let limit = f64::from(self.limit_core_permille);
+        let floor = &mut self.floor_core_permille;
+        *floor = if self.share == 0 {
+            cost_core_permille
+        } else {
+            floor.min(cost_core_permille)
+        };
         let share = if self.limit_core_permille == 0 {
             WHOLE
         } else if cost_core_permille > limit {
@@ -64,12 +76,12 @@ impl Governor {
                 _ => LEAST_HOLD,
             };
             self.lower(cost_core_permille / limit)
-        } else if cost_core_permille < limit / 2.0
-            && now.saturating_sub(self.since) >= self.hold
-            && self.share < WHOLE
-        {
-            self.raised = Some(now);
-            (self.share * 2).clamp(1, WHOLE)
+        } else if now.saturating_sub(self.since) >= self.hold && self.share < WHOLE {
+            let share = self.higher(cost_core_permille, limit);
+            if share != self.share {
+                self.raised = Some(now);
+            }
+            share
         } else {
             self.share
         };
@@ -84,6 +96,25 @@ impl Governor {
     /// The share could not be put in force: it is still the one before.
     pub(super) fn not_taken(&mut self, before: u32) {
         self.share = before;
+    }
+
+    /// The share that costs no more than the limit, as far as the present one tells: twice as much, or
+    /// more where that is far below it.
+    fn higher(&self, cost: f64, limit: f64) -> u32 {
+        if self.share == 0 {
+            return 1;
+        }
+        let floor = self.floor_core_permille;
+        let of_share = cost - floor;
+        let mut times = 1;
+        while times < MOST_AT_ONCE && floor + of_share * f64::from(times * 2) < limit {
+            times *= 2;
+        }
+        // The first doubling may cost all that is left; more have to leave room.
+        if times > 2 {
+            times /= 2;
+        }
+        self.share.saturating_mul(times).min(WHOLE)
     }
 
     /// A power of two that is lower by the factor that it costs too much, and at least by half.
@@ -183,6 +214,26 @@ mod tests {
         assert_eq!(governor.measured(seconds(20), 0.0), Some(WHOLE));
         governor.not_taken(WHOLE / 8);
         assert_eq!(governor.measured(seconds(30), 0.0), Some(WHOLE));
+    }
+
+    /// What following nobody costs is more than half of the limit.
+    #[test]
+    fn a_limit_not_far_above_what_following_nobody_costs_is_used() {
+        let mut governor = Governor::new(1);
+        let cost = |share: u32| 11.0 + 512.0 * f64::from(share) / f64::from(WHOLE);
+        let run = |governor: &mut Governor, from: u64, to: u64| {
+            for s in (from..to).step_by(10) {
+                governor.measured(seconds(s), cost(governor.share()));
+            }
+            governor.share()
+        };
+        assert_eq!(run(&mut governor, 0, 100), 0);
+        governor.set_limit(20);
+        let share = run(&mut governor, 100, 400);
+        assert!(
+            share > 0 && cost(share) <= 20.0 && cost(share * 4) > 20.0,
+            "{share}"
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ use self::budget::Budget;
 use self::core::{Core, Inputs, Reload, Ticks};
 use crate::config::{self, Config};
 use crate::intake::{self, Intake, Listener};
-use crate::kernel::{Backend, SWEEP_INTERVAL};
+use crate::kernel::{Backend, BackendKind, SWEEP_INTERVAL};
 use crate::labels::inlet::{Heard, Inlet};
 use crate::qoe::Limits;
 use crate::query::Query;
@@ -113,6 +113,17 @@ pub struct Ready {
     pub boot_id: String,
 }
 
+impl Ready {
+    fn log(&self, backend: BackendKind) {
+        tracing::info!(
+            backend = backend.as_str(),
+            socket = %self.socket.display(),
+            boot_id = self.boot_id,
+            "measuring"
+        );
+    }
+}
+
 /// Runs the daemon until it is told to end. `backend` makes the measuring part, on a thread where
 /// it may block, after the query socket is held, and again when the kill switch was on; `ready`
 /// hears when all is up.
@@ -173,6 +184,7 @@ where
     let stop = CancellationToken::new();
     let heard = inlet.as_ref().map(Inlet::heard);
     let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
+    let kind = made.kind();
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let budget = Budget::new(config.budget_core_permille);
     let mut core = spawn_core(Core::new(measuring, desk, ticks, budget), inputs)?;
@@ -186,11 +198,12 @@ where
     };
     let mut server = tokio::spawn(service.serve(listener, access));
 
-    tracing::info!(socket = %socket.path().display(), boot_id = identity.boot_id, "measuring");
-    ready(Ready {
+    let up = Ready {
         socket: socket.path().to_owned(),
         boot_id: identity.boot_id.clone(),
-    });
+    };
+    up.log(kind);
+    ready(up);
     let mut reloader = Reloader {
         config,
         config_path,

@@ -53,9 +53,16 @@ impl Diagnosis {
         })
     }
 
+    /// Whether the kill switch keeps weir off, whatever it could measure.
+    pub fn is_switched_off(&self) -> bool {
+        self.facts
+            .iter()
+            .any(|fact| fact.name == KILL_SWITCH && !fact.ok)
+    }
+
     /// The sum of the findings.
     pub fn health(&self) -> Health {
-        let Some(rung) = self.taken() else {
+        let Some(rung) = self.taken().filter(|_| !self.is_switched_off()) else {
             return Health::Unable;
         };
         let is_whole = rung
@@ -69,6 +76,9 @@ impl Diagnosis {
         }
     }
 }
+
+/// The name of the fact that weir is kept off.
+pub const KILL_SWITCH: &str = "kill switch";
 
 /// One privilege or setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -303,7 +313,7 @@ fn switched_off(root: &Path, kill_switch: &Path) -> Option<Fact> {
     let on = root.join(kill_switch.strip_prefix("/").unwrap_or(kill_switch));
     on.symlink_metadata().is_ok().then(|| {
         Fact::bad(
-            "kill switch",
+            KILL_SWITCH,
             format!("{path} is there"),
             format!("weir is off as long as it is: rm {path}"),
         )

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::out::{Mark, Style};
 use super::table::Format;
-use crate::kernel::diagnosis::{Diagnosis, Fact, Health};
+use crate::kernel::diagnosis::{Diagnosis, Fact, Health, KILL_SWITCH};
 use crate::kernel::rungs::Rung;
 use crate::kernel::{BackendKind, Choice, Probe, Verdict};
 
@@ -157,7 +157,10 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
         let (word, mark) = if *ok {
             ("ok", Mark::Good)
         } else {
-            ("MISSING", Mark::Bad)
+            (
+                if name == KILL_SWITCH { "ON" } else { "MISSING" },
+                Mark::Bad,
+            )
         };
         line((word, mark), (name, width), value, style, to)?;
     }
@@ -193,6 +196,14 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
 
     to.write_all(b"\n")?;
     let (verdict, mark) = match (diagnosis.health(), diagnosis.taken()) {
+        (_, Some(rung)) if diagnosis.is_switched_off() => {
+            let text = format!(
+                "weir is kept off this host by its kill switch; without it it could measure (backend: \
+                 {}).",
+                rung.backend.as_str()
+            );
+            (text, Mark::Bad)
+        }
         (Health::Exact, _) => ("weir measures exactly on this host.".to_owned(), Mark::Good),
         (_, Some(rung)) => {
             let text = format!(
