@@ -136,16 +136,13 @@ impl Fold {
                     cell.record(metric, value);
                 }
             };
-            // Among exact times a bound would be a lie. Where looks are all there is, latencies
-            // are known to the looks' distance, and a cell of such sessions says that it is one;
-            // the parts of a delivery would be mostly that distance.
+            // From a bound on, nothing is a latency: what falls between two looks seems to take no
+            // time at all.
             let is_exact = session.backend == BackendKind::Exact;
-            let is_begun_unseen = bounded(flag::ADOPTED) && record.index == 0;
-            let is_unknown = bounded(flag::REQUEST_BOUNDED) && (is_exact || is_begun_unseen);
-            if phase == Phase::Complete && !is_unknown {
-                measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
-            }
             if !bounded(flag::REQUEST_BOUNDED) {
+                if phase == Phase::Complete {
+                    measured(Metric::DeliveryLatencyUs, delivery::latency_us(record));
+                }
                 if !bounded(flag::FIRST_WRITE_BOUNDED) {
                     measured(Metric::ThinkTimeUs, delivery::think_us(record));
                 }
