@@ -326,6 +326,10 @@ impl Playback {
             if overdue {
                 run.recent_us = run.recent_us.saturating_add(dt_us - patience_us);
             } else {
+                if !around.is_live {
+                    // It has not waited since it asked last.
+                    run.recent_us = run.recent_us.saturating_sub(SILENT_STALL_US);
+                }
                 run.doing = Doing::Idle;
             }
         }

@@ -49,6 +49,9 @@ impl Shared {
     /// Gives a label's request a number of its own within the delivery `index`.
     pub(super) fn name(&mut self, index: u32, session: u32, heard: &Heard) -> RequestId {
         self.turn_to(index);
+        if self.index != index {
+            return told::late_request_id(session, index, heard.t_begin_ns);
+        }
         let ordinal = self.labels;
         self.labels = self.labels.wrapping_add(1);
         if self.nameless == Some(ordinal) && told::is_playback(&heard.label) {
@@ -60,8 +63,9 @@ impl Shared {
         told::request_id(session, index, ordinal)
     }
 
+    /// Goes on to a later delivery; a label may have gone before the record of the one before its own.
     fn turn_to(&mut self, index: u32) {
-        if self.index != index {
+        if index.wrapping_sub(self.index).cast_signed() > 0 {
             *self = Self {
                 index,
                 ..Self::default()
@@ -86,6 +90,9 @@ impl Shared {
         labels: impl Iterator<Item = &'a mut Heard>,
     ) {
         self.turn_to(record.index);
+        if self.index != record.index {
+            return;
+        }
         self.before = if self.latest.t_ns == 0 {
             Mark {
                 t_ns: record.t_request_ns,
@@ -105,7 +112,7 @@ impl Shared {
             .filter(|heard| {
                 heard.reaches_bytes == 0
                     && heard.t_end_ns != 0
-                    && (self.before.t_ns..=self.latest.t_ns).contains(&heard.t_end_ns)
+                    && heard.t_end_ns <= self.latest.t_ns
             })
             .collect();
         unplaced.sort_by_key(|heard| heard.t_end_ns);
@@ -270,8 +277,10 @@ impl Side {
             record,
             heard.iter_mut().filter(|heard| heard.label.is_http2),
         );
-        for heard in heard {
-            heard.t_acked_ns = shared.acked_ns(heard).unwrap_or(0);
+        if shared.index == record.index {
+            for heard in heard {
+                heard.t_acked_ns = shared.acked_ns(heard).unwrap_or(0);
+            }
         }
         let nameless = shared.take_nameless(record, self.number);
         (shared.is_named(record.index), nameless)

@@ -230,7 +230,14 @@ fn answers_that_share_a_session_are_over_when_as_much_is_acknowledged_as_they_re
         (heard.reaches_bytes, heard.t_acked_ns),
         (320_500, 1900 * MS)
     );
-    // The next period has numbers of its own, and knows nothing of this one.
+    // The next period has numbers of its own, and none is given twice, though a record of the one before
+    // comes after its first label.
     let other = shared(2001, 2002, 5);
-    assert_ne!(side.name_shared(4, &other), small.id);
+    let first = side.name_shared(4, &other);
+    assert_ne!(first, small.id);
+    assert!(
+        side.shared_progress(&record(1950, 320_500, 320_500))
+            .is_none()
+    );
+    assert_ne!(side.name_shared(4, &other), first);
 }

@@ -99,13 +99,9 @@ impl Playback {
             back_us => back_us,
         };
         self.settle_stall();
-        // Since the request it was held to play.
+        // Since the request it was held to play; what of that is settled stays.
         let over_us = until_us.saturating_sub(silence.asked_us);
-        let of_fresh_us = over_us.min(self.fresh_us);
-        self.fresh_us -= of_fresh_us;
-        self.played_us = self
-            .played_us
-            .saturating_sub((over_us - of_fresh_us).into());
+        self.fresh_us = self.fresh_us.saturating_sub(over_us);
         self.t_stall_ns = silence.t_dry_ns;
         self.is_origin = false;
         // The run that stalls least holds it to have been a pause.
