@@ -41,6 +41,8 @@ struct Started {
     lost: f64,
     kernel_bytes: f64,
     user_bytes: f64,
+    /// Its maps and programs.
+    loaded_bytes: f64,
 }
 
 /// Measures, and adds to the report.
@@ -124,7 +126,10 @@ fn tell(sizes: &[usize], started: &[Vec<Started>], report: &mut Report) {
     let kernel = per_session(last, &|one| one.kernel_bytes);
     let user = per_session(last, &|one| one.user_bytes);
     report.tables.push(table);
-    let in_all = |user: f64| kernel.map(|kernel| (kernel + user) * 1e6 / MIB);
+    // Whatever the number of sessions: rings, tables, programs, and the daemon itself.
+    let fixed = |one: &Started| one.loaded_bytes + one.user_bytes;
+    let fixed = each(0, &fixed).median().unwrap_or_default();
+    let in_all = |user: f64| kernel.map(|kernel| ((kernel + user) * 1e6 + fixed) / MIB);
     report.aims.extend([
         Aim {
             what: format!(
@@ -138,7 +143,7 @@ fn tell(sizes: &[usize], started: &[Vec<Started>], report: &mut Report) {
         },
         Aim {
             what: "kernel (by this start, a million times) and user space together, at 1,000,000 \
-                   sessions"
+                   quiet sessions, with what none takes"
                 .into(),
             unit: Unit::Mebibytes,
             bound: Bound::AtMost,
@@ -176,6 +181,7 @@ fn start(tools: &Tools, dir: &Path, group: &Group, sessions: usize) -> Result<St
     let spent_us = group.cpu_us()? - before.1;
     let cpu_percent = spent_us as f64 / before.0.elapsed().as_micros() as f64 * 100.0;
     let taken = (kernel_bytes()? - kernel_before, daemon.resident_bytes()?);
+    let loaded_bytes = daemon.loaded_bytes()?;
     daemon.stop()?;
     let sweeps = sweeps()?;
     Ok(Started {
@@ -188,6 +194,7 @@ fn start(tools: &Tools, dir: &Path, group: &Group, sessions: usize) -> Result<St
         lost: lost.map_or(0.0, |ring| ring.ring_full as f64),
         kernel_bytes: taken.0,
         user_bytes: taken.1 as f64,
+        loaded_bytes: loaded_bytes as f64,
     })
 }
 

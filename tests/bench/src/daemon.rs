@@ -137,6 +137,32 @@ impl Daemon {
         Ok(ids)
     }
 
+    /// What its maps and programs take in the kernel, by their descriptors.
+    pub(crate) fn loaded_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/fdinfo", self.process.id());
+        let mut seen = Vec::new();
+        let mut bytes = 0;
+        for entry in fs::read_dir(&path).with_context(|| format!("cannot read {path}"))? {
+            // A descriptor may be closed meanwhile.
+            let Ok(text) = fs::read_to_string(entry?.path()) else {
+                continue;
+            };
+            let of = |wanted: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(wanted));
+                line.and_then(|value| value.trim().parse::<u64>().ok())
+            };
+            let id = of("map_id:").map(|id| (true, id));
+            let id = id.or_else(|| of("prog_id:").map(|id| (false, id)));
+            if let (Some(id), Some(memory)) = (id, of("memlock:"))
+                && !seen.contains(&id)
+            {
+                seen.push(id);
+                bytes += memory;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Memory of its own that is in use.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.process.id());

@@ -229,12 +229,22 @@ fn aims(case: &Case, slots: &[Vec<Slot>], aims: &mut Vec<Aim>) {
                 });
             }
         }
-        Pace::Rate(_) => aims.push(Aim {
-            what: format!("CPU/request with weir, of that without; {name}, fixed rate"),
-            unit: Unit::Ratio,
-            bound: Bound::AtMost,
-            limit: 1.01,
-            measured: each(weir, all_us).over(&each(off, all_us)),
-        }),
+        Pace::Rate(_) => {
+            let p99 = |slot: &Slot| slot.answered.p99_us;
+            aims.push(Aim {
+                what: format!("CPU/request with weir, of that without; {name}, fixed rate"),
+                unit: Unit::Ratio,
+                bound: Bound::AtMost,
+                limit: 1.01,
+                measured: each(weir, all_us).over(&each(off, all_us)),
+            });
+            aims.push(Aim {
+                what: format!("p99 latency with weir, of that without; {name}, fixed rate"),
+                unit: Unit::Ratio,
+                bound: Bound::AtMost,
+                limit: 1.01,
+                measured: each(weir, p99).over(&each(off, p99)),
+            });
+        }
     }
 }
