@@ -114,13 +114,14 @@ pub struct Ready {
 }
 
 impl Ready {
-    fn log(&self, backend: BackendKind) {
-        tracing::info!(
-            backend = backend.as_str(),
-            socket = %self.socket.display(),
-            boot_id = self.boot_id,
-            "measuring"
-        );
+    /// The same told to the log.
+    fn told(socket: &Socket, boot_id: &str, backend: BackendKind) -> Self {
+        let backend = backend.as_str();
+        tracing::info!(backend, socket = %socket.path().display(), boot_id, "measuring");
+        Self {
+            socket: socket.path().to_owned(),
+            boot_id: boot_id.to_owned(),
+        }
     }
 }
 
@@ -198,12 +199,7 @@ where
     };
     let mut server = tokio::spawn(service.serve(listener, access));
 
-    let up = Ready {
-        socket: socket.path().to_owned(),
-        boot_id: identity.boot_id.clone(),
-    };
-    up.log(kind);
-    ready(up);
+    ready(Ready::told(&socket, &identity.boot_id, kind));
     let mut reloader = Reloader {
         config,
         config_path,
