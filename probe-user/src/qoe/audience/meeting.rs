@@ -146,9 +146,8 @@ impl Audience {
         }
         let Open {
             index,
-            t_request_ns,
+            mut t_request_ns,
         } = side.awaited_by(&heard);
-        let mut t_request_ns = t_request_ns;
         heard.id = if label.is_http2 {
             t_request_ns = t_request_ns.max(heard.t_begin_ns);
             side.name_shared(index, &heard)
@@ -203,6 +202,16 @@ impl Audience {
         }
     }
 
+    /// The session of a record, which was just heard of, and whether its viewers are made out without
+    /// labels.
+    fn heard_of(&mut self, record: &record::Delivery, cell: u32) -> Option<(&mut Side, bool)> {
+        let now_ns = record.header.t_ns;
+        let infers = self.infers(record.endpoints.local_port, now_ns);
+        let side = self.side(record.cookie, &record.endpoints, cell)?;
+        side.t_updated_ns = now_ns;
+        Some((side, infers))
+    }
+
     fn under_way(
         &mut self,
         record: &record::Delivery,
@@ -211,12 +220,10 @@ impl Audience {
         cells: &mut Cells,
     ) {
         let now_ns = record.header.t_ns;
-        let infers = self.infers(record.endpoints.local_port, now_ns);
-        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+        let Some((side, infers)) = self.heard_of(record, cell) else {
             return;
         };
         let number = side.number;
-        side.t_updated_ns = now_ns;
         if record.index < side.next_index {
             return;
         }
@@ -254,12 +261,10 @@ impl Audience {
 
     fn over(&mut self, record: &record::Delivery, cell: u32, clocks: Clocks, cells: &mut Cells) {
         let now_ns = record.header.t_ns;
-        let infers = self.infers(record.endpoints.local_port, now_ns);
-        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+        let Some((side, infers)) = self.heard_of(record, cell) else {
             return;
         };
         let number = side.number;
-        side.t_updated_ns = now_ns;
         let joined = side.joined(record);
         side.next_index = side.next_index.max(record.index.saturating_add(1));
         side.t_latest_ns = now_ns;

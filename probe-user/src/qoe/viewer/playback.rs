@@ -226,6 +226,12 @@ impl Playback {
         u32::try_from(media * 100 / u64::from(self.rate_percent.max(1))).unwrap_or(u32::MAX)
     }
 
+    /// Media that so much wall time plays.
+    fn media_us(&self, wall_us: u32) -> u32 {
+        let media = u64::from(wall_us) * u64::from(self.rate_percent) / 100;
+        u32::try_from(media).unwrap_or(u32::MAX)
+    }
+
     /// Whether a buffer that runs dry at the end of `since_append_us` starves.
     fn is_wanting(&self, since_append_us: u32, t_ns: u64, around: &Around) -> bool {
         self.open != 0 || around.is_overdue(since_append_us, t_ns)
@@ -257,11 +263,9 @@ impl Playback {
     fn play(&mut self, n: usize, dt_us: u32, around: &Around) {
         let left_us = self.left_us(n, around.with.dry_us);
         let played_us = dt_us.min(left_us);
-        let media = u64::from(played_us) * u64::from(self.rate_percent) / 100;
+        let media_us = self.media_us(played_us);
         let run = &mut self.runs[n];
-        run.playhead_us = run
-            .playhead_us
-            .saturating_add(u32::try_from(media).unwrap_or(u32::MAX));
+        run.playhead_us = run.playhead_us.saturating_add(media_us);
         if n == POINT {
             self.fresh_us = self.fresh_us.saturating_add(played_us);
         }

@@ -13,21 +13,19 @@ impl Playback {
     /// The picture stands still for want of media, and the sound goes on for a while: what of the
     /// picture arrives late has been passed by.
     pub(super) fn run_on(&mut self, n: usize, dt_us: u32, around: &Around) {
-        let audio_us = self.fetched_us[AUDIO];
-        let rate_percent = u64::from(self.rate_percent);
-        let run = &mut self.runs[n];
+        let run = &self.runs[n];
         if run.sound != Sound::Plays {
             return;
         }
         if !around.runs_on {
-            run.sound = Sound::Dry;
+            self.runs[n].sound = Sound::Dry;
             return;
         }
-        let media = |us: u32| u32::try_from(u64::from(us) * rate_percent / 100).unwrap_or(u32::MAX);
-        let of_sound_us = audio_us.saturating_sub(run.playhead_us);
-        let of_time_us = media(RUN_ON_US.saturating_sub(run.recent_us));
+        let of_sound_us = self.fetched_us[AUDIO].saturating_sub(run.playhead_us);
+        let of_time_us = self.media_us(RUN_ON_US.saturating_sub(run.recent_us));
         let left_us = of_sound_us.min(of_time_us);
-        let media_us = media(dt_us);
+        let media_us = self.media_us(dt_us);
+        let run = &mut self.runs[n];
         run.playhead_us = run.playhead_us.saturating_add(media_us.min(left_us));
         if media_us >= left_us {
             run.sound = if of_sound_us <= of_time_us {

@@ -93,11 +93,11 @@ impl Playback {
 
     /// The silence was a stall, until media came, or until now.
     fn stood_still(&mut self, playhead_us: u32) {
-        let silence = std::mem::take(&mut self.silence);
-        let until_us = match silence.back_us {
-            0 => us(self.t_ns.saturating_sub(silence.t_dry_ns)),
+        let until_us = match self.silence.back_us {
+            0 => self.silent_us(),
             back_us => back_us,
         };
+        let silence = std::mem::take(&mut self.silence);
         self.settle_stall();
         // Since the request it was held to play; what of that is settled stays.
         let over_us = until_us.saturating_sub(silence.asked_us);
