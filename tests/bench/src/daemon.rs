@@ -112,22 +112,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// What the kernel says of each of its descriptors.
+    fn descriptors(&self) -> Result<Vec<String>> {
+        let dir = PathBuf::from(format!("/proc/{}/fdinfo", self.process.id()));
+        let entries = fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
+        let mut texts = Vec::new();
+        for entry in entries {
+            // A descriptor may be closed meanwhile.
+            texts.extend(fs::read_to_string(entry?.path()).ok());
+        }
+        Ok(texts)
+    }
+
     /// Its programs' ids, or its maps' (`prog_id`, `map_id`), from what its descriptors say.
     pub(crate) fn ids(&self, of: &str) -> Result<Vec<u32>> {
-        let dir = PathBuf::from(format!("/proc/{}/fdinfo", self.process.id()));
         let mut ids = Vec::new();
-        for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
-            // A descriptor may be closed meanwhile.
-            let Ok(text) = fs::read_to_string(entry?.path()) else {
-                continue;
-            };
+        for text in self.descriptors()? {
             // Links name their program too.
-            let is_link = text.lines().any(|line| line.starts_with("link_id:"));
-            let id = text.lines().find_map(|line| {
-                let (name, value) = line.split_once(':')?;
-                (name == of).then(|| value.trim().parse().ok())?
-            });
-            if let Some(id) = id
+            let is_link = field::<u32>(&text, "link_id").is_some();
+            if let Some(id) = field(&text, of)
                 && !is_link
                 && !ids.contains(&id)
             {
@@ -139,21 +142,12 @@ impl Daemon {
 
     /// What its maps and programs take in the kernel, by their descriptors.
     pub(crate) fn loaded_bytes(&self) -> Result<u64> {
-        let path = format!("/proc/{}/fdinfo", self.process.id());
         let mut seen = Vec::new();
         let mut bytes = 0;
-        for entry in fs::read_dir(&path).with_context(|| format!("cannot read {path}"))? {
-            // A descriptor may be closed meanwhile.
-            let Ok(text) = fs::read_to_string(entry?.path()) else {
-                continue;
-            };
-            let of = |wanted: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(wanted));
-                line.and_then(|value| value.trim().parse::<u64>().ok())
-            };
-            let id = of("map_id:").map(|id| (true, id));
-            let id = id.or_else(|| of("prog_id:").map(|id| (false, id)));
-            if let (Some(id), Some(memory)) = (id, of("memlock:"))
+        for text in self.descriptors()? {
+            let id: (Option<u32>, Option<u32>) = (field(&text, "map_id"), field(&text, "prog_id"));
+            if let Some(memory) = field::<u64>(&text, "memlock")
+                && id != (None, None)
                 && !seen.contains(&id)
             {
                 seen.push(id);
@@ -169,4 +163,13 @@ impl Daemon {
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         crate::machine::kilobytes(&text, "RssAnon:").map(|kb| kb * 1024)
     }
+}
+
+/// A number by its name in what is said of a descriptor.
+fn field<T: std::str::FromStr>(text: &str, wanted: &str) -> Option<T> {
+    let (_, value) = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| *name == wanted)?;
+    value.trim().parse().ok()
 }

@@ -230,21 +230,15 @@ fn aims(case: &Case, slots: &[Vec<Slot>], aims: &mut Vec<Aim>) {
             }
         }
         Pace::Rate(_) => {
-            let p99 = |slot: &Slot| slot.answered.p99_us;
-            aims.push(Aim {
-                what: format!("CPU/request with weir, of that without; {name}, fixed rate"),
+            let of_off = |what: &str, value: fn(&Slot) -> f64| Aim {
+                what: format!("{what} with weir, of that without; {name}, fixed rate"),
                 unit: Unit::Ratio,
                 bound: Bound::AtMost,
                 limit: 1.01,
-                measured: each(weir, all_us).over(&each(off, all_us)),
-            });
-            aims.push(Aim {
-                what: format!("p99 latency with weir, of that without; {name}, fixed rate"),
-                unit: Unit::Ratio,
-                bound: Bound::AtMost,
-                limit: 1.01,
-                measured: each(weir, p99).over(&each(off, p99)),
-            });
+                measured: each(weir, value).over(&each(off, value)),
+            };
+            aims.push(of_off("CPU/request", all_us));
+            aims.push(of_off("p99 latency", |slot| slot.answered.p99_us));
         }
     }
 }
