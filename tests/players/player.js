@@ -9,6 +9,8 @@ const DRY_S = 0.1;
 const video = document.getElementById('video');
 
 let id = '';
+// The viewer has just asked for another place; else it is the player that jumps.
+let asked = false;
 const say = (event, more = {}) =>
   window.report(JSON.stringify({ id, event, t: Date.now(), ...more }));
 
@@ -49,10 +51,12 @@ function watch() {
     }
   });
   video.addEventListener('seeking', (event) => {
-    // Players nudge the playhead over small gaps while they stall: that is no viewer's seek.
+    const of_viewer = asked;
+    asked = false;
+    // Players nudge the playhead over small gaps while they stall: that is part of the stall.
     if (started && !stalled) {
       seeking = true;
-      say('seeking', { t: made(event), to: video.currentTime });
+      say('seeking', { t: made(event), of_viewer });
     }
   });
   video.addEventListener('seeked', (event) => {
@@ -197,7 +201,10 @@ window.play = (options) => {
     video.play().catch((error) => say('error', { fatal: false, kind: 'play', details: error.message }));
   }
   for (const { at_ms: at, to_s: to } of options.seeks ?? []) {
-    setTimeout(() => { video.currentTime = to; }, at);
+    setTimeout(() => {
+      asked = true;
+      video.currentTime = to;
+    }, at);
   }
   for (const { at_ms: at, for_ms: lasts } of options.pauses ?? []) {
     setTimeout(() => video.pause(), at);

@@ -54,7 +54,8 @@ pub enum Event {
     Frozen,
     Moving,
     Seeking {
-        to: f64,
+        /// Whether the viewer asked for it, or the player jumps by itself.
+        of_viewer: bool,
     },
     Seeked,
     Paused,

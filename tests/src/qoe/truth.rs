@@ -60,14 +60,14 @@ pub struct Truth {
     pub started_ms: Option<u64>,
     /// When it was over.
     pub left_ms: u64,
-    /// Stalls, of whatever length: from when the player waits or the picture stands still for want
-    /// of media, until neither is so.
+    /// Stalls, of whatever length: from when the player waits, the picture stands still for want of
+    /// media, or the player jumps by itself (to be live again, say), until none of it is so.
     pub stalls: Vec<Span>,
     /// How often the player itself said that it waits.
     pub waits: usize,
     /// While the viewer held on.
     pub pauses: Vec<Span>,
-    /// While the player jumped.
+    /// While the player went where its viewer wanted.
     pub seeks: Vec<Span>,
     /// Whether the programme came to its end.
     pub ended: bool,
@@ -135,8 +135,19 @@ impl Truth {
                 open.frozen = false;
                 open.plays_on(t, &mut self.stalls);
             }
-            Event::Seeking { .. } => open.seek.begin(t),
-            Event::Seeked => open.seek.close(t, &mut self.seeks),
+            Event::Seeking { of_viewer, .. } => {
+                if *of_viewer {
+                    open.seek.begin(t);
+                } else {
+                    open.jumping = true;
+                    open.stall.begin(t);
+                }
+            }
+            Event::Seeked => {
+                open.jumping = false;
+                open.seek.close(t, &mut self.seeks);
+                open.plays_on(t, &mut self.stalls);
+            }
             Event::Paused => open.pause.begin(t),
             Event::Buffer {
                 ahead,
@@ -240,6 +251,8 @@ impl Since {
 struct Open {
     waiting: bool,
     frozen: bool,
+    /// The player goes elsewhere by itself.
+    jumping: bool,
     stall: Since,
     pause: Since,
     seek: Since,
@@ -247,7 +260,7 @@ struct Open {
 
 impl Open {
     fn plays_on(&mut self, t: u64, into: &mut Vec<Span>) {
-        if !self.waiting && !self.frozen {
+        if !self.waiting && !self.frozen && !self.jumping {
             self.stall.close(t, into);
         }
     }
@@ -357,6 +370,25 @@ mod tests {
         );
         assert_eq!(truth.watched_ms(), 5_850);
         assert!(truth.stalls.is_empty() && truth.ended);
+    }
+
+    #[test]
+    fn a_player_that_jumps_by_itself_lets_its_viewer_wait_and_one_that_is_told_to_does_not() {
+        let jump = |of_viewer| Event::Seeking { of_viewer };
+        let truth = truth(vec![
+            (0, Event::Load),
+            (500, Event::Started),
+            (4_000, jump(true)),
+            (5_000, Event::Seeked),
+            (7_000, Event::Stall { ahead: 0.0 }),
+            (7_500, jump(false)),
+            (8_000, Event::Resumed),
+            (9_000, Event::Seeked),
+            (20_000, Event::Closed),
+        ]);
+        let span = |begin_ms, end_ms| Span { begin_ms, end_ms };
+        assert_eq!(truth.seeks, [span(4_000, 5_000)]);
+        assert_eq!(truth.stalls, [span(7_000, 9_000)]);
     }
 
     #[test]

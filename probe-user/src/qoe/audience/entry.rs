@@ -68,7 +68,7 @@ pub struct Entry {
     pub is_live: bool,
     /// Where it is counted.
     pub cell: u32,
-    /// First request.
+    /// Its attempt to play began: its first session was opened, or its first request came.
     pub t_attempt_ns: u64,
     /// First frame; 0: none yet.
     pub t_started_ns: u64,
@@ -132,7 +132,8 @@ pub(super) struct Origin {
     pub(super) family: Family,
     pub(super) tier: Tier,
     pub(super) cell: u32,
-    pub(super) t_request_ns: u64,
+    /// When its attempt to play began.
+    pub(super) t_attempt_ns: u64,
 }
 
 impl Entry {
@@ -146,9 +147,9 @@ impl Entry {
             tier: origin.tier,
             is_live: false,
             cell: origin.cell,
-            t_attempt_ns: origin.t_request_ns,
+            t_attempt_ns: origin.t_attempt_ns,
             t_started_ns: 0,
-            t_updated_ns: origin.t_request_ns,
+            t_updated_ns: origin.t_attempt_ns,
             t_ended_ns: 0,
             ended: None,
             failure: None,
@@ -165,8 +166,8 @@ impl Entry {
             under_way: Spent::default(),
             pupil: None,
             shadow: (origin.tier == Tier::Declared)
-                .then(|| Box::new(Viewer::new(origin.t_request_ns))),
-            model: Viewer::new(origin.t_request_ns),
+                .then(|| Box::new(Viewer::new(origin.t_attempt_ns))),
+            model: Viewer::new(origin.t_attempt_ns),
             counted: Sums::default(),
             shown: Shown::default(),
             wake_ns: u64::MAX,

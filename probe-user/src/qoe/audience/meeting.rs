@@ -1,6 +1,6 @@
 //! Where labels and deliveries meet: on their session, by time, whichever comes first.
 
-use probe_ebpf::record::{self, kind as record_kind};
+use probe_ebpf::record::{self, flag, kind as record_kind};
 
 use super::super::blame::Spent;
 use super::super::cell::Cells;
@@ -23,6 +23,7 @@ impl Audience {
             return;
         };
         side.t_updated_ns = record.header.t_ns;
+        side.t_open_ns = opened_ns(record);
         // Labels of others are looked at when time passes.
         let (remote, local_port) = ends_of(&record.endpoints);
         let by_ends = SessionRef::Ends { remote, local_port };
@@ -388,4 +389,21 @@ impl Audience {
             self.session_gone(place, number, now_ns, by_client, cells);
         }
     }
+}
+
+/// When the client sent its first SYN: half of the handshake's round trip before the SYN-ACK. Where
+/// SYN-ACKs were repeated the round trip is not known, and it is when that was first sent. 0: not
+/// known.
+fn opened_ns(record: &record::SessionStart) -> u64 {
+    if record.flags & flag::ADOPTED != 0 || record.handshake_us == 0 {
+        return 0;
+    }
+    let handshake_ns = u64::from(record.handshake_us) * 1000;
+    let on_its_way_ns = match record.synack_retransmits {
+        0 => handshake_ns / 2,
+        _ => 0,
+    };
+    record
+        .t_established_ns
+        .saturating_sub(handshake_ns + on_its_way_ns)
 }

@@ -36,6 +36,11 @@ impl Audience {
         let tier = told::tier(label);
         let cell = cells.of_viewers(side.cell, tier);
         let (owner, port) = (side.viewer, side.ends.local_port);
+        let t_attempt_ns = side.attempt_ns(if heard.t_begin_ns == 0 {
+            label.t_heard_ns
+        } else {
+            heard.t_begin_ns
+        });
         let place = match self.viewers.find(key) {
             Some(place) => place,
             None => match self.adopt_nameless(owner, key) {
@@ -49,11 +54,7 @@ impl Audience {
                         family: label.family,
                         tier,
                         cell,
-                        t_request_ns: if heard.t_begin_ns == 0 {
-                            label.t_heard_ns
-                        } else {
-                            heard.t_begin_ns
-                        },
+                        t_attempt_ns,
                     },
                     cells,
                 )?,
@@ -90,7 +91,7 @@ impl Audience {
             let place = self.viewers.most_forgettable()?;
             let is_watching = self.viewers.get(place).is_some_and(|e| !e.is_ended());
             self.losses.viewers_evicted += u64::from(is_watching);
-            self.forget(place, origin.t_request_ns, cells);
+            self.forget(place, origin.t_attempt_ns, cells);
         }
         let mut entry = Entry::new(origin);
         entry.enter(cells.get_mut(origin.cell));
@@ -157,6 +158,7 @@ impl Audience {
         let client = address(side.ends.remote_addr);
         let key = Key::of_address(client, side.ends.local_port);
         let cell = side.cell;
+        let t_attempt_ns = side.attempt_ns(record.t_request_ns);
         let place = match self.viewers.find(key) {
             Some(place) => place,
             None => self.make(
@@ -168,7 +170,7 @@ impl Audience {
                     family: Family::default(),
                     tier: Tier::Kernel,
                     cell,
-                    t_request_ns: record.t_request_ns,
+                    t_attempt_ns,
                 },
                 cells,
             )?,

@@ -21,6 +21,9 @@ const MOST_WAITING: usize = 16;
 /// Neither waits longer.
 pub(super) const PATIENCE_NS: u64 = 3_000_000_000;
 
+/// A session that was opened longer before its first request was not opened for that.
+const MOST_OPENING_NS: u64 = 5_000_000_000;
+
 /// The latest delivery of a session waits so long: a server that pauses in the middle of an answer
 /// logs it when it has written the rest.
 const PAUSE_NS: u64 = 15_000_000_000;
@@ -56,6 +59,8 @@ pub(super) struct Side {
     pub(super) ends: record::Endpoints,
     /// Where it is counted.
     pub(super) cell: u32,
+    /// When its client began to open it; 0: not known.
+    pub(super) t_open_ns: u64,
     /// The delivery that comes after the last one that is over.
     pub(super) next_index: u32,
     /// When that was over; 0: none is.
@@ -95,6 +100,7 @@ impl Side {
             viewer: None,
             ends,
             cell,
+            t_open_ns: 0,
             next_index: 0,
             t_latest_ns: 0,
             t_updated_ns: 0,
@@ -104,6 +110,17 @@ impl Side {
             waiting: None,
             shared: None,
             paused: None,
+        }
+    }
+
+    /// When a viewer's attempt began whose first request came here at `t_request_ns`: with the
+    /// session, if that was opened for it.
+    pub(super) fn attempt_ns(&self, t_request_ns: u64) -> u64 {
+        let before_ns = t_request_ns.saturating_sub(self.t_open_ns);
+        if self.t_open_ns != 0 && self.viewer.is_none() && before_ns <= MOST_OPENING_NS {
+            self.t_open_ns.min(t_request_ns)
+        } else {
+            t_request_ns
         }
     }
 

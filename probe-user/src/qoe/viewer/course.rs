@@ -41,8 +41,9 @@ impl Viewer {
             .insert(u32::try_from(after_us).unwrap_or(u32::MAX), what);
     }
 
-    /// Puts down what the player said with a request. What it says of the sound's buffer is left: it
-    /// is known what was delivered of it, and one playhead serves both.
+    /// Puts down what the player said with a request. What it says of the sound's buffer is left, but
+    /// for what it says of a silence: it is known what was delivered of it, and one playhead serves
+    /// both.
     pub(super) fn say(
         &mut self,
         claim: &Claim,
@@ -51,6 +52,9 @@ impl Viewer {
         with: &Thresholds,
     ) {
         if told.object.media == Media::Audio {
+            if let (true, None, Some(sound_ms)) = (claim.starved, thought_ms, claim.ahead_ms) {
+                self.at(told.t_request_ns, What::Waits { sound_ms }, with);
+            }
             return;
         }
         // Final already: by how much the model was wrong then is how much it is wrong now.

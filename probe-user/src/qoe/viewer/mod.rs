@@ -98,7 +98,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 688);
+const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 720);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -262,6 +262,9 @@ impl Viewer {
         if let Some(place) = place {
             let slot = self.flight.at(place);
             slot.media = told.object.media;
+            if let (Class::Segment, Some(number)) = (class, told.object.number) {
+                slot.is_for(number);
+            }
             slot.is_written |= told.is_written;
             if told.expected_bytes > 0 {
                 slot.whole_bytes = clip(told.expected_bytes);
@@ -320,9 +323,13 @@ impl Viewer {
                 let mut order = self.orders[order::kind(object.media)];
                 let was = order.rung();
                 let asked_ms = self.ms(told.t_request_ns);
-                let step = order.judge(object, told.acked_bytes, asked_ms, || {
-                    self.at_now(self.now_ns, with).ahead_of_us(object.media)
-                });
+                let step = order.judge(
+                    object,
+                    told.acked_bytes,
+                    asked_ms,
+                    |number| self.flight.is_under_way(object.media, number),
+                    || self.at_now(self.now_ns, with).ahead_of_us(object.media),
+                );
                 self.orders[order::kind(object.media)] = order;
                 let is_other = was != 0 && order.rung() != 0 && was != order.rung();
                 self.note_rendition(object, told.acked_bytes, is_other);

@@ -8,6 +8,8 @@ const MISSED: i32 = 1;
 /// Numbers that are so far apart from the beginning are times.
 const LEAST_STRIDE: u32 = 1000;
 
+/// So many are kept for when the one before them comes.
+const MOST_BEYOND: u8 = 3;
 /// So many of the latest are fetched again in another rendition, though they are played.
 const MOST_AGAIN: u32 = 4;
 
@@ -39,16 +41,20 @@ pub(super) struct Order {
     stride: u32,
     /// When it was asked for, in milliseconds after the attempt's first request.
     asked_ms: u32,
+    /// Segments that came although the one after `number` is under way still: they cannot be played
+    /// before that.
+    beyond: u8,
 }
 
 impl Order {
-    /// What `object`, asked for at `asked_ms`, means. `ahead_us`: how much of this media is ahead of the playhead, asked for
-    /// only if it matters.
+    /// What `object`, asked for at `asked_ms`, means. `is_under_way`: whether the segment of a number
+    /// is; `ahead_us`: how much of this media is ahead of the playhead, asked for only if it matters.
     pub(super) fn judge(
         &mut self,
         object: &Object,
         acked_bytes: u64,
         asked_ms: u32,
+        is_under_way: impl Fn(u64) -> bool,
         ahead_us: impl FnOnce() -> u32,
     ) -> Step {
         if !matches!(object.class, Class::Segment | Class::Part) {
@@ -70,6 +76,7 @@ impl Order {
             }
             return Step::Append { duration_us };
         };
+        let full_number = number;
         // A number's low half is enough to see a jump.
         #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
         let number = (number as u32).wrapping_add(1).max(1);
@@ -78,8 +85,17 @@ impl Order {
             // Overtaken: after it the player asked for what comes later, so it throws nothing away.
             return Step::Nothing;
         }
+        let beyond = i32::from(was.beyond);
+        if !is_part && steps == 2 + beyond && self.stride <= 1 {
+            let missing = full_number.wrapping_sub(u64::from(was.beyond) + 1);
+            if is_under_way(missing) && was.beyond < MOST_BEYOND {
+                self.beyond += 1;
+                return Step::Nothing;
+            }
+        }
         self.asked_ms = asked_ms;
         self.number = number;
+        self.beyond = 0;
         self.rung = object.rung;
         if !is_part {
             self.duration_us = duration_us;
@@ -94,8 +110,15 @@ impl Order {
             }
             // In whatever rendition, it takes its own place.
             0 => Step::Again { duration_us },
+            1 if beyond > 0 && !object.is_range => {
+                // And with it what came before it.
+                self.number = number.wrapping_add(beyond.unsigned_abs());
+                Step::Append {
+                    duration_us: duration_us.saturating_mul(1 + beyond.unsigned_abs()),
+                }
+            }
             1 => self.begin(object, acked_bytes, duration_us),
-            steps if (2..=1 + MISSED).contains(&steps) && !is_part => Step::Append {
+            steps if (2..=1 + MISSED + beyond).contains(&steps) && !is_part => Step::Append {
                 duration_us: duration_us.saturating_mul(steps.unsigned_abs()),
             },
             steps if steps > 0 => Step::Jump { duration_us },
@@ -210,7 +233,7 @@ mod tests {
 
     fn after(number: u64) -> Order {
         let mut order = Order::default();
-        order.judge(&segment(number), 1000, 0, || 0);
+        order.judge(&segment(number), 1000, 0, |_| false, || 0);
         order
     }
 
@@ -219,12 +242,40 @@ mod tests {
         let whole = |segments: u32| Step::Append {
             duration_us: segments * 2 * SECOND_US,
         };
-        assert_eq!(after(7).judge(&segment(8), 1000, 0, || 0), whole(1));
-        assert_eq!(after(7).judge(&segment(9), 1000, 0, || 0), whole(2));
+        assert_eq!(
+            after(7).judge(&segment(8), 1000, 0, |_| false, || 0),
+            whole(1)
+        );
+        assert_eq!(
+            after(7).judge(&segment(9), 1000, 0, |_| false, || 0),
+            whole(2)
+        );
         let again = Step::Again {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(after(7).judge(&segment(7), 1000, 0, || 0), again);
+        assert_eq!(after(7).judge(&segment(7), 1000, 0, |_| false, || 0), again);
+    }
+
+    #[test]
+    fn what_overtakes_a_segment_under_way_waits_for_it() {
+        let mut order = after(7);
+        let under_way = |number: u64| number == 8;
+        for number in [9, 10] {
+            let step = order.judge(&segment(number), 1000, 0, under_way, || 0);
+            assert_eq!(step, Step::Nothing);
+        }
+        let whole = |segments: u32| Step::Append {
+            duration_us: segments * 2 * SECOND_US,
+        };
+        let mut given_up = order;
+        assert_eq!(order.judge(&segment(8), 1000, 0, |_| false, || 0), whole(3));
+        assert_eq!(
+            order.judge(&segment(11), 1000, 0, |_| false, || 0),
+            whole(1)
+        );
+        // It went unlabelled after all.
+        let step = given_up.judge(&segment(11), 1000, 0, |_| false, || 0);
+        assert_eq!(step, whole(4));
     }
 
     #[test]
@@ -232,25 +283,40 @@ mod tests {
         let duration_us = 2 * SECOND_US;
         let ahead_us = 3 * duration_us;
         let jump = Step::Jump { duration_us };
-        assert_eq!(after(7).judge(&segment(10), 1000, 0, || ahead_us), jump);
-        assert_eq!(after(7).judge(&segment(1), 1000, 0, || ahead_us), jump);
+        assert_eq!(
+            after(7).judge(&segment(10), 1000, 0, |_| false, || ahead_us),
+            jump
+        );
+        assert_eq!(
+            after(7).judge(&segment(1), 1000, 0, |_| false, || ahead_us),
+            jump
+        );
         let back = Step::Replace {
             drop_us: 2 * duration_us,
             duration_us,
         };
-        assert_eq!(after(7).judge(&segment(6), 1000, 0, || ahead_us), back);
+        assert_eq!(
+            after(7).judge(&segment(6), 1000, 0, |_| false, || ahead_us),
+            back
+        );
         // A dry player fetches what it has played of once more, or begins with another rendition.
         let again = Step::Replace {
             drop_us: 4 * duration_us,
             duration_us,
         };
-        assert_eq!(after(7).judge(&segment(4), 1000, 0, || 0), again);
+        assert_eq!(after(7).judge(&segment(4), 1000, 0, |_| false, || 0), again);
         let other = Object {
             rung: 3,
             ..segment(4)
         };
-        assert_eq!(after(7).judge(&other, 1000, 0, || duration_us), again);
-        assert_eq!(after(7).judge(&segment(4), 1000, 0, || duration_us), jump);
+        assert_eq!(
+            after(7).judge(&other, 1000, 0, |_| false, || duration_us),
+            again
+        );
+        assert_eq!(
+            after(7).judge(&segment(4), 1000, 0, |_| false, || duration_us),
+            jump
+        );
     }
 
     #[test]
@@ -260,16 +326,22 @@ mod tests {
             duration_us: 2 * SECOND_US,
         };
         for (number, asked_ms) in [(7, 0), (8, 2000), (9, 5000)] {
-            assert_eq!(order.judge(&segment(number), 1000, asked_ms, || 0), whole);
+            assert_eq!(
+                order.judge(&segment(number), 1000, asked_ms, |_| false, || 0),
+                whole
+            );
         }
         // Asked for again before the ninth, in another rendition, and so large that it comes after.
         let again = Object {
             rung: 3,
             ..segment(7)
         };
-        let step = order.judge(&again, 9000, 4000, || 2 * SECOND_US);
+        let step = order.judge(&again, 9000, 4000, |_| false, || 2 * SECOND_US);
         assert_eq!(step, Step::Nothing);
-        assert_eq!(order.judge(&segment(10), 1000, 7000, || 0), whole);
+        assert_eq!(
+            order.judge(&segment(10), 1000, 7000, |_| false, || 0),
+            whole
+        );
     }
 
     #[test]
@@ -280,18 +352,30 @@ mod tests {
         };
         // At 90 kHz, with lengths that vary a little.
         for number in [1_080_000, 1_259_000, 1_440_100] {
-            assert_eq!(order.judge(&segment(number), 1000, 0, || 0), whole(1));
+            assert_eq!(
+                order.judge(&segment(number), 1000, 0, |_| false, || 0),
+                whole(1)
+            );
         }
-        assert_eq!(order.judge(&segment(1_800_000), 1000, 0, || 0), whole(2));
+        assert_eq!(
+            order.judge(&segment(1_800_000), 1000, 0, |_| false, || 0),
+            whole(2)
+        );
         let jump = Step::Jump {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(order.judge(&segment(18_000_000), 1000, 0, || 0), jump);
+        assert_eq!(
+            order.judge(&segment(18_000_000), 1000, 0, |_| false, || 0),
+            jump
+        );
         // Where numbers count, a long way is a long way.
         let mut order = after(1);
-        order.judge(&segment(2), 1000, 0, || 0);
-        assert_eq!(order.judge(&segment(2000), 1000, 0, || 0), jump);
-        assert_eq!(order.judge(&segment(2001), 1000, 0, || 0), whole(1));
+        order.judge(&segment(2), 1000, 0, |_| false, || 0);
+        assert_eq!(order.judge(&segment(2000), 1000, 0, |_| false, || 0), jump);
+        assert_eq!(
+            order.judge(&segment(2001), 1000, 0, |_| false, || 0),
+            whole(1)
+        );
     }
 
     #[test]
@@ -302,20 +386,20 @@ mod tests {
                 ..segment(1)
             };
             assert_eq!(
-                Order::default().judge(&object, 1000, 0, || 0),
+                Order::default().judge(&object, 1000, 0, |_| false, || 0),
                 Step::Nothing
             );
         }
         let unknown = Object::default();
         assert_eq!(
-            Order::default().judge(&unknown, 1000, 0, || 0),
+            Order::default().judge(&unknown, 1000, 0, |_| false, || 0),
             Step::Nothing
         );
         // But if the one before had one, so has this.
         let whole = Step::Append {
             duration_us: 2 * SECOND_US,
         };
-        assert_eq!(after(3).judge(&unknown, 1000, 0, || 0), whole);
+        assert_eq!(after(3).judge(&unknown, 1000, 0, |_| false, || 0), whole);
     }
 
     #[test]
@@ -329,12 +413,15 @@ mod tests {
         let mut sum_us = 0;
         for _ in 0..3 {
             // A third of 2 s at 1 Mbit/s.
-            if let Step::Append { duration_us } = order.judge(&range, 83_333, 0, || 0) {
+            if let Step::Append { duration_us } = order.judge(&range, 83_333, 0, |_| false, || 0) {
                 sum_us += duration_us;
             }
         }
         assert_eq!(sum_us, 2 * SECOND_US);
-        assert_eq!(order.judge(&range, 83_333, 0, || 0), Step::Nothing);
+        assert_eq!(
+            order.judge(&range, 83_333, 0, |_| false, || 0),
+            Step::Nothing
+        );
     }
 
     #[test]
@@ -349,7 +436,7 @@ mod tests {
             duration_us: SECOND_US / 3,
         };
         for number in [4, 4, 4, 5, 5] {
-            assert_eq!(order.judge(&part(number), 1000, 0, || 0), whole);
+            assert_eq!(order.judge(&part(number), 1000, 0, |_| false, || 0), whole);
         }
     }
 }

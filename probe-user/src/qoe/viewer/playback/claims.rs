@@ -2,7 +2,7 @@
 
 use super::super::thresholds::{POINT, RUNS};
 use super::super::timeline::Said;
-use super::{Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, Sound, VIDEO, clip, us};
+use super::{AUDIO, Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, Sound, VIDEO, clip, us};
 
 /// A player's word that differs by more from the model means a pause or a jump, not a stall.
 const FAR_US: i64 = 30_000_000;
@@ -42,7 +42,8 @@ impl Playback {
                 return None;
             }
             for (run, late_us) in self.runs.iter_mut().zip(&mut late_us) {
-                if ahead_ms == 0 && run.playhead_us > playhead_us {
+                let is_past = run.playhead_us > self.fetched_us[VIDEO];
+                if is_past && (ahead_ms == 0 || said.is_late) {
                     // The sound went on without a picture: nothing is ahead wherever it is.
                     continue;
                 }
@@ -104,6 +105,13 @@ impl Playback {
         }
         self.is_waiting = self.says_starting && self.doing() != Doing::Play;
         retracted
+    }
+
+    /// Takes what it says of the sound while it waits. That is no more than what was delivered of it,
+    /// and what came of a silence.
+    pub(super) fn hear_of_sound(&mut self, ahead_ms: u32) {
+        let ahead_us = ahead_ms.saturating_mul(1000);
+        self.lacks_what_was_granted(self.fetched_us[AUDIO].saturating_sub(ahead_us));
     }
 
     fn stalls_on(&mut self) {
