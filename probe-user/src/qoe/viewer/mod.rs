@@ -98,7 +98,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 720);
+const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 736);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -350,6 +350,10 @@ impl Viewer {
             .max(told.t_request_ns);
         let media = object.map_or(Media::Muxed, |object| object.media);
         self.fill(step, place, media, told, t_there_ns, with, out);
+        if self.orders.iter().any(Order::is_torn) && !self.told.is_shared {
+            self.told.is_shared = true;
+            out.push(Change::Shared { t_ns: t_there_ns });
+        }
         self.look(now_ns, with, out);
     }
 

@@ -8,6 +8,9 @@ const MISSED: i32 = 1;
 /// Numbers that are so far apart from the beginning are times.
 const LEAST_STRIDE: u32 = 1000;
 
+/// What says that several viewers take turns, and what says that one goes on.
+const TURN: u8 = 2;
+const TURNS: u8 = 16;
 /// So many are kept for when the one before them comes.
 const MOST_BEYOND: u8 = 3;
 /// So many of the latest are fetched again in another rendition, though they are played.
@@ -41,6 +44,10 @@ pub(super) struct Order {
     stride: u32,
     /// When it was asked for, in milliseconds after the attempt's first request.
     asked_ms: u32,
+    /// The number that a jump left behind, plus one; 0: there was none.
+    aside: u32,
+    /// How much says that several viewers take turns here.
+    torn: u8,
     /// Segments that came although the one after `number` is under way still: they cannot be played
     /// before that.
     beyond: u8,
@@ -93,6 +100,9 @@ impl Order {
                 return Step::Nothing;
             }
         }
+        if !is_part && !object.is_range {
+            self.count_turns(&was, number, steps, object.rung);
+        }
         self.asked_ms = asked_ms;
         self.number = number;
         self.beyond = 0;
@@ -139,6 +149,28 @@ impl Order {
                 }
             }
         }
+    }
+
+    /// One viewer goes on with the next segment, or jumps and goes on from there. Where the same comes
+    /// twice in the same rendition again and again, or jumps return to where the one before went
+    /// away, several take turns.
+    fn count_turns(&mut self, was: &Self, number: u32, steps: i32, rung: u32) {
+        match steps {
+            1 => self.torn = self.torn.saturating_sub(1),
+            0 if was.number != 0 && rung == was.rung => self.torn = self.torn.saturating_add(TURN),
+            0 => {}
+            _ => {
+                if was.aside != 0 && (0..=2).contains(&self.steps(was.aside, number)) {
+                    self.torn = self.torn.saturating_add(TURN);
+                }
+                self.aside = was.number;
+            }
+        }
+    }
+
+    /// Several viewers take turns here.
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn >= TURNS
     }
 
     /// How many segments lie between two numbers. Numbers count segments, or (DASH's `$Time$`) are
@@ -276,6 +308,30 @@ mod tests {
         // It went unlabelled after all.
         let step = given_up.judge(&segment(11), 1000, 0, |_| false, || 0);
         assert_eq!(step, whole(4));
+    }
+
+    /// After how many segments, the n-th of which has number `number_of(n)`, several are found.
+    fn torn_after(number_of: impl Fn(u64) -> u64) -> Option<u64> {
+        let mut order = Order::default();
+        (0..4000).find(|n| {
+            order.judge(&segment(number_of(*n)), 1000, 0, |_| false, || 0);
+            order.is_torn()
+        })
+    }
+
+    #[test]
+    fn who_takes_turns_is_several_and_who_searches_or_fetches_again_is_one() {
+        // Four at one place of a live stream, and two; at two places of a recording; one close
+        // behind the other.
+        assert!(torn_after(|n| n / 4).is_some_and(|at| at < 20));
+        assert!(torn_after(|n| n / 2).is_some_and(|at| at < 40));
+        assert!(torn_after(|n| n / 2 + 90 * (n % 2)).is_some_and(|at| at < 20));
+        assert!(torn_after(|n| n / 2 + 3 * (n % 2)).is_some_and(|at| at < 20));
+        assert_eq!(torn_after(|n| n), None);
+        // It searches, fetches each fourth twice, or the latest four again now and then.
+        assert_eq!(torn_after(|n| n * 37 % 1000), None);
+        assert_eq!(torn_after(|n| n * 4 / 5), None);
+        assert_eq!(torn_after(|n| n - 4 * (n / 20)), None);
     }
 
     #[test]

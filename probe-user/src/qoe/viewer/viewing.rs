@@ -56,8 +56,8 @@ impl Viewer {
     /// What it is doing now.
     pub fn view(&self, now_ns: u64, with: &Thresholds) -> View {
         let now_ns = now_ns.min(LAST_NS);
-        // What was left in the buffer when it ended is not played.
-        let play = if self.told.is_ended {
+        // What was left in the buffer when it ended is not played, and of several nothing is known.
+        let play = if self.told.is_ended || self.told.is_shared {
             self.play
         } else {
             self.at_now(now_ns, with)
