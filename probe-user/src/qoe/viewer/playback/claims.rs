@@ -14,6 +14,9 @@ const LEAST_AHEAD_MS: u32 = 100;
 /// before the initialisation segment of another rendition. It has less ahead then, not more.
 const STALE_US: i64 = 1_000_000;
 
+/// A playhead so far from its origin has moved, however what is ahead was rounded.
+const LEAST_MOVED_US: u32 = 300_000;
+
 /// Corrections are remembered up to this.
 const MOST_LEAD_US: i64 = 10_000_000;
 
@@ -139,8 +142,15 @@ impl Playback {
             return;
         }
         let waited_us = us(self.t_ns.saturating_sub(around.t_begin_ns));
+        // Some say after the start, too, that they begin: while they wait. Less is ahead then than came.
+        let most_before_us = match around.is_live {
+            true => around.segment_us,
+            false => LEAST_MOVED_US,
+        };
+        let moved_us = self.runs[POINT].playhead_us.saturating_sub(ORIGIN_US);
+        let has_moved = said.ahead_ms.is_some() && moved_us > most_before_us;
         match said.starting {
-            Some(true) if self.has_started() => {
+            Some(true) if self.has_started() && !has_moved => {
                 // It had not begun when the model held that it had.
                 self.startup_us = self.startup_us.max(waited_us);
             }
