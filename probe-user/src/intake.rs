@@ -322,12 +322,14 @@ impl Intake {
             Transport::Tcp6
         };
         let label = self.labels.label_of(give_up.local_port, remote);
-        self.fold.half_open_give_up(
+        let cell = self.fold.half_open_give_up(
             label,
             transport,
             self.context.backend,
             give_up.synack_retransmits,
         );
+        self.audience
+            .half_open_give_up(remote, give_up.local_port, cell);
     }
 
     /// Begins a recording. `dropped` counts the records for which a slow recorder has no room.

@@ -351,18 +351,19 @@ impl Fold {
         self.sessions.touch(place, t_ns);
     }
 
-    /// A handshake was given up.
+    /// A handshake was given up; returns where it is counted.
     pub fn half_open_give_up(
         &mut self,
         label: Label,
         transport: Transport,
         backend: BackendKind,
         synack_retransmits: u32,
-    ) {
+    ) -> u32 {
         let cell = self.cells.place(CellKey::new(label, transport, backend));
         let counters = &mut self.cells.get_mut(cell).counters;
         counters.half_open_give_ups += 1;
         counters.synack_retransmits += u64::from(synack_retransmits);
+        cell
     }
 
     /// Records of the bulk ring were lost before `now_ns`: ends of sessions may be among them.

@@ -13,6 +13,7 @@ mod owners;
 mod side;
 mod table;
 mod told;
+mod unreached;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ use crate::labels::address;
 use crate::labels::request::{RequestLabel, SessionRef};
 use side::Side;
 use table::Viewers;
+use unreached::Unreached;
 
 /// Labels that wait for their session to be known: it may still be on its way in a ring.
 const MOST_HOMELESS: usize = 4096;
@@ -156,6 +158,7 @@ pub struct Audience {
     /// When a label of a service at this port was heard last.
     named: HashMap<u16, u64>,
     learned: Learned,
+    unreached: Unreached,
     happenings: VecDeque<Happening>,
     changes: Vec<Change>,
     losses: AudienceLosses,
@@ -177,6 +180,7 @@ impl Audience {
             viewers: Viewers::new(limits.max_viewers),
             named: HashMap::new(),
             learned: Learned::default(),
+            unreached: Unreached::default(),
             happenings: VecDeque::new(),
             changes: Vec::new(),
             losses: AudienceLosses::default(),
@@ -237,6 +241,7 @@ impl Audience {
     /// Lets time pass.
     pub fn advance(&mut self, now_ns: u64, clocks: Clocks, cells: &mut Cells) {
         self.house(now_ns, clocks, cells);
+        self.judge_unreached(now_ns, cells);
         for _ in 0..self.waiting.len() {
             let Some(cookie) = self.waiting.pop_front() else {
                 break;

@@ -142,11 +142,13 @@ impl Audience {
 
     /// Whether viewers are made out by the kernel's numbers alone at this port now.
     pub(super) fn infers(&self, port: u16, now_ns: u64) -> bool {
-        self.settings.infers
-            && self
-                .named
-                .get(&port)
-                .is_none_or(|heard_ns| heard_ns.saturating_add(NAMED_NS) < now_ns)
+        self.settings.infers && !self.is_named(port, now_ns)
+    }
+
+    /// Whether a label of a service at this port was heard lately.
+    pub(super) fn is_named(&self, port: u16, now_ns: u64) -> bool {
+        let heard_ns = self.named.get(&port);
+        heard_ns.is_some_and(|heard_ns| heard_ns.saturating_add(NAMED_NS) >= now_ns)
     }
 
     /// The viewer that a session without labels has: everyone behind one address is one.

@@ -397,3 +397,33 @@ fn a_session_whose_end_was_lost_is_let_go() {
     assert_eq!(scene.audience.sides.len(), 0);
     assert!(scene.audience.by_ends.is_empty());
 }
+
+#[test]
+fn who_never_got_a_session_failed_to_start_unless_something_else_is_known_of_it() {
+    let client = |last: u8| IpAddr::from([192, 0, 2, last]);
+    let mut scene = Scene::new(100, false);
+    let gives_up = |scene: &mut Scene, last: u8| {
+        let cell = scene.cell;
+        scene.audience.half_open_give_up(client(last), PORT, cell);
+    };
+    // Before any label nothing says that this service has viewers.
+    gives_up(&mut scene, 1);
+    scene.advance(1000);
+    scene.start(1, 900, ends(2, 5000));
+    scene.label(ends(2, 5000), 77, 1000, 1010, segment(2000, 0));
+    // Twice, once beside a session that came through, and a flood.
+    for last in [3, 3, 2] {
+        gives_up(&mut scene, last);
+    }
+    scene.advance(2000);
+    let failed = |scene: &Scene| scene.counters(Tier::Kernel, "-").start_failures_network;
+    assert_eq!(failed(&scene), 1);
+    assert_eq!(scene.counters(Tier::Kernel, "-").start_attempts, 1);
+    for last in 10..=250 {
+        gives_up(&mut scene, last);
+    }
+    scene.advance(2500);
+    assert_eq!(failed(&scene), 1, "judged once a second");
+    scene.advance(3500);
+    assert_eq!(failed(&scene), 1 + 64);
+}
