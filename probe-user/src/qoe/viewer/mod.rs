@@ -46,6 +46,9 @@ const TRIAL_NS: u64 = 4_000_000_000;
 const LAST_NS: u64 = u64::MAX / 4;
 /// A request under way of which nothing was heard so long is not under way any more.
 const STALE_MS: u32 = 30_000;
+/// An answer that is as large is taken for media where nothing says what it is: a second of a picture at
+/// 400 kbit/s.
+const MEDIA_BYTES: u64 = 50_000;
 /// Written, and not acknowledged any further for so long: the path is dead.
 const DEAD_MS: u32 = 3_000;
 
@@ -79,8 +82,10 @@ pub struct Viewer {
     /// Size of the latest object of the picture.
     usual_bytes: u32,
     bitrate_kbps: u32,
-    /// First request to the end of the first answer; 0: there was none.
+    /// The attempt's begin to the end of the first answer that is as large as media, else of the first;
+    /// 0: there was none.
     first_us: u32,
+    is_first_media: bool,
     came_late: u32,
     seeks: u16,
     switches_up: u16,
@@ -124,6 +129,7 @@ impl Viewer {
             usual_bytes: 0,
             bitrate_kbps: 0,
             first_us: 0,
+            is_first_media: false,
             came_late: 0,
             seeks: 0,
             switches_up: 0,
@@ -313,7 +319,10 @@ impl Viewer {
         }
         .max(told.t_request_ns);
         self.sign(told.t_last_acked_ns.max(told.t_request_ns));
-        if self.first_us == 0 && told.end == End::Complete && told.status < 400 {
+        let is_first_media = told.acked_bytes >= MEDIA_BYTES && !self.is_first_media;
+        let is_first = self.first_us == 0 || is_first_media;
+        if is_first && told.end == End::Complete && told.status < 400 {
+            self.is_first_media |= is_first_media;
             self.first_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
         }
         let object = told.object.or_else(|| self.unlabelled(told));
