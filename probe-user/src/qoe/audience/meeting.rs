@@ -7,7 +7,9 @@ use super::super::cell::Cells;
 use super::super::delivery::{self, Kind};
 use super::super::viewer::{Finished, Labelled, RequestId, Tier};
 use super::side::{self, Heard, Open, Side};
+use super::unreached;
 use super::{Audience, Clocks, MOST_HOMELESS, SILENT_NS, canonical, canonical_ref, ends_of, told};
+use crate::labels::address;
 use crate::labels::request::{Class, RequestLabel, SessionRef};
 
 impl Audience {
@@ -344,7 +346,15 @@ impl Audience {
             record.ended,
             record::ended::CLIENT_FIN | record::ended::CLIENT_RST
         );
+        let side = self.sides.get(&record.cookie);
+        let nobodys = side.filter(|side| side.viewer.is_none()).map(|s| s.cell);
         self.part_with(record.cookie, by_client, record.header.t_ns, clocks, cells);
+        if let Some(cell) = nobodys
+            && unreached::died_in_handshake(record)
+        {
+            let client = address(record.endpoints.remote_addr);
+            self.half_open_give_up(client, record.endpoints.local_port, cell);
+        }
     }
 
     /// Sessions of which nothing was heard for long are not followed any further: their ends may

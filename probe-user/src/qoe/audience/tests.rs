@@ -1,5 +1,5 @@
 use probe_ebpf::record::{
-    Delivery, Endpoints, SessionEnd, SessionStart, ended, kind as record_kind,
+    Delivery, Endpoints, SessionEnd, SessionStart, ended, flag, kind as record_kind,
 };
 
 use super::super::viewer::Tier;
@@ -426,4 +426,32 @@ fn who_never_got_a_session_failed_to_start_unless_something_else_is_known_of_it(
     assert_eq!(failed(&scene), 1, "judged once a second");
     scene.advance(3500);
     assert_eq!(failed(&scene), 1 + 64);
+}
+
+#[test]
+fn a_path_that_dies_in_the_tls_handshake_is_a_failed_start_and_a_client_that_goes_is_none() {
+    let mut scene = Scene::new(100, false);
+    scene.start(1, 900, ends(2, 5000));
+    scene.label(ends(2, 5000), 77, 1000, 1010, segment(2000, 0));
+    for (client, retrans_rto, acked_bytes) in [(3, 7, 240), (4, 0, 240), (5, 7, 90_000)] {
+        let endpoints = ends(client, 5000);
+        scene.start(client.into(), 1500, endpoints);
+        let mut record = SessionEnd {
+            cookie: client.into(),
+            endpoints,
+            ended: ended::CLIENT_RST,
+            flags: flag::TLS,
+            retrans_rto,
+            acked_bytes,
+            ..SessionEnd::default()
+        };
+        record.header.t_ns = 20_000 * MS;
+        scene
+            .audience
+            .session_end(&record, clocks(), &mut scene.cells);
+    }
+    scene.advance(21_000);
+    let counters = scene.counters(Tier::Kernel, "-");
+    assert_eq!(counters.start_failures_network, 1);
+    assert_eq!(counters.start_attempts, 1);
 }

@@ -1,8 +1,11 @@
-//! Clients that asked for a session and never got one: handshakes that were given up. Where nothing
-//! else is known of a client, that is a failed start like any other, whose viewer has no name.
+//! Clients that asked for a session and never got one that works: handshakes, of TCP or TLS, that were
+//! given up. Where nothing else is known of a client, that is a failed start like any other, whose
+//! viewer has no name.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+
+use probe_ebpf::record::{SessionEnd, flag};
 
 use super::super::cell::Cells;
 use super::super::viewer::Tier;
@@ -29,6 +32,19 @@ struct GivenUp {
     port: u16,
     /// Where its sessions would be counted.
     cell: u32,
+}
+
+/// The server's part of a TLS handshake, certificates and all, is smaller.
+const MOST_HANDSHAKE_BYTES: u64 = 8 << 10;
+/// After so many timeouts in a row, four seconds at the least, the path is dead.
+const DEAD_AFTER_TIMEOUTS: u32 = 3;
+
+/// Whether a session ended in the middle of its TLS handshake, because nothing came through any more.
+pub(super) fn died_in_handshake(record: &SessionEnd) -> bool {
+    record.flags & (flag::ADOPTED | flag::LEFT_OUT) == 0
+        && record.flags & flag::TLS != 0
+        && record.acked_bytes < MOST_HANDSHAKE_BYTES
+        && record.retrans_rto >= DEAD_AFTER_TIMEOUTS
 }
 
 impl Audience {
