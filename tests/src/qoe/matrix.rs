@@ -329,7 +329,7 @@ fn quick_ones() -> Vec<Session> {
     ] {
         sessions.push(Session {
             expected: blaming(PATH),
-            stay_ms: 42_000,
+            stay_ms: 38_000,
             transport: if (tier, player) == (Tier::T2, Player::Hls) {
                 Transport::H2
             } else {
@@ -340,14 +340,14 @@ fn quick_ones() -> Vec<Session> {
                 Set::Training,
                 tier,
                 player,
-                trace::cut(12_000, 150_000, 18_000, 20),
+                trace::cut(10_000, 150_000, 17_000, 20),
             )
         });
     }
     sessions.push(Session {
         expected: blaming(&[Blame::ApplicationWrite]),
-        faults: during(12_000, 18_000, Fault::Pause { ms: 4_500 }),
-        stay_ms: 42_000,
+        faults: during(10_000, 17_000, Fault::Pause { ms: 4_500 }),
+        stay_ms: 38_000,
         ..session("stalled-disk", Set::Training, Tier::T1, Player::Hls, good())
     });
     sessions.push(Session {
