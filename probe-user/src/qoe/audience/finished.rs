@@ -211,7 +211,7 @@ fn count_object(cell: u32, label: &RequestLabel, told: &viewer::Finished, cells:
     let latency_us = told.t_last_acked_ns.saturating_sub(told.t_request_ns) / 1000;
     let duration_us = u64::from(object.duration_us);
     cell.counters.media_us += duration_us;
-    if latency_us > 0 && !object.is_range {
+    if latency_us > 0 && object.range.is_none() {
         cell.counters.chunks += 1;
         cell.counters.slow_chunks += u64::from(latency_us > duration_us);
         cell.record(

@@ -8,6 +8,8 @@ use crate::labels::cmcd::{Cmcd, PlayState};
 use crate::labels::request::{Class, Media, RequestLabel, Stream};
 
 /// Requests that are told apart within one delivery (a busy period may hold many).
+/// Where segments are ranges of one file, that begins with its initialisation segment and its index.
+const MOST_HEAD_BYTES: u64 = 8 << 10;
 const PER_DELIVERY: u32 = 4096;
 
 /// The request `ordinal` of a delivery. Those of the latter half are for labels that come when it is
@@ -37,8 +39,14 @@ pub(super) fn late_request_id(session: u32, index: u32, t_begin_ns: u64) -> Requ
 /// What was asked for, as the model takes it.
 pub(super) fn object(label: &RequestLabel) -> viewer::Object {
     let object = &label.object;
+    let range = label.range.map(|range| viewer::Range {
+        first: range.first,
+        last: range.last,
+    });
+    let is_head = range.is_some_and(|range| range.last < MOST_HEAD_BYTES);
     viewer::Object {
         class: match object.class {
+            Class::Segment if is_head => viewer::Class::Init,
             Class::Manifest => viewer::Class::Manifest,
             Class::Init => viewer::Class::Init,
             Class::Segment => viewer::Class::Segment,
@@ -55,7 +63,7 @@ pub(super) fn object(label: &RequestLabel) -> viewer::Object {
         rung: object.rung,
         number: object.number,
         is_live: object.stream == Stream::Live,
-        is_range: label.range.is_some(),
+        range,
     }
 }
 

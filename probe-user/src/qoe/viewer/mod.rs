@@ -23,7 +23,8 @@ mod viewing;
 mod tests;
 
 pub use input::{
-    Claim, Class, End, Finished, Labelled, Media, Object, RequestId, SessionOver, Tier, UnderWay,
+    Claim, Class, End, Finished, Labelled, Media, Object, Range, RequestId, SessionOver, Tier,
+    UnderWay,
 };
 pub use output::{Bounded, Cause, Change, Ending, Phase, Sums, View};
 pub use thresholds::Thresholds;
@@ -103,7 +104,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 736);
+const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 752);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.

@@ -42,6 +42,8 @@ pub(super) struct Order {
     rung: u32,
     /// How far apart numbers are: 1, or a segment's length where they are times; 0: not known.
     stride: u32,
+    /// Low half of the byte after its range, which is enough to see what follows; 0: it was no range.
+    next_byte: u32,
     /// When it was asked for, in milliseconds after the attempt's first request.
     asked_ms: u32,
     /// The number that a jump left behind, plus one; 0: there was none.
@@ -84,9 +86,8 @@ impl Order {
             return Step::Append { duration_us };
         };
         let full_number = number;
-        // A number's low half is enough to see a jump.
-        #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
-        let number = (number as u32).wrapping_add(1).max(1);
+        // Enough to see a jump.
+        let number = low_half(number).wrapping_add(1).max(1);
         let steps = self.steps(was.number, number);
         if steps < 0 && asked_ms < was.asked_ms {
             // Overtaken: after it the player asked for what comes later, so it throws nothing away.
@@ -100,7 +101,7 @@ impl Order {
                 return Step::Nothing;
             }
         }
-        if !is_part && !object.is_range {
+        if !is_part && object.range.is_none() {
             self.count_turns(&was, number, steps, object.rung);
         }
         self.asked_ms = asked_ms;
@@ -112,15 +113,25 @@ impl Order {
         }
         let whole = Step::Append { duration_us };
         self.credited_us = duration_us;
+        self.next_byte = object.range.map_or(0, |range| {
+            let next = match range.last {
+                u64::MAX => range.first.saturating_add(acked_bytes),
+                last => last.saturating_add(1),
+            };
+            low_half(next).max(1)
+        });
+        if let (Some(range), false) = (object.range, is_part)
+            && was.next_byte != 0
+            && (steps == 0 || object.rung != was.rung)
+        {
+            return self.range(&was, object, range.first, acked_bytes, duration_us);
+        }
         match steps {
             _ if was.number == 0 => self.begin(object, acked_bytes, duration_us),
             0 if is_part => whole,
-            0 if object.is_range && object.rung == was.rung => {
-                self.more(object, acked_bytes, duration_us, was.credited_us)
-            }
             // In whatever rendition, it takes its own place.
             0 => Step::Again { duration_us },
-            1 if beyond > 0 && !object.is_range => {
+            1 if beyond > 0 && object.range.is_none() => {
                 // And with it what came before it.
                 self.number = number.wrapping_add(beyond.unsigned_abs());
                 Step::Append {
@@ -208,24 +219,50 @@ impl Order {
     }
 
     fn begin(&mut self, object: &Object, acked_bytes: u64, duration_us: u32) -> Step {
-        if object.is_range && object.class == Class::Segment {
+        if object.range.is_some() && object.class == Class::Segment {
             self.more(object, acked_bytes, duration_us, 0)
         } else {
             Step::Append { duration_us }
         }
     }
 
-    /// A range of a segment is worth its share of it. Where the rendition's bit rate is not known,
-    /// the first range is worth all.
+    /// Another range of a file that may be one segment, or all of a rendition with a range for each
+    /// segment: then it is the number of no segment that its name has. In another rendition's file one
+    /// goes on with the segment that follows.
+    fn range(
+        &mut self,
+        was: &Self,
+        object: &Object,
+        first_byte: u64,
+        acked_bytes: u64,
+        duration_us: u32,
+    ) -> Step {
+        let from_end = low_half(first_byte).wrapping_sub(was.next_byte);
+        match from_end.cast_signed() {
+            _ if object.rung != was.rung => self.more(object, acked_bytes, duration_us, 0),
+            0 if was.credited_us < was.duration_us => {
+                self.more(object, acked_bytes, duration_us, was.credited_us)
+            }
+            0 => self.more(object, acked_bytes, duration_us, 0),
+            // To its begin or beyond: the same once more.
+            back if back < 0 && u64::from(back.unsigned_abs()) <= acked_bytes => {
+                Step::Again { duration_us }
+            }
+            _ => Step::Jump { duration_us },
+        }
+    }
+
+    /// A range of a segment is worth its share of it, and more than half of one is a whole one: bit
+    /// rates are averages. Where the rendition's bit rate is not known, each range is worth all.
     fn more(&mut self, object: &Object, acked_bytes: u64, duration_us: u32, had_us: u32) -> Step {
         let left_us = duration_us.saturating_sub(had_us);
         let worth_us = match object.bitrate_bps {
             0 => left_us,
             bps => {
                 let us = acked_bytes.saturating_mul(8_000_000) / bps;
-                // Within a tenth of all of it is all of it: bit rates are averages.
-                let us = us.saturating_add(us / 10);
-                left_us.min(u32::try_from(us).unwrap_or(u32::MAX))
+                let us = u32::try_from(us).unwrap_or(u32::MAX);
+                let is_most = us > duration_us / 2 || us.saturating_add(us / 10) >= left_us;
+                if is_most { left_us } else { us }
             }
         };
         self.credited_us = had_us + worth_us;
@@ -244,6 +281,11 @@ impl Order {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+fn low_half(number: u64) -> u32 {
+    number as u32
+}
+
 /// One for the picture (and what is muxed), one for the sound.
 pub(super) fn kind(media: Media) -> usize {
     usize::from(media == Media::Audio)
@@ -251,6 +293,7 @@ pub(super) fn kind(media: Media) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::input::Range;
     use super::*;
 
     const SECOND_US: u32 = 1_000_000;
@@ -458,26 +501,76 @@ mod tests {
         assert_eq!(after(3).judge(&unknown, 1000, 0, |_| false, || 0), whole);
     }
 
+    fn range_of(file: Object, first: u64) -> Object {
+        Object {
+            range: Some(Range {
+                first,
+                last: u64::MAX,
+            }),
+            ..file
+        }
+    }
+
     #[test]
     fn ranges_of_a_segment_are_together_worth_the_segment() {
         let mut order = Order::default();
-        let range = Object {
-            is_range: true,
+        let file = Object {
             bitrate_bps: 1_000_000,
             ..segment(1)
         };
         let mut sum_us = 0;
-        for _ in 0..3 {
+        for n in 0..3 {
             // A third of 2 s at 1 Mbit/s.
+            let range = range_of(file, n * 83_333);
             if let Step::Append { duration_us } = order.judge(&range, 83_333, 0, |_| false, || 0) {
                 sum_us += duration_us;
             }
         }
         assert_eq!(sum_us, 2 * SECOND_US);
-        assert_eq!(
-            order.judge(&range, 83_333, 0, |_| false, || 0),
-            Step::Nothing
-        );
+    }
+
+    #[test]
+    fn where_a_rendition_is_one_file_each_range_is_a_segment() {
+        for bitrate_bps in [0, 1_000_000] {
+            let file = Object {
+                bitrate_bps,
+                rung: 1,
+                ..segment(0)
+            };
+            let mut order = Order::default();
+            let whole = Step::Append {
+                duration_us: 2 * SECOND_US,
+            };
+            let mut first = 8000;
+            for bytes in [260_000, 190_000, 230_000, 250_000] {
+                let step = order.judge(&range_of(file, first), bytes, 0, |_| false, || 0);
+                assert_eq!(step, whole, "{bitrate_bps} bps, from {first}");
+                first += bytes;
+            }
+            // The last once more; then the next, in another rendition's file.
+            let again = range_of(file, first - 250_000);
+            assert_eq!(
+                order.judge(&again, 250_000, 0, |_| false, || 0),
+                Step::Again {
+                    duration_us: 2 * SECOND_US
+                }
+            );
+            let other = Object {
+                rung: 2,
+                number: Some(2),
+                ..range_of(file, 1_900_000)
+            };
+            assert_eq!(order.judge(&other, 480_000, 0, |_| false, || 0), whole);
+            let far = Object {
+                rung: 2,
+                number: Some(2),
+                ..range_of(file, 90_000_000)
+            };
+            let jump = Step::Jump {
+                duration_us: 2 * SECOND_US,
+            };
+            assert_eq!(order.judge(&far, 480_000, 0, |_| false, || 0), jump);
+        }
     }
 
     #[test]

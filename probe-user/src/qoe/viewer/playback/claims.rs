@@ -143,9 +143,10 @@ impl Playback {
         }
         let waited_us = us(self.t_ns.saturating_sub(around.t_begin_ns));
         // Some say after the start, too, that they begin: while they wait. Less is ahead then than came.
-        let most_before_us = match around.is_live {
-            true => around.segment_us,
-            false => LEAST_MOVED_US,
+        let most_before_us = if around.is_live {
+            around.segment_us
+        } else {
+            LEAST_MOVED_US
         };
         let moved_us = self.runs[POINT].playhead_us.saturating_sub(ORIGIN_US);
         let has_moved = said.ahead_ms.is_some() && moved_us > most_before_us;
