@@ -205,7 +205,8 @@ impl Intake {
                 self.audience.advance(*now_ns, clocks, cells);
                 let raised = &mut self.raised;
                 let is_sample = *now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
-                self.alarms.look(cells, *now_ns, is_sample, |alarm| {
+                let viewers = || self.audience.standing();
+                self.alarms.look(cells, *now_ns, is_sample, viewers, |alarm| {
                     // Nobody fetches them: a rate turns once in a while, so a few are enough.
                     if raised.len() >= ALARMS_KEPT {
                         raised.pop_front();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use histogram::{Histogram, SparseHistogram};
 
+use super::poll::Poll;
 use super::viewer::Tier;
 use super::{Counters, Metric};
 use crate::kernel::BackendKind;
@@ -186,6 +187,10 @@ pub struct Cell {
     pub gauges: Gauges,
     /// By [`RATES_BPS`].
     pub sustain: [Sustain; RATES_BPS.len()],
+    /// Who has a say in the alarm on failed starts.
+    pub start_poll: Poll,
+    /// In that on late deliveries.
+    pub late_poll: Poll,
     /// Each made with its first value.
     histograms: [Option<Histogram>; Metric::COUNT],
 }

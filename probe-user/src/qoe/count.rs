@@ -4,14 +4,17 @@
 use probe_ebpf::record::{Delivery, flag, kind as record_kind};
 
 use super::Counters;
+use super::alarms::LATE_ROUND_NS;
 use super::blame::{Part, Spent};
 use super::cell::{Cell, RATES_BPS};
 use super::delivery::{self, Kind, Phase};
 use super::fold::{Event, Fold};
 use super::metric::Metric;
+use super::poll::network_of;
 use super::session::{Partial, Recalled, Session, Traffic};
 use super::sustain::{Shown, Transfer, Untestable};
 use crate::kernel::BackendKind;
+use crate::labels::address;
 
 impl Fold {
     /// Counts what a delivery has carried since its last record. What one that is recalled carried
@@ -84,7 +87,13 @@ impl Fold {
             Some(Recalled::Sure) => reported,
             Some(Recalled::Unsure) => false,
         };
-        self.cells.get_mut(session.cell).counters.late_deliveries += u64::from(is_first);
+        let network = network_of(address(session.endpoints.remote_addr));
+        let cell = self.cells.get_mut(session.cell);
+        cell.counters.late_deliveries += u64::from(is_first);
+        if is_first {
+            let t_ns = record.header.t_ns;
+            cell.late_poll.saw(network, true, t_ns, LATE_ROUND_NS);
+        }
         still_open.then_some(Event::Late)
     }
 
@@ -98,6 +107,15 @@ impl Fold {
         phase: Phase,
     ) {
         let session = self.sessions.at(place);
+        // What is late had its say when it was.
+        if matches!(kind, Kind::Exchange | Kind::BusyPeriod)
+            && phase == Phase::Complete
+            && record.flags & flag::LATE == 0
+        {
+            let network = network_of(address(session.endpoints.remote_addr));
+            let poll = &mut self.cells.get_mut(session.cell).late_poll;
+            poll.saw(network, false, record.header.t_ns, LATE_ROUND_NS);
+        }
         let cell = self.cells.get_mut(cell);
         let counters = &mut cell.counters;
         match kind {

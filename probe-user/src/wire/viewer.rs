@@ -37,8 +37,12 @@ pub fn viewer(
         started_unix_ns: context.unix_ns(entry.t_started_ns),
         updated_unix_ns: context.unix_ns(entry.t_updated_ns),
         ended_unix_ns: context.unix_ns(entry.t_ended_ns),
-        startup_us: view.sums.startup_us,
-        watched_us: view.sums.watched_us(),
+        startup_us: if entry.is_joined {
+            0
+        } else {
+            view.sums.startup_us
+        },
+        watched_us: entry.watched_us(&view.sums),
         stalled_us: Some(estimate(view.sums.stalled_us)),
         buffer_us: Some(estimate(view.ahead_us)),
         stalls: view.sums.stalls.into(),
@@ -52,6 +56,7 @@ pub fn viewer(
         acked_bytes: entry.acked_bytes,
         corrections: view.sums.idle_errors.into(),
         sessions: entry.sessions,
+        joined: entry.is_joined,
         blame: blame(&entry.blame),
         verdict: entry
             .verdict()

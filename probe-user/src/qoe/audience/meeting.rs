@@ -21,11 +21,14 @@ impl Audience {
         clocks: Clocks,
         cells: &mut Cells,
     ) {
-        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+        let Some(side) = self.side(record.cookie, &record.endpoints, cell, record.header.t_ns) else {
             return;
         };
         side.t_updated_ns = record.header.t_ns;
         side.t_open_ns = opened_ns(record);
+        if record.flags & flag::ADOPTED != 0 {
+            side.t_adopted_ns = record.header.t_ns;
+        }
         // Labels of others are looked at when time passes.
         let (remote, local_port) = ends_of(&record.endpoints);
         let by_ends = SessionRef::Ends { remote, local_port };
@@ -89,13 +92,22 @@ impl Audience {
         self.sides.contains_key(&cookie).then_some(cookie)
     }
 
-    fn side(&mut self, cookie: u64, ends: &record::Endpoints, cell: u32) -> Option<&mut Side> {
+    fn side(
+        &mut self,
+        cookie: u64,
+        ends: &record::Endpoints,
+        cell: u32,
+        now_ns: u64,
+    ) -> Option<&mut Side> {
         if self.is_idle() {
             return None;
         }
         if !self.sides.contains_key(&cookie) {
             if self.sides.len() >= self.limits.max_sessions {
                 return None;
+            }
+            if self.t_born_ns == 0 {
+                self.t_born_ns = now_ns.max(1);
             }
             self.next_session = self.next_session.wrapping_add(1);
             let side = Side::new(self.next_session, *ends, cell);
@@ -210,7 +222,7 @@ impl Audience {
     fn heard_of(&mut self, record: &record::Delivery, cell: u32) -> Option<(&mut Side, bool)> {
         let now_ns = record.header.t_ns;
         let infers = self.infers(record.endpoints.local_port, now_ns);
-        let side = self.side(record.cookie, &record.endpoints, cell)?;
+        let side = self.side(record.cookie, &record.endpoints, cell, now_ns)?;
         side.t_updated_ns = now_ns;
         Some((side, infers))
     }

@@ -24,6 +24,9 @@ pub(super) const PATIENCE_NS: u64 = 3_000_000_000;
 /// A session that was opened longer before its first request was not opened for that.
 const MOST_OPENING_NS: u64 = 5_000_000_000;
 
+/// Whoever played when weir began has asked for something after so long.
+pub(super) const YOUNG_NS: u64 = 120_000_000_000;
+
 /// The latest delivery of a session waits so long: a server that pauses in the middle of an answer
 /// logs it when it has written the rest.
 const PAUSE_NS: u64 = 15_000_000_000;
@@ -61,6 +64,8 @@ pub(super) struct Side {
     pub(super) cell: u32,
     /// When its client began to open it; 0: not known.
     pub(super) t_open_ns: u64,
+    /// When it was adopted; 0: it was not.
+    pub(super) t_adopted_ns: u64,
     /// The delivery that comes after the last one that is over.
     pub(super) next_index: u32,
     /// When that was over; 0: none is.
@@ -101,6 +106,7 @@ impl Side {
             ends,
             cell,
             t_open_ns: 0,
+            t_adopted_ns: 0,
             next_index: 0,
             t_latest_ns: 0,
             t_updated_ns: 0,
@@ -122,6 +128,11 @@ impl Side {
         } else {
             t_request_ns
         }
+    }
+
+    /// Whether it was there before weir, so lately that whoever uses it may have used it then.
+    pub(super) fn is_adopted_lately(&self, now_ns: u64) -> bool {
+        self.t_adopted_ns != 0 && now_ns < self.t_adopted_ns.saturating_add(YOUNG_NS)
     }
 
     /// Whether anything waits here.
