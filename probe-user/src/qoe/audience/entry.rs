@@ -85,6 +85,8 @@ pub struct Entry {
     pub is_joined: bool,
     /// It asked for more than manifests that it was given.
     pub(super) has_asked: bool,
+    /// It had a session, so that its address is its own.
+    pub(super) was_reached: bool,
     /// When the first of a row of failed attempts of it failed; 0: none did.
     pub(super) t_failed_ns: u64,
     /// How it ended.
@@ -166,6 +168,7 @@ impl Entry {
             t_ended_ns: 0,
             is_joined: origin.is_joined,
             has_asked: false,
+            was_reached: false,
             t_failed_ns: 0,
             ended: None,
             failure: None,
@@ -217,11 +220,13 @@ impl Entry {
             || self.ended == Some(Ending::UnderStress)
     }
 
-    /// How much it needs looking at: stalled first, then at risk, then by what it stalled.
-    pub fn badness(&self) -> (bool, bool, bool, u64) {
+    /// How much it needs looking at: stalled first, then at risk, then who is still there, then failed
+    /// starts, then by what it stalled.
+    pub fn badness(&self) -> (bool, bool, bool, bool, u64) {
         (
             self.shown.is_stalled,
             self.shown.is_at_risk,
+            !self.is_ended(),
             self.failure.is_some(),
             self.counted.stalled_us.point,
         )
@@ -314,8 +319,10 @@ impl Entry {
                 } else {
                     self.failure = Some(class);
                     self.count_failure(t_ns, class, cell);
-                    let network = network_of(self.client);
-                    cell.start_poll.saw(network, true, now_ns, START_ROUND_NS);
+                    if self.was_reached {
+                        let network = network_of(self.client);
+                        cell.start_poll.saw(network, true, now_ns, START_ROUND_NS);
+                    }
                 }
             }
             Change::StallBegan { t_ns, cause } => {
@@ -448,7 +455,7 @@ impl Entry {
         }
     }
 
-    fn leave(&mut self, cell: &mut Cell) {
+    pub(super) fn leave(&mut self, cell: &mut Cell) {
         self.no_longer_at_risk(cell);
         self.shown_stalled(false, cell);
         if std::mem::take(&mut self.shown.is_active) {

@@ -33,6 +33,14 @@ impl Audience {
         cells.get_mut(cell).counters.deliveries_labelled += u64::from(is_over && !heard.is_empty());
         let mut told = told::finished(record, session);
         if heard.is_empty() {
+            // Of a session that is over they are counted already.
+            if is_over
+                && self.named.contains_key(&record.endpoints.local_port)
+                && let Some(side) = self.sides.get(&record.cookie)
+            {
+                let of_viewer = self.cell_of(side.viewer, cell);
+                cells.get_mut(of_viewer).counters.requests_nameless += 1;
+            }
             let Some(place) = self.nameless_or_owner(record, cells) else {
                 return;
             };

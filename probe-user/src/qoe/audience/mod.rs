@@ -10,6 +10,7 @@ mod finished;
 mod learned;
 mod meeting;
 mod owners;
+mod pairing;
 mod side;
 mod table;
 mod told;
@@ -28,7 +29,7 @@ use super::alarms::Standing;
 use super::cell::Cells;
 use super::viewer::{self, Change};
 use crate::labels::address;
-use crate::labels::request::{RequestLabel, SessionRef};
+use crate::labels::request::{KeyBy, RequestLabel, SessionRef, ViewerKey};
 use side::Side;
 use table::Viewers;
 use unreached::Unreached;
@@ -321,6 +322,19 @@ impl Key {
         Self {
             hash: hasher.finish(),
             by: By::Address,
+        }
+    }
+}
+
+impl From<ViewerKey> for Key {
+    fn from(key: ViewerKey) -> Self {
+        Self {
+            hash: key.hash,
+            by: match key.by {
+                KeyBy::Sid => By::Sid,
+                KeyBy::Token => By::Token,
+                KeyBy::Heuristic => By::Heuristic,
+            },
         }
     }
 }

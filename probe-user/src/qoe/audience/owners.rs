@@ -9,7 +9,7 @@ use super::side::Heard;
 use super::{Audience, By, Happening, Key, MOST_CHANGES, NAMED_NS, told};
 use crate::labels::address;
 use crate::labels::family::Family;
-use crate::labels::request::{Class, KeyBy, RequestLabel, Stream};
+use crate::labels::request::{Class, RequestLabel, Stream};
 
 impl Audience {
     /// The viewer whose request a label is, which is made if it is new; it owns the session now.
@@ -22,17 +22,9 @@ impl Audience {
         let label = &heard.label;
         let side = self.sides.get(&cookie)?;
         let client = address(side.ends.remote_addr);
-        let key = label.viewer.map_or_else(
-            || Key::of_address(client, side.ends.local_port),
-            |key| Key {
-                hash: key.hash,
-                by: match key.by {
-                    KeyBy::Sid => By::Sid,
-                    KeyBy::Token => By::Token,
-                    KeyBy::Heuristic => By::Heuristic,
-                },
-            },
-        );
+        let key = label
+            .viewer
+            .map_or_else(|| Key::of_address(client, side.ends.local_port), Key::from);
         let tier = told::tier(label);
         let cell = cells.of_viewers(side.cell, tier);
         let (owner, port) = (side.viewer, side.ends.local_port);
@@ -42,8 +34,7 @@ impl Audience {
             heard.t_begin_ns
         });
         let is_young = self.is_young(label.t_heard_ns);
-        let is_joined = side.is_adopted_lately(label.t_heard_ns)
-            && !is_manifest_of_vod(label)
+        let is_joined = side.is_adopted_lately(label.t_heard_ns) && !is_manifest_of_vod(label)
             || told::plays_already(label, is_young);
         let place = match self.viewers.find(key) {
             Some(place) => place,
@@ -123,6 +114,7 @@ impl Audience {
         }
         if let Some(entry) = self.viewers.get_mut(place) {
             entry.sessions += 1;
+            entry.was_reached = true;
         }
         if let Some(before) = before {
             self.session_gone(before, number, now_ns, false, cells);

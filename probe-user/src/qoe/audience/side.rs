@@ -10,12 +10,13 @@ use probe_ebpf::record::{self, flag};
 use super::super::delivery::{self, Kind};
 use super::super::viewer::RequestId;
 use super::super::viewer::cadence::Cadence;
+use super::pairing::Numbered;
 use crate::labels::request::RequestLabel;
 use shared::Shared;
 
 /// A server notes the begin of a request when it has read it, which is later than its arrival in
 /// the kernel, and in whole milliseconds, which may be earlier.
-const EARLIER_NS: u64 = 20_000_000;
+pub(super) const EARLIER_NS: u64 = 20_000_000;
 /// Labels without their delivery, and deliveries without their label, of one session.
 const MOST_WAITING: usize = 16;
 /// Neither waits longer.
@@ -78,6 +79,8 @@ pub(super) struct Side {
     pub(super) open: Option<Open>,
     /// What its requests' pace tells, where nobody labels them.
     pub(super) cadence: Option<Box<Cadence>>,
+    /// What its labels are numbered, and the tags whose lines have not come.
+    pub(super) numbered: Option<Box<Numbered>>,
     waiting: Option<Box<Waiting>>,
     /// How far requests have come that share it.
     shared: Option<Box<Shared>>,
@@ -113,6 +116,7 @@ impl Side {
             is_queued: false,
             open: None,
             cadence: None,
+            numbered: None,
             waiting: None,
             shared: None,
             paused: None,
@@ -234,6 +238,11 @@ impl Side {
         };
         labels.push_back(*heard);
         over
+    }
+
+    /// The labels that wait here.
+    pub(super) fn labels_mut(&mut self) -> Option<&mut VecDeque<Heard>> {
+        Some(&mut self.waiting.as_mut()?.labels)
     }
 
     /// Keeps a delivery that is over until its label comes; returns one that has no room any more.
