@@ -282,3 +282,23 @@ fn lines_that_are_missing_are_counted_with_the_deliveries_that_nothing_names() {
     // The last one's number is never missed, but its delivery is.
     assert_eq!((of_viewer.lines_lost, of_viewer.requests_nameless), (4, 5));
 }
+
+#[test]
+fn handshakes_that_nobody_finished_are_counted_and_raise_no_alarm() {
+    let mut scene = Scene::new(1000, false);
+    let (mut alarms, mut raised) = (Alarms::new(Promises::default()), Vec::new());
+    let ends = ends(9, 5000);
+    scene.start(1, 900, ends);
+    scene.hear(&line(&ends, 77, 1000, segment(2000, 0), 200));
+    for second in 2..40 {
+        for last in 0..4 {
+            // Anybody can write such an address.
+            let client = IpAddr::from([10, u8::try_from(second).unwrap(), last, 1]);
+            let cell = scene.cell;
+            scene.audience.half_open_give_up(client, PORT, cell);
+        }
+        scene.second(&mut alarms, second, &mut raised);
+    }
+    assert!(raised.is_empty(), "{raised:?}");
+    assert!(scene.all().start_failures_network > 100);
+}
