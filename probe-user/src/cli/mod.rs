@@ -318,6 +318,7 @@ Examples:
   weir cells --qoe
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub struct Cells {
     #[command(flatten)]
     pub socket: Socket,

@@ -56,6 +56,10 @@ impl Stall {
 
 /// One viewer.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub struct Entry {
     /// What tells it from others.
     pub key: Key,

@@ -168,8 +168,8 @@ impl Audience {
             return;
         };
         self.named.insert(side.ends.local_port, now_ns);
-        let tagged = match &paired {
-            Paired::With(tag) => Some((tag.id, side.take_tagged(tag).is_some())),
+        let tagged = match paired {
+            Paired::With(id) => Some((id, side.take_tagged(id).is_some())),
             Paired::Alone | Paired::Known => None,
         };
         if let Some(record) = side.take_delivery(&heard) {

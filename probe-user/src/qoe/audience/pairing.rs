@@ -17,10 +17,10 @@ const WINDOW: u32 = 64;
 
 /// A tag whose line has not come yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tagged {
+struct Tagged {
     label: RequestLabel,
     /// By what the viewer's model knows its request.
-    pub(super) id: RequestId,
+    id: RequestId,
 }
 
 /// What a session's labels are numbered.
@@ -83,11 +83,14 @@ impl Numbered {
         number != 0 && back.is_some_and(|back| back < WINDOW && self.seen & 1 << back != 0)
     }
 
-    fn keep(&mut self, tagged: Tagged) {
+    fn keep(&mut self, heard: &Heard) {
         if self.tags.len() >= MOST_TAGS {
             self.tags.pop_front();
         }
-        self.tags.push_back(tagged);
+        self.tags.push_back(Tagged {
+            label: heard.label,
+            id: heard.id,
+        });
     }
 
     /// The tag of a line's request. Without a number it is the latest that came while the line's
@@ -124,8 +127,8 @@ impl Numbered {
 pub(super) enum Paired {
     /// It is the first of its request.
     Alone,
-    /// It is a line that a tag came before, which was this.
-    With(Tagged),
+    /// It is a line that a tag came before; the viewer's model knows its request by this.
+    With(RequestId),
     /// Its request has a line already, which said all.
     Known,
 }
@@ -160,7 +163,7 @@ impl Audience {
                 match paired {
                     Some(tag) => {
                         self.rename_tagged(&tag.label, heard, cells);
-                        Paired::With(tag)
+                        Paired::With(tag.id)
                     }
                     None => Paired::Alone,
                 }
@@ -173,10 +176,7 @@ impl Audience {
         if heard.label.source == Source::Tag
             && let Some(side) = self.sides.get_mut(&cookie)
         {
-            side.numbered.get_or_insert_default().keep(Tagged {
-                label: heard.label,
-                id: heard.id,
-            });
+            side.numbered.get_or_insert_default().keep(heard);
         }
     }
 
@@ -211,11 +211,11 @@ impl Audience {
 
 impl Side {
     /// Takes a tag's label out of those that wait; none: its delivery is over already.
-    pub(super) fn take_tagged(&mut self, tag: &Tagged) -> Option<Heard> {
+    pub(super) fn take_tagged(&mut self, tag: RequestId) -> Option<Heard> {
         let labels = self.labels_mut()?;
         let at = labels
             .iter()
-            .position(|heard| heard.label.source == Source::Tag && heard.id == tag.id)?;
+            .position(|heard| heard.label.source == Source::Tag && heard.id == tag)?;
         labels.remove(at)
     }
 }
