@@ -46,11 +46,7 @@ impl Figure {
     /// A quantile, between the ranks that bound it whatever the distribution is: how many of n lie
     /// below it is binomial. Ends are those of the buckets.
     pub fn quantile(histogram: &SparseHistogram, quantile: f64) -> Option<Self> {
-        let n: u64 = histogram
-            .count()
-            .iter()
-            .map(|count| u64::from(*count))
-            .sum();
+        let n: u64 = histogram.count().iter().sum();
         if n == 0 {
             return None;
         }
