@@ -108,6 +108,7 @@ impl Intake {
     ) -> anyhow::Result<Self> {
         let mut fold = Fold::new(limits, context.tick_hz);
         fold.set_progress_ms(settings.progress_ms);
+        fold.set_rates_kbps(&settings.sustain_kbps);
         Ok(Self {
             fold,
             audience: Audience::new(limits.into(), audience_settings(&settings)),
@@ -205,18 +206,21 @@ impl Intake {
                 self.audience.advance(*now_ns, clocks, cells);
                 let raised = &mut self.raised;
                 let is_sample = *now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
-                self.alarms.look(cells, *now_ns, is_sample, |alarm| {
-                    // Nobody fetches them: a rate turns once in a while, so a few are enough.
-                    if raised.len() >= ALARMS_KEPT {
-                        raised.pop_front();
-                    }
-                    raised.push_back(alarm);
-                });
+                let viewers = || self.audience.standing();
+                self.alarms
+                    .look(cells, *now_ns, is_sample, viewers, |alarm| {
+                        // Nobody fetches them: a rate turns once in a while, so a few are enough.
+                        if raised.len() >= ALARMS_KEPT {
+                            raised.pop_front();
+                        }
+                        raised.push_back(alarm);
+                    });
             }
             Said::Settings(settings) => match labels(settings) {
                 Ok(labels) => {
                     self.labels = labels;
                     self.fold.set_progress_ms(settings.progress_ms);
+                    self.fold.set_rates_kbps(&settings.sustain_kbps);
                     self.audience.set(audience_settings(settings));
                     if promises(settings) != promises(&self.settings) {
                         // Another question: its evidence begins anew.

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
+use crate::qoe::cell::RATES_KBPS;
 
 /// Where the file that turns weir off is looked for, unless the configuration says otherwise.
 pub const KILL_SWITCH: &str = "/run/weir.off";
@@ -105,6 +106,8 @@ pub struct Viewers {
     pub from_kernel: bool,
     /// Where what is learned of players is kept; none: nowhere.
     pub learned_file: Option<PathBuf>,
+    /// Rates that deliveries are tested for, rising.
+    pub sustain_kbps: Vec<u32>,
 }
 
 /// `[alarms]`: up to these shares all is well.
@@ -274,6 +277,7 @@ impl Default for Config {
             viewers: Viewers {
                 from_kernel: false,
                 learned_file: None,
+                sustain_kbps: RATES_KBPS.to_vec(),
             },
             alarms: Alarms {
                 start_failures_permille: 20,

@@ -299,6 +299,7 @@ impl Desk {
                 .as_ref()
                 .map(|recording| recording.status()),
             labels: self.labelling.status(),
+            learned: self.intake.learned(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use histogram::{Histogram, SparseHistogram};
 
+use super::poll::Poll;
 use super::viewer::Tier;
 use super::{Counters, Metric};
 use crate::kernel::BackendKind;
@@ -121,12 +122,16 @@ impl fmt::Display for CellKey {
     }
 }
 
-/// The rates that deliveries are tested for: a ladder's usual rungs.
-pub const RATES_BPS: [u64; 4] = [2_500_000, 5_000_000, 8_000_000, 16_000_000];
+/// Rates that deliveries are tested for.
+pub const RATES: usize = 4;
+/// Those, unless the configuration says others: a ladder's usual rungs.
+pub const RATES_KBPS: [u32; RATES] = [2500, 5000, 8000, 16_000];
 
 /// Of the deliveries that could test a rate, how many sustained it; cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sustain {
+    /// Which rate; 0: none has this place.
+    pub rate_bps: u64,
     /// Those that could.
     pub tested: u64,
     /// Those that did.
@@ -139,8 +144,12 @@ impl Sustain {
         self.sustained = self.sustained.saturating_add(other.sustained);
     }
 
-    fn since(&self, older: &Self) -> Self {
+    /// What was counted since an older state, in which the rate may have had another place or none.
+    fn since(&self, older: &[Self; RATES]) -> Self {
+        let same = older.iter().find(|older| older.rate_bps == self.rate_bps);
+        let older = same.copied().unwrap_or_default();
         Self {
+            rate_bps: self.rate_bps,
             tested: self.tested.saturating_sub(older.tested),
             sustained: self.sustained.saturating_sub(older.sustained),
         }
@@ -184,8 +193,12 @@ pub struct Cell {
     pub counters: Counters,
     /// Now.
     pub gauges: Gauges,
-    /// By [`RATES_BPS`].
-    pub sustain: [Sustain; RATES_BPS.len()],
+    /// By rate.
+    pub sustain: [Sustain; RATES],
+    /// Who has a say in the alarm on failed starts.
+    pub start_poll: Poll,
+    /// In that on late deliveries.
+    pub late_poll: Poll,
     /// Each made with its first value.
     histograms: [Option<Histogram>; Metric::COUNT],
 }
@@ -204,8 +217,18 @@ impl Cell {
     pub fn absorb(&mut self, other: &CellSnapshot) {
         self.counters.merge(&other.counters);
         self.gauges.merge(&other.gauges);
-        for (sustain, other) in self.sustain.iter_mut().zip(&other.sustain) {
-            sustain.merge(other);
+        // Hosts may be configured otherwise; beyond the rates that have a place, others have none.
+        for other in other.sustain.iter().filter(|other| other.rate_bps != 0) {
+            let place = |rate_bps| move |own: &Sustain| own.rate_bps == rate_bps;
+            let own = &mut self.sustain;
+            if let Some(at) = own
+                .iter()
+                .position(place(other.rate_bps))
+                .or_else(|| own.iter().position(place(0)))
+            {
+                own[at].rate_bps = other.rate_bps;
+                own[at].merge(other);
+            }
         }
         for (metric, sparse) in &other.histograms {
             let histogram = self.histograms[*metric as usize]
@@ -258,8 +281,8 @@ pub struct CellSnapshot {
     pub counters: Counters,
     /// At that moment.
     pub gauges: Gauges,
-    /// Cumulative, by [`RATES_BPS`].
-    pub sustain: [Sustain; RATES_BPS.len()],
+    /// Cumulative, by rate.
+    pub sustain: [Sustain; RATES],
     /// At most one per metric, in the order of [`Metric::ALL`]; metrics without values are absent.
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
@@ -281,7 +304,7 @@ impl CellSnapshot {
             key: self.key.clone(),
             counters: self.counters.since(&older.counters),
             gauges: self.gauges,
-            sustain: std::array::from_fn(|n| self.sustain[n].since(&older.sustain[n])),
+            sustain: std::array::from_fn(|n| self.sustain[n].since(&older.sustain)),
             histograms: histograms.collect(),
         }
     }

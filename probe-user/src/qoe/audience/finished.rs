@@ -33,6 +33,9 @@ impl Audience {
         cells.get_mut(cell).counters.deliveries_labelled += u64::from(is_over && !heard.is_empty());
         let mut told = told::finished(record, session);
         if heard.is_empty() {
+            if is_over {
+                self.count_nameless(record, cell, cells);
+            }
             let Some(place) = self.nameless_or_owner(record, cells) else {
                 return;
             };
@@ -126,6 +129,17 @@ impl Audience {
                 self.tell_labelled(place, now_ns, cells, &labelled);
             }
             self.tell_finished(place, &told, told.acked_bytes, &spent, now_ns, cells);
+        }
+    }
+
+    /// Nothing names a delivery, where deliveries are named. Those of a session that is over are counted
+    /// with its end.
+    fn count_nameless(&self, record: &record::Delivery, cell: u32, cells: &mut Cells) {
+        if self.named.contains_key(&record.endpoints.local_port)
+            && let Some(side) = self.sides.get(&record.cookie)
+        {
+            let of_viewer = self.cell_of(side.viewer, cell);
+            cells.get_mut(of_viewer).counters.requests_nameless += 1;
         }
     }
 

@@ -10,6 +10,7 @@ mod finished;
 mod learned;
 mod meeting;
 mod owners;
+mod pairing;
 mod side;
 mod table;
 mod told;
@@ -24,10 +25,11 @@ use probe_ebpf::record;
 pub use entry::{Entry, Stall};
 pub use learned::Learned;
 
+use super::alarms::Standing;
 use super::cell::Cells;
 use super::viewer::{self, Change};
 use crate::labels::address;
-use crate::labels::request::{RequestLabel, SessionRef};
+use crate::labels::request::{KeyBy, RequestLabel, SessionRef, ViewerKey};
 use side::Side;
 use table::Viewers;
 use unreached::Unreached;
@@ -154,6 +156,8 @@ pub struct Audience {
     /// How many of these wait for which session.
     awaited: HashMap<SessionRef, u32>,
     t_silent_ns: u64,
+    /// When a session was heard of first; 0: none was.
+    t_born_ns: u64,
     viewers: Viewers,
     /// When a label of a service at this port was heard last.
     named: HashMap<u16, u64>,
@@ -177,6 +181,7 @@ impl Audience {
             homeless: VecDeque::new(),
             awaited: HashMap::new(),
             t_silent_ns: 0,
+            t_born_ns: 0,
             viewers: Viewers::new(limits.max_viewers),
             named: HashMap::new(),
             learned: Learned::default(),
@@ -208,6 +213,13 @@ impl Audience {
         self.viewers.iter_from(from)
     }
 
+    /// How those stand who are active, for the alarms.
+    pub fn standing(&self) -> impl Iterator<Item = Standing> {
+        self.viewers
+            .iter_from(0)
+            .filter_map(|(_, entry)| entry.standing())
+    }
+
     /// Places, free ones included.
     pub fn places(&self) -> usize {
         self.viewers.places()
@@ -236,6 +248,12 @@ impl Audience {
     /// Whether there is anybody to follow: without, nothing is kept of any session.
     fn is_idle(&self) -> bool {
         self.limits.max_viewers == 0 || !(self.settings.hears || self.settings.infers)
+    }
+
+    /// Whether viewers may have asked for something that nothing was heard of, so lately that they
+    /// are met only now.
+    fn is_young(&self, now_ns: u64) -> bool {
+        now_ns < self.t_born_ns.saturating_add(side::YOUNG_NS)
     }
 
     /// Lets time pass.
@@ -304,6 +322,19 @@ impl Key {
         Self {
             hash: hasher.finish(),
             by: By::Address,
+        }
+    }
+}
+
+impl From<ViewerKey> for Key {
+    fn from(key: ViewerKey) -> Self {
+        Self {
+            hash: key.hash,
+            by: match key.by {
+                KeyBy::Sid => By::Sid,
+                KeyBy::Token => By::Token,
+                KeyBy::Heuristic => By::Heuristic,
+            },
         }
     }
 }

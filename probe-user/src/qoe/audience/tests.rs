@@ -1,3 +1,5 @@
+mod alone;
+
 use probe_ebpf::record::{
     Delivery, Endpoints, SessionEnd, SessionStart, ended, flag, kind as record_kind,
 };
@@ -361,7 +363,8 @@ fn a_start_that_fails_leaves_nothing_active_and_a_new_attempt_is_another() {
     let ends = ends(9, 5000);
     scene.start(1, 900, ends);
     for attempt in 0..2 {
-        let at_ms = 1000 + attempt * 100_000;
+        // Long enough apart: whoever tries again at once is no other attempt.
+        let at_ms = 1000 + attempt * 400_000;
         scene.label(ends, 77, at_ms, at_ms + 10, segment(2000, 0));
         for now_ms in (at_ms..at_ms + 60_000).step_by(250) {
             scene.advance(now_ms);

@@ -7,6 +7,8 @@ use super::super::viewer::{self, Claim, End, Finished, RequestId, Tier, UnderWay
 use crate::labels::cmcd::{Cmcd, PlayState};
 use crate::labels::request::{Class, Media, RequestLabel, Stream};
 
+/// Segments are counted from 0 or 1, and of the first two or three one may be heard of late.
+const FIRST_NUMBERS: u64 = 3;
 /// Requests that are told apart within one delivery (a busy period may hold many).
 /// Where segments are ranges of one file, that begins with its initialisation segment and its index.
 const MOST_HEAD_BYTES: u64 = 8 << 10;
@@ -91,6 +93,24 @@ pub(super) fn claim(cmcd: &Cmcd) -> Claim {
         startup_ms: cmcd.msd_ms,
         failed: cmcd.sta == Some(PlayState::Fatal),
     }
+}
+
+/// Whether a viewer whose first request this is says or shows that it plays already. `is_young`: what
+/// it asked for before may have been before weir.
+pub(super) fn plays_already(label: &RequestLabel, is_young: bool) -> bool {
+    if let Some(claim) = label.cmcd.as_ref().map(claim)
+        && let Some(has_media) = match claim.starting {
+            Some(starting) => Some(!starting),
+            None => claim.ahead_ms.map(|ms| ms > 0),
+        }
+    {
+        return has_media;
+    }
+    let object = &label.object;
+    is_young
+        && object.class == Class::Segment
+        && object.stream == Stream::Vod
+        && object.number.is_some_and(|number| number > FIRST_NUMBERS)
 }
 
 /// Whether the labelled request belongs to a playback at all.

@@ -88,6 +88,7 @@ impl Audience {
                 tier: Tier::Kernel,
                 cell: cells.of_viewers(cell, Tier::Kernel),
                 t_attempt_ns: now_ns,
+                is_joined: false,
             };
             if let Some(place) = self.make(&origin, cells) {
                 self.tell(place, now_ns, cells, |model, _, out| {
