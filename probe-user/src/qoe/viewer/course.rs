@@ -14,10 +14,9 @@ impl Viewer {
         Around {
             with,
             t_begin_ns: self.t_begin_ns,
-            t_unknown_ns: if self.tier == Tier::Kernel && self.first_us > 0 {
-                self.t_begin_ns + u64::from(self.first_us) * 1000
-            } else {
-                0
+            t_unknown_ns: match self.first_answer_us() {
+                us @ 1.. if self.tier == Tier::Kernel => self.t_begin_ns + u64::from(us) * 1000,
+                _ => 0,
             },
             t_poll_ns: self.t_poll_ns,
             segment_us: self.orders[0].duration_us.max(self.orders[1].duration_us),

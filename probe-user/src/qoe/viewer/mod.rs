@@ -83,10 +83,10 @@ pub struct Viewer {
     /// Size of the latest object of the picture.
     usual_bytes: u32,
     bitrate_kbps: u32,
-    /// The attempt's begin to the end of the first answer that is as large as media, else of the first;
-    /// 0: there was none.
+    /// The attempt's begin to the end of the first answer; 0: there was none.
     first_us: u32,
-    is_first_media: bool,
+    /// The same of the first that is as large as media.
+    first_media_us: u32,
     came_late: u32,
     seeks: u16,
     switches_up: u16,
@@ -130,7 +130,7 @@ impl Viewer {
             usual_bytes: 0,
             bitrate_kbps: 0,
             first_us: 0,
-            is_first_media: false,
+            first_media_us: 0,
             came_late: 0,
             seeks: 0,
             switches_up: 0,
@@ -320,11 +320,14 @@ impl Viewer {
         }
         .max(told.t_request_ns);
         self.sign(told.t_last_acked_ns.max(told.t_request_ns));
-        let is_first_media = told.acked_bytes >= MEDIA_BYTES && !self.is_first_media;
-        let is_first = self.first_us == 0 || is_first_media;
-        if is_first && told.end == End::Complete && told.status < 400 {
-            self.is_first_media |= is_first_media;
-            self.first_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
+        if told.end == End::Complete && told.status < 400 {
+            let took_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
+            if self.first_us == 0 {
+                self.first_us = took_us;
+            }
+            if self.first_media_us == 0 && told.acked_bytes >= MEDIA_BYTES {
+                self.first_media_us = took_us;
+            }
         }
         let object = told.object.or_else(|| self.unlabelled(told));
         let step = match &object {

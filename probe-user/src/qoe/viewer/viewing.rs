@@ -13,9 +13,18 @@ impl Viewer {
     pub(super) fn startup_us(&self, play: &Playback) -> u32 {
         match (self.told.declared_us, self.tier) {
             _ if !play.has_started() => 0,
-            (0, Tier::Kernel) => self.first_us.clamp(1, play.startup_us),
+            (0, Tier::Kernel) => self.first_answer_us().clamp(1, play.startup_us),
             (0, _) => play.startup_us,
             (declared_us, _) => declared_us,
+        }
+    }
+
+    /// The attempt's begin to the end of the first answer that is as large as media, else of the first; 0:
+    /// there was none.
+    pub(super) fn first_answer_us(&self) -> u32 {
+        match self.first_media_us {
+            0 => self.first_us,
+            us => us,
         }
     }
 
