@@ -236,6 +236,10 @@ pub fn wrote<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, write_seq: u32
 /// When things happened that a look at a socket finds done: each the time of the latest of its
 /// kind, or that of the look where it cannot be told.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says of one time whether it is a bound"
+)]
 pub struct Look {
     /// Of the look.
     pub now_ns: u64,

@@ -3,6 +3,7 @@
 //! seconds later is read.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use weir_proto::v1;
@@ -14,14 +15,16 @@ use crate::report::{Report, Samples, Table, Unit};
 use crate::scene::{Pace, Scene, Span, Work};
 
 /// Of what following everything costs.
-const LIMITS: [f64; 4] = [0.9, 0.75, 0.5, 0.25];
+const LIMITS: [f64; 2] = [0.75, 0.5];
 /// Thousandths of a core: more than anything takes.
 const AMPLE: f64 = 20_000.0;
 /// Longer than the daemon takes to begin, to find that it is too much, and to act on it.
 const SPAN: Span = Span {
     warm_ms: 300,
-    measure_ms: 8000,
+    measure_ms: 16_000,
 };
+/// From its first measurement on, in which it acts: three of its steps, a second each, and some.
+const ACTS: Duration = Duration::from_secs(6);
 /// Only what is long over counts: deliveries from before the share was changed are none of it.
 const LATEST: usize = 400;
 
@@ -48,8 +51,8 @@ pub(crate) fn measure(tools: &Tools, report: &mut Report) -> Result<()> {
         ],
     )
     .note(
-        "By the daemon's own status, seven seconds after it began in the midst of the load at full \
-         speed, in packets of wire size. Exact: of the latest deliveries, those in which no bound is at \
+        "By the daemon's own status, six seconds after it had measured first, in the midst of the load at \
+         full speed, in packets of wire size. Exact: of the latest deliveries, those in which no bound is at \
          either end. A daemon that follows everything tells all of them exactly.",
     );
     scene.wire_size_packets(true)?;
@@ -102,16 +105,19 @@ fn found(scene: &Scene, tools: &Tools, work: Work, limit_core_permille: f64) -> 
         "budget_core_permille = {}\n",
         limit_core_permille.max(1.0).round()
     );
-    let mut daemon = None;
     let mut found = None;
     scene.load(work, Pace::Full, SPAN, &mut |begins| {
-        if begins {
-            let dir = scene.lab.dir();
-            let started = Daemon::start(&tools.weir, dir, Some(&scene.observer), &config)?;
-            daemon = Some(started);
+        if !begins {
             return Ok(());
         }
-        let daemon = daemon.take().context("it was begun")?;
+        let dir = scene.lab.dir();
+        let mut daemon = Daemon::start(&tools.weir, dir, Some(&scene.observer), &config)?;
+        let is_measured = |status: &v1::Status| {
+            let budget = status.budget.as_ref();
+            budget.is_some_and(|budget| budget.measured_unix_ns != 0)
+        };
+        daemon.wait("weir to measure what it costs", is_measured)?;
+        std::thread::sleep(ACTS);
         found = Some(Found {
             budget: daemon.status()?.budget.context("weir has no budget")?,
             deliveries: latest(tools, &daemon)?,

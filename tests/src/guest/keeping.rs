@@ -27,7 +27,7 @@ pub(super) fn kill_switch(stage: &mut Stage) -> Result<String> {
     let promise = stage.promise();
     let switch = stage.watched.lab.dir().join("off");
     stage.restart(|settings| {
-        settings.first = format!("kill_switch = {:?}", switch.to_string_lossy())
+        settings.first = format!("kill_switch = {:?}", switch.to_string_lossy());
     })?;
     let _server = serve(stage, PORT, Mode::KeepAlive)?;
     let pid = stage.watched.daemon.process().id();

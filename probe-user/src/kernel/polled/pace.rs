@@ -101,7 +101,7 @@ mod tests {
         let mut pace = Pace::new();
         pace.set_limit(limit_core_permille);
         pace.heard = heard;
-        let began = pace.looked + Duration::from_secs(1) - took;
+        let began = pace.looked + Duration::from_secs(1).saturating_sub(took);
         pace.looked(began, began + took, took)
     }
 
