@@ -143,10 +143,10 @@ impl Governor {
         let slope = (before.cost_core_permille - cost) / shares;
         if slope > 0.0 {
             self.floor_core_permille = (cost - slope * f64::from(now.share)).clamp(0.0, cost);
-            self.slope_core_permille = (cost - self.floor_core_permille) / f64::from(now.share);
-            if now.share == 0 {
-                self.slope_core_permille = slope;
-            }
+            self.slope_core_permille = match now.share {
+                0 => slope,
+                share => (cost - self.floor_core_permille) / f64::from(share),
+            };
         } else {
             self.floor_core_permille = self.floor_core_permille.min(cost);
         }

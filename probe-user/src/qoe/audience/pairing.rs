@@ -7,7 +7,6 @@ use super::super::cell::Cells;
 use super::super::viewer::RequestId;
 use super::side::{EARLIER_NS, Heard, Side};
 use super::{Audience, Key};
-use crate::labels::family::Family;
 use crate::labels::request::{Class, Media, Object, RequestLabel, Source, Stream, ViewerKey};
 
 /// Tags of one session that wait for their line.
@@ -36,8 +35,8 @@ pub(super) struct Numbered {
 }
 
 impl Numbered {
-    /// Takes note of a line's number; returns how many lines before it are missing. `is_first`: the
-    /// session's requests were all heard of from its beginning.
+    /// Takes note of a line's number; returns how many lines before it are missing. `is_whole`: the
+    /// session is known from its beginning; `is_shared`: its requests may end in any order.
     fn line(&mut self, number: u32, is_whole: bool, is_shared: bool) -> u32 {
         if number == 0 {
             return 0;
@@ -229,12 +228,15 @@ fn surest(first: Option<ViewerKey>, second: Option<ViewerKey>) -> Option<ViewerK
     }
 }
 
+/// The first, unless it says nothing.
+fn said_or<T: Default + PartialEq>(first: T, second: T) -> T {
+    if first == T::default() { second } else { first }
+}
+
 /// A line with what its tag says besides. What the server's own code knows goes before what the URL
 /// looks like; the times, the end and what the player declares are the line's.
 fn merged(line: &RequestLabel, tag: &RequestLabel) -> RequestLabel {
     let (of_line, of_tag) = (&line.object, &tag.object);
-    let or = |tag: u64, line: u64| if tag == 0 { line } else { tag };
-    let or_u32 = |tag: u32, line: u32| if tag == 0 { line } else { tag };
     RequestLabel {
         object: Object {
             class: match of_tag.class {
@@ -249,18 +251,14 @@ fn merged(line: &RequestLabel, tag: &RequestLabel) -> RequestLabel {
                 Stream::Unknown => of_line.stream,
                 stream => stream,
             },
-            duration_us: or_u32(of_tag.duration_us, of_line.duration_us),
-            bitrate_bps: or(of_tag.bitrate_bps, of_line.bitrate_bps),
-            rung: or_u32(of_tag.rung, of_line.rung),
+            duration_us: said_or(of_tag.duration_us, of_line.duration_us),
+            bitrate_bps: said_or(of_tag.bitrate_bps, of_line.bitrate_bps),
+            rung: said_or(of_tag.rung, of_line.rung),
             number: of_tag.number.or(of_line.number),
-            content: or(of_tag.content, of_line.content),
+            content: said_or(of_tag.content, of_line.content),
         },
         viewer: surest(tag.viewer, line.viewer),
-        family: if line.family == Family::default() {
-            tag.family
-        } else {
-            line.family
-        },
+        family: said_or(line.family, tag.family),
         ..*line
     }
 }

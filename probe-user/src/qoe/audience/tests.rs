@@ -52,6 +52,37 @@ fn segment(media_ms: u32, number: u64) -> Object {
     }
 }
 
+/// A line of the log for half a megabyte that was there.
+fn line_of(
+    ends: &Endpoints,
+    viewer: u64,
+    begin_ms: u64,
+    end_ms: u64,
+    object: Object,
+) -> RequestLabel {
+    RequestLabel {
+        t_heard_ns: end_ms * MS,
+        begin_unix_ns: OFFSET_NS + begin_ms * MS,
+        end_unix_ns: OFFSET_NS + end_ms * MS,
+        status: 200,
+        sent_bytes: 500_000,
+        is_complete: true,
+        object,
+        viewer: Some(ViewerKey {
+            hash: viewer,
+            by: KeyBy::Sid,
+            name: None,
+        }),
+        ..RequestLabel::of(
+            Source::AccessLog,
+            SessionRef::Ends {
+                remote: ends_of(ends).0,
+                local_port: PORT,
+            },
+        )
+    }
+}
+
 impl Scene {
     fn new(max_viewers: usize, infers: bool) -> Self {
         let mut cells = Cells::new(32);
@@ -137,27 +168,7 @@ impl Scene {
 
     /// A line of the server's log.
     fn label(&mut self, ends: Endpoints, viewer: u64, begin_ms: u64, end_ms: u64, object: Object) {
-        let label = RequestLabel {
-            t_heard_ns: end_ms * MS,
-            begin_unix_ns: OFFSET_NS + begin_ms * MS,
-            end_unix_ns: OFFSET_NS + end_ms * MS,
-            status: 200,
-            sent_bytes: 500_000,
-            is_complete: true,
-            object,
-            viewer: Some(ViewerKey {
-                hash: viewer,
-                by: KeyBy::Sid,
-                name: None,
-            }),
-            ..RequestLabel::of(
-                Source::AccessLog,
-                SessionRef::Ends {
-                    remote: ends_of(&ends).0,
-                    local_port: PORT,
-                },
-            )
-        };
+        let label = line_of(&ends, viewer, begin_ms, end_ms, object);
         self.audience.labelled(&label, clocks(), &mut self.cells);
         self.listen();
     }

@@ -73,8 +73,7 @@ impl Viewer {
         let is_steady = self.play.usual_us > 0;
         let t_ms = self.ms(t_there_ns);
         if media != Media::Audio && self.pace.fetched(t_ms, duration_us, is_steady) {
-            self.told.is_shared = true;
-            out.push(Change::Shared { t_ns: t_there_ns });
+            self.is_of_several(t_there_ns, out);
         }
     }
 

@@ -363,9 +363,8 @@ impl Viewer {
             .max(told.t_request_ns);
         let media = object.map_or(Media::Muxed, |object| object.media);
         self.fill(step, place, media, told, t_there_ns, with, out);
-        if self.orders.iter().any(Order::is_torn) && !self.told.is_shared {
-            self.told.is_shared = true;
-            out.push(Change::Shared { t_ns: t_there_ns });
+        if self.orders.iter().any(Order::is_torn) {
+            self.is_of_several(t_there_ns, out);
         }
         self.look(now_ns, with, out);
     }

@@ -307,13 +307,26 @@ impl Viewer {
             };
             self.end(now_ns, how, with, out);
         } else {
-            self.told.is_ended = true;
-            out.push(Change::Failed {
-                t_ns: self.t_sign_ns,
-                class: startup::class_of(self.signs),
-            });
+            self.fails(self.t_sign_ns, out);
         }
         true
+    }
+
+    /// It never played, and tries no more.
+    fn fails(&mut self, t_ns: u64, out: &mut Vec<Change>) {
+        self.told.is_ended = true;
+        self.wake_ns = u64::MAX;
+        out.push(Change::Failed {
+            t_ns,
+            class: startup::class_of(self.signs),
+        });
+    }
+
+    /// Several viewers stand behind it. Told once.
+    pub(super) fn is_of_several(&mut self, t_ns: u64, out: &mut Vec<Change>) {
+        if !std::mem::replace(&mut self.told.is_shared, true) {
+            out.push(Change::Shared { t_ns });
+        }
     }
 
     /// When it is over if nothing more is heard.
@@ -423,12 +436,7 @@ impl Viewer {
             return;
         }
         self.signs.add(Signs::PATH_DEAD);
-        self.told.is_ended = true;
-        self.wake_ns = u64::MAX;
-        out.push(Change::Failed {
-            t_ns: self.t_begin_ns,
-            class: startup::class_of(self.signs),
-        });
+        self.fails(self.t_begin_ns, out);
     }
 
     /// The player began anew under the same name: what was is over, its sums stay.

@@ -8,25 +8,9 @@ use crate::qoe::alarms::{Alarms, Promises, Raised};
 /// A line of the log for any object, viewer and status.
 fn line(ends: &Endpoints, viewer: u64, begin_ms: u64, object: Object, status: u16) -> RequestLabel {
     RequestLabel {
-        t_heard_ns: (begin_ms + 10) * MS,
-        begin_unix_ns: OFFSET_NS + begin_ms * MS,
-        end_unix_ns: OFFSET_NS + (begin_ms + 10) * MS,
         status,
         sent_bytes: 500,
-        is_complete: true,
-        object,
-        viewer: Some(ViewerKey {
-            hash: viewer,
-            by: KeyBy::Sid,
-            name: None,
-        }),
-        ..RequestLabel::of(
-            Source::AccessLog,
-            SessionRef::Ends {
-                remote: ends_of(ends).0,
-                local_port: PORT,
-            },
-        )
+        ..line_of(ends, viewer, begin_ms, begin_ms + 10, object)
     }
 }
 
