@@ -234,12 +234,14 @@ struct Edge {
 
 fn hello() -> v1::Hello {
     v1::Hello {
-        wire_version: 1,
+        wire_version: 2,
         host: "edge-2".into(),
         boot_id: "boot-a".into(),
         weir_version: "0".into(),
         backend: v1::Backend::Exact.into(),
         kernel_release: "6".into(),
+        lane: v1::Lane::Hot.into(),
+        ..v1::Hello::default()
     }
 }
 
@@ -314,7 +316,7 @@ async fn deliveries(collector: &Collector) -> u64 {
 async fn repeated_and_reordered_frames_change_nothing_and_gaps_are_counted() {
     let collector = Collector::start("127.0.0.1:0").await;
     let (mut edge, welcome) = Edge::connect(&collector, hello()).await.unwrap();
-    assert_eq!((welcome.wire_version, welcome.last_seq), (1, 0));
+    assert_eq!((welcome.wire_version, welcome.last_seq), (2, 0));
     for (seq, count) in [(1, 10), (4, 40), (3, 30), (4, 41), (2, 20)] {
         // Each is acknowledged: a repetition is answered, not refused.
         assert_eq!(
@@ -421,13 +423,13 @@ async fn what_cannot_be_used_is_refused_with_a_reason_and_counted() {
         assert!(status.message().contains(reason), "{reason}: {status}");
     }
     let wrong_version = v1::Hello {
-        wire_version: 2,
+        wire_version: 3,
         ..hello()
     };
     let Err(status) = Edge::connect(&collector, wrong_version).await else {
-        panic!("version 2 does not exist");
+        panic!("version 3 does not exist");
     };
-    assert!(status.message().contains("version 1"), "{status}");
+    assert!(status.message().contains("version 2"), "{status}");
 
     // Those that were well goes on.
     edge.send(frame(2, vec![cell("a", 20)])).await.unwrap();

@@ -239,7 +239,7 @@ impl Fleet {
                 .collect(),
             unix_ns: now_unix_ns,
             // What never became a host is not known here.
-            connections_refused: 0,
+            ..v1::ListHostsResponse::default()
         }
     }
 
@@ -360,6 +360,7 @@ impl Host {
             losses: Some(newest.losses),
             off: newest.off.clone(),
             budget: newest.budget.clone(),
+            ..v1::Host::default()
         })
     }
 }

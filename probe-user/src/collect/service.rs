@@ -1,11 +1,12 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,6 +23,10 @@ use crate::wire::WIRE_VERSION;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Acknowledgements on their way to a host that does not read.
 const ACKS: usize = 64;
+/// Operators who watch at the same time.
+const MAX_WATCHERS: usize = 64;
+const WATCH_INTERVAL_MS: RangeInclusive<u32> = 250..=10_000;
+const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Both services; clones share all they know.
 #[derive(Clone, Debug)]
@@ -34,6 +39,7 @@ struct Shared {
     name: String,
     fleet: Mutex<Fleet>,
     connections_refused: AtomicU64,
+    watchers: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -44,6 +50,7 @@ impl Collector {
                 name,
                 fleet: Mutex::new(fleet),
                 connections_refused: AtomicU64::new(0),
+                watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
         }
@@ -54,6 +61,14 @@ impl Collector {
             .fleet
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hosts(&self) -> v1::ListHostsResponse {
+        let hosts = self.fleet().hosts(unix_ns());
+        v1::ListHostsResponse {
+            connections_refused: self.shared.connections_refused.load(Ordering::Relaxed),
+            ..hosts
+        }
     }
 
     /// Meets a host.
@@ -161,7 +176,7 @@ impl Link {
                     Some(Up::Hello(_)) => {
                         Err(Status::invalid_argument("a second hello on one connection"))
                     }
-                    None => Err(Status::invalid_argument("a message of an unknown kind")),
+                    _ => Err(Status::invalid_argument("a message of an unknown kind")),
                 },
                 Ok(None) | Err(_) => return,
             };
@@ -208,15 +223,13 @@ impl v1::uplink_server::Uplink for Collector {
 
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Collector {
+    type WatchStream = ReceiverStream<Result<v1::FleetSnapshot, Status>>;
+
     async fn list_hosts(
         &self,
         _: Request<v1::ListHostsRequest>,
     ) -> Result<Response<v1::ListHostsResponse>, Status> {
-        let hosts = self.fleet().hosts(unix_ns());
-        Ok(Response::new(v1::ListHostsResponse {
-            connections_refused: self.shared.connections_refused.load(Ordering::Relaxed),
-            ..hosts
-        }))
+        Ok(Response::new(self.hosts()))
     }
 
     async fn list_cells(
@@ -229,5 +242,57 @@ impl v1::fleet_server::Fleet for Collector {
             .map_err(|err| Status::invalid_argument(err.to_string()))?;
         let cells = self.fleet().cells(&filter, request.histograms, unix_ns());
         Ok(Response::new(cells))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::FleetWatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let request = request.into_inner();
+        let filter = Filter::try_from(request.filter)
+            .and_then(Filter::for_fleet)
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let interval = match request.interval_ms {
+            0 => DEFAULT_WATCH_INTERVAL,
+            ms if WATCH_INTERVAL_MS.contains(&ms) => Duration::from_millis(ms.into()),
+            ms => {
+                return Err(Status::invalid_argument(format!(
+                    "interval_ms = {ms} is out of range: {} to {}",
+                    WATCH_INTERVAL_MS.start(),
+                    WATCH_INTERVAL_MS.end()
+                )));
+            }
+        };
+        let permit = self.shared.watchers.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_WATCHERS} clients watch already"))
+        })?;
+        let (to, stream) = mpsc::channel(1);
+        let collector = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = to.closed() => return,
+                    () = collector.shared.stop.cancelled() => return,
+                }
+                let snapshot = v1::FleetSnapshot {
+                    unix_ns: unix_ns(),
+                    hosts: Some(collector.hosts()),
+                    cells: Some(
+                        collector
+                            .fleet()
+                            .cells(&filter, request.histograms, unix_ns()),
+                    ),
+                };
+                if to.send(Ok(snapshot)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

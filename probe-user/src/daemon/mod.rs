@@ -405,6 +405,9 @@ fn start_uplink(
             weir_version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: wire::backend(backend.kind()).into(),
             kernel_release: identity.kernel_release.clone(),
+            lane: v1::Lane::Hot.into(),
+            started_unix_ns: identity.started_unix_ns,
+            is_recovery: false,
         },
         pseudonyms: labelling::pseudonyms(&config.labels)?,
     };
