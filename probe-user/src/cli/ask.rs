@@ -143,7 +143,8 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
         histograms: true,
     };
     let (peer, answer) = if let Some(url) = &args.collector {
-        let answer = client::fleet(url).await?.list_cells(request).await;
+        let mut fleet = client::fleet(url, args.tls.files()).await?;
+        let answer = fleet.list_cells(request).await;
         (Peer::Collector(url.clone()), answer)
     } else {
         let socket = &args.socket.socket;
@@ -166,8 +167,9 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
 
 /// `weir hosts`.
 pub async fn hosts(args: &Hosts, style: Style, to: impl Write) -> Result<()> {
-    let peer = Peer::Collector(args.collector.clone());
-    let mut collector = client::fleet(&args.collector).await?;
+    let centre = &args.centre;
+    let peer = Peer::Collector(centre.collector.clone());
+    let mut collector = client::fleet(&centre.collector, centre.tls.files()).await?;
     let answer = collector.list_hosts(ListHostsRequest {}).await;
     let answer = answer.map_err(|status| peer.error(&status))?.into_inner();
     let now_unix_ns = answer.unix_ns;

@@ -15,6 +15,7 @@ use crate::collect;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
 use crate::kernel::{self, Backend, Choice};
+use crate::tls;
 use crate::ui::out::colour_wanted;
 use crate::ui::top::{self, LogLines};
 
@@ -68,7 +69,13 @@ pub async fn collect(args: &Collect) -> Result<()> {
     log_to(&Config::default().log, None)?;
     let options = collect::Options {
         listen: args.listen,
-        insecure: args.insecure,
+        security: match args.tls.files() {
+            Some(files) => collect::Security::Tls {
+                files,
+                operators: args.operator.clone(),
+            },
+            None => collect::Security::PlainText,
+        },
         name: args.name.clone(),
     };
     let control = Control::from_signals()?;
@@ -79,7 +86,8 @@ pub async fn collect(args: &Collect) -> Result<()> {
 #[derive(Clone, Debug)]
 struct Overrides {
     collector: Option<String>,
-    insecure: bool,
+    plain_text: bool,
+    tls: Option<tls::Files>,
     socket: Option<std::path::PathBuf>,
     ports: Vec<u16>,
     backend: Option<Choice>,
@@ -90,7 +98,8 @@ impl Overrides {
     fn of(args: &Run) -> Self {
         Self {
             collector: args.collector.clone(),
-            insecure: args.insecure,
+            plain_text: args.plain_text,
+            tls: args.tls.files(),
             socket: args.socket.clone(),
             ports: args.ports.clone(),
             backend: args.backend,
@@ -102,8 +111,13 @@ impl Overrides {
         if let Some(url) = &self.collector {
             config.collector.url = Some(url.clone());
         }
-        if self.insecure {
-            config.collector.insecure = true;
+        if self.plain_text {
+            config.collector.plain_text = true;
+        }
+        if let Some(tls::Files { ca, cert, key }) = &self.tls {
+            config.collector.ca_file = Some(ca.clone());
+            config.collector.cert_file = Some(cert.clone());
+            config.collector.key_file = Some(key.clone());
         }
         if let Some(socket) = &self.socket {
             config.query.socket.clone_from(socket);
@@ -230,11 +244,11 @@ mod tests {
         Overrides::of(&args("weir run")).apply(&mut config);
         assert_eq!(config, file);
 
-        let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443 \
+        let line = "weir run --collector http://c:4740 --plain-text --socket /s --ports 443,8443 \
                     --backend polled --record /r.weir";
         Overrides::of(&args(line)).apply(&mut config);
         assert_eq!(config.collector.url.as_deref(), Some("http://c:4740"));
-        assert!(config.collector.insecure);
+        assert!(config.collector.plain_text);
         assert_eq!(config.query.socket, Path::new("/s"));
         assert_eq!(config.filter.ports, [443, 8443]);
         assert_eq!(config.backend, Choice::Only(kernel::BackendKind::Polled));

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use weir_proto::v1;
 
+use super::lanes::{Admission, Lanes};
 use crate::qoe::cell::Cells;
 use crate::qoe::{CellSnapshot, Gauges};
 use crate::query::filter::Filter;
@@ -58,25 +59,21 @@ pub enum Error {
 pub enum Merged {
     /// It was the newest.
     New,
-    /// It was repeated, or older than one merged already: ignored.
+    /// It came after a newer one: what is in no other frame was taken.
+    Late,
+    /// It was repeated: ignored.
     Stale,
 }
 
 #[derive(Debug)]
 struct Boot {
     hello: v1::Hello,
-    connections: usize,
-    last_seq: u64,
+    lanes: Lanes,
     /// When the newest frame with cells arrived.
     last_tick_ms: u64,
     last_frame_unix_ns: u64,
     clock_offset_ms: i64,
-    frames: u64,
-    frames_lost: u64,
-    frames_stale: u64,
     frames_refused: u64,
-    events: u64,
-    events_total: u64,
     losses: v1::Losses,
     off: String,
     budget: Option<v1::BudgetStatus>,
@@ -87,17 +84,11 @@ impl Boot {
     fn new(hello: v1::Hello) -> Self {
         Self {
             hello,
-            connections: 0,
-            last_seq: 0,
+            lanes: Lanes::default(),
             last_tick_ms: 0,
             last_frame_unix_ns: 0,
             clock_offset_ms: 0,
-            frames: 0,
-            frames_lost: 0,
-            frames_stale: 0,
             frames_refused: 0,
-            events: 0,
-            events_total: 0,
             losses: v1::Losses::default(),
             off: String::new(),
             budget: None,
@@ -117,7 +108,7 @@ struct Past {
 
 #[derive(Debug, Default)]
 struct Host {
-    /// Oldest first.
+    /// By when they began, oldest first.
     boots: Vec<Boot>,
     past: Past,
 }
@@ -140,7 +131,7 @@ impl Fleet {
         }
     }
 
-    /// A host has connected. Returns the last frame number that is known of this boot.
+    /// A lane of a host has connected. Returns the last frame number that is known of it.
     pub fn connect(&mut self, hello: &v1::Hello) -> Result<u64, Error> {
         if !self.hosts.contains_key(&hello.host) && self.hosts.len() >= self.limits.max_hosts {
             return Err(Error::TooManyHosts(self.hosts.len()));
@@ -160,18 +151,23 @@ impl Fleet {
                 self.cells -= host.fold_oldest()?;
                 self.cells += host.past.cells.len();
             }
-            host.boots.push(Boot::new(hello.clone()));
-            host.boots.len() - 1
+            // A boot that is over may be heard of after the one that followed it.
+            let began = |boot: &Boot| boot.hello.started_unix_ns <= hello.started_unix_ns;
+            let place = host
+                .boots
+                .iter()
+                .rposition(began)
+                .map_or(0, |before| before + 1);
+            host.boots.insert(place, Boot::new(hello.clone()));
+            place
         };
-        let boot = &mut host.boots[place];
-        boot.connections += 1;
-        Ok(boot.last_seq)
+        Ok(host.boots[place].lanes.connect(hello.lane()))
     }
 
     /// A connection has ended.
     pub fn disconnect(&mut self, hello: &v1::Hello) {
         if let Some(boot) = self.boot(hello) {
-            boot.connections = boot.connections.saturating_sub(1);
+            boot.lanes.disconnect(hello.lane());
         }
     }
 
@@ -188,26 +184,25 @@ impl Fleet {
             return Err(Error::Past(hello.boot_id.clone()));
         };
         let cells_after = held - boot.cells.len() + cells.len();
-        if frame.tick && cells.len() > boot.cells.len() && cells_after > limits.max_cells {
+        let has_cells = frame.tick && frame.lane() == v1::Lane::Warm;
+        if has_cells && cells.len() > boot.cells.len() && cells_after > limits.max_cells {
             return Err(Error::TooManyCells(held));
         }
-        if frame.seq <= boot.last_seq {
-            boot.frames_stale += 1;
-            return Ok(Merged::Stale);
+        match boot.lanes.admit(frame) {
+            Admission::Stale => return Ok(Merged::Stale),
+            Admission::Late => return Ok(Merged::Late),
+            Admission::Newest => {}
         }
-        boot.frames += 1;
-        boot.frames_lost += frame.seq - boot.last_seq - 1;
-        boot.last_seq = frame.seq;
-        boot.events += frame.events.len() as u64;
-        boot.events_total = boot.events_total.max(frame.events_total);
         boot.last_frame_unix_ns = frame.unix_ns;
         let ahead_ns = i128::from(frame.unix_ns) - i128::from(now_unix_ns);
         boot.clock_offset_ms = i64::try_from(ahead_ns / 1_000_000).unwrap_or(i64::MAX);
-        if frame.tick {
+        if boot.lanes.is_latest_tick(frame) {
             boot.last_tick_ms = now_unix_ns / 1_000_000;
             boot.losses = frame.losses.unwrap_or_default();
             boot.off.clone_from(&frame.off);
             boot.budget.clone_from(&frame.budget);
+        }
+        if has_cells {
             boot.cells = cells;
             self.cells = cells_after;
         }
@@ -279,7 +274,7 @@ impl Host {
         let oldest = self
             .boots
             .iter()
-            .position(|boot| boot.connections == 0)
+            .position(|boot| !boot.lanes.are_connected())
             .ok_or(Error::TooManyBoots(self.boots.len()))?;
         let boot = self.boots.remove(oldest);
         let held = boot.cells.len() + self.past.cells.len();
@@ -312,7 +307,7 @@ impl Host {
             .boots
             .last()
             .is_some_and(|newest| newest.hello.boot_id == boot.hello.boot_id);
-        age_ms <= GAUGE_FRESH_MS && (boot.connections > 0 || newest)
+        age_ms <= GAUGE_FRESH_MS && (boot.lanes.are_connected() || newest)
     }
 
     fn add_to(&self, merged: &mut Merge, now_unix_ns: u64) {
@@ -332,6 +327,7 @@ impl Host {
     fn message(&self, now_unix_ns: u64) -> Option<v1::Host> {
         let newest = self.boots.last()?;
         let sum = |of: fn(&Boot) -> u64| self.boots.iter().map(of).sum();
+        let lanes = &newest.lanes;
         let sessions_open = self
             .boots
             .iter()
@@ -345,22 +341,25 @@ impl Host {
             weir_version: newest.hello.weir_version.clone(),
             backend: newest.hello.backend,
             kernel_release: newest.hello.kernel_release.clone(),
-            connected: self.boots.iter().any(|boot| boot.connections > 0),
+            connected: self.boots.iter().any(|boot| boot.lanes.are_connected()),
             last_frame_unix_ns: newest.last_frame_unix_ns,
-            last_seq: newest.last_seq,
-            frames: sum(|boot| boot.frames),
-            frames_lost: sum(|boot| boot.frames_lost),
-            frames_stale: sum(|boot| boot.frames_stale),
+            last_seq: lanes.last_seq(),
+            frames: sum(|boot| boot.lanes.frames().0),
+            frames_lost: sum(|boot| boot.lanes.frames().1),
+            frames_stale: sum(|boot| boot.lanes.frames().2),
             frames_refused: sum(|boot| boot.frames_refused),
-            events: sum(|boot| boot.events),
-            events_lost: sum(|boot| boot.events_total.saturating_sub(boot.events)),
+            events: sum(|boot| boot.lanes.events().0),
+            events_lost: sum(|boot| boot.lanes.events().1),
+            deliveries: sum(|boot| boot.lanes.deliveries().0),
+            deliveries_lost: sum(|boot| boot.lanes.deliveries().1),
+            lanes: lanes.message(),
+            vital: lanes.vital().cloned(),
             sessions_open,
             boots: self.past.boots + self.boots.len() as u64,
             clock_offset_ms: newest.clock_offset_ms,
             losses: Some(newest.losses),
             off: newest.off.clone(),
             budget: newest.budget.clone(),
-            ..v1::Host::default()
         })
     }
 }

@@ -1,7 +1,6 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +14,9 @@ use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
+use super::door::Guest;
 use super::fleet::Fleet;
+use super::refusals::{Reason, Refusals};
 use crate::query::filter::Filter;
 use crate::wire::WIRE_VERSION;
 
@@ -28,6 +29,36 @@ const MAX_WATCHERS: usize = 64;
 const WATCH_INTERVAL_MS: RangeInclusive<u32> = 250..=10_000;
 const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Who may ask.
+#[derive(Debug, Default)]
+pub(super) struct Operators {
+    names: Vec<String>,
+}
+
+impl Operators {
+    pub(super) fn new(names: &[String]) -> Self {
+        Self {
+            names: names.to_vec(),
+        }
+    }
+
+    /// Or why not. Plain text comes from this host, whose users are the operator's.
+    fn admit(&self, guest: &Guest) -> Result<(), String> {
+        if guest.names.is_none() || self.names.iter().any(|name| guest.is_called(name)) {
+            return Ok(());
+        }
+        Err(format!(
+            "the certificate is for {}, which is not among the collector's operators (--operator)",
+            guest.told()
+        ))
+    }
+}
+
+fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
+    let guest = request.extensions().get::<Guest>().cloned();
+    guest.ok_or_else(|| Status::internal("the connection has no peer"))
+}
+
 /// Both services; clones share all they know.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
@@ -38,18 +69,26 @@ pub(super) struct Collector {
 struct Shared {
     name: String,
     fleet: Mutex<Fleet>,
-    connections_refused: AtomicU64,
+    operators: Operators,
+    refusals: Arc<Refusals>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Collector {
-    pub(super) fn new(name: String, fleet: Fleet, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        name: String,
+        fleet: Fleet,
+        operators: Operators,
+        refusals: Arc<Refusals>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 name,
                 fleet: Mutex::new(fleet),
-                connections_refused: AtomicU64::new(0),
+                operators,
+                refusals,
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
@@ -63,29 +102,58 @@ impl Collector {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets operators ask, and nobody else.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let guest = guest(request)?;
+        let Err(why) = self.shared.operators.admit(&guest) else {
+            return Ok(());
+        };
+        self.shared
+            .refusals
+            .count(Reason::Operator, &guest.address, &why);
+        Err(Status::permission_denied(why))
+    }
+
     fn hosts(&self) -> v1::ListHostsResponse {
         let hosts = self.fleet().hosts(unix_ns());
         v1::ListHostsResponse {
-            connections_refused: self.shared.connections_refused.load(Ordering::Relaxed),
+            connections_refused: self.shared.refusals.total(),
+            refusals: self.shared.refusals.message(),
             ..hosts
         }
     }
 
     /// Meets a host.
-    async fn greet(&self, from: &mut Streaming<v1::EdgeMessage>) -> Result<Link, Status> {
-        let first = timeout(HELLO_TIMEOUT, from.message())
-            .await
-            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+    async fn greet(
+        &self,
+        guest: &Guest,
+        from: &mut Streaming<v1::EdgeMessage>,
+    ) -> Result<Link, (Reason, Status)> {
+        let first = timeout(HELLO_TIMEOUT, from.message()).await.map_err(|_| {
+            (
+                Reason::Silent,
+                Status::deadline_exceeded("no hello came in time"),
+            )
+        })?;
+        let unusable = |why: String| (Reason::Hello, Status::invalid_argument(why));
+        let first = first.map_err(|status| (Reason::Hello, status))?;
         let Some(Up::Hello(hello)) = first.and_then(|message| message.message) else {
-            return Err(Status::invalid_argument(
-                "the first message must be a hello",
-            ));
+            return Err(unusable("the first message must be a hello".to_owned()));
         };
-        decode::hello(&hello).map_err(|err| Status::invalid_argument(err.to_string()))?;
+        decode::hello(&hello).map_err(|err| unusable(err.to_string()))?;
+        if !guest.is_called(&hello.host) {
+            let why = format!(
+                "the certificate is for {}, not for the host {}: collector.host must be one of its \
+                 DNS names",
+                guest.told(),
+                hello.host
+            );
+            return Err((Reason::Identity, Status::permission_denied(why)));
+        }
         let last_seq = self
             .fleet()
             .connect(&hello)
-            .map_err(|err| Status::resource_exhausted(err.to_string()))?;
+            .map_err(|err| (Reason::Full, Status::resource_exhausted(err.to_string())))?;
         tracing::info!(
             host = hello.host,
             boot_id = hello.boot_id,
@@ -199,20 +267,17 @@ impl v1::uplink_server::Uplink for Collector {
         &self,
         request: Request<Streaming<v1::EdgeMessage>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let remote = request.remote_addr();
+        let guest = guest(&request)?;
         let mut from = request.into_inner();
         let (to, stream) = mpsc::channel(ACKS);
         let collector = self.clone();
         // The answer begins at once: a client may wait for it before it says hello.
         tokio::spawn(async move {
-            match collector.greet(&mut from).await {
+            match collector.greet(&guest, &mut from).await {
                 Ok(link) => link.run(from, to).await,
-                Err(status) => {
-                    collector
-                        .shared
-                        .connections_refused
-                        .fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(?remote, "host refused: {}", status.message());
+                Err((reason, status)) => {
+                    let refusals = &collector.shared.refusals;
+                    refusals.count(reason, &guest.address, &status.message());
                     let _ = to.send(Err(status)).await;
                 }
             }
@@ -227,8 +292,9 @@ impl v1::fleet_server::Fleet for Collector {
 
     async fn list_hosts(
         &self,
-        _: Request<v1::ListHostsRequest>,
+        request: Request<v1::ListHostsRequest>,
     ) -> Result<Response<v1::ListHostsResponse>, Status> {
+        self.admit(&request)?;
         Ok(Response::new(self.hosts()))
     }
 
@@ -236,6 +302,7 @@ impl v1::fleet_server::Fleet for Collector {
         &self,
         request: Request<v1::ListCellsRequest>,
     ) -> Result<Response<v1::ListCellsResponse>, Status> {
+        self.admit(&request)?;
         let request = request.into_inner();
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)
@@ -248,6 +315,7 @@ impl v1::fleet_server::Fleet for Collector {
         &self,
         request: Request<v1::FleetWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        self.admit(&request)?;
         let request = request.into_inner();
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)
