@@ -26,7 +26,6 @@ pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 pub use viewers::viewers;
 
-use crate::collect::DEFAULT_LISTEN;
 use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
@@ -407,11 +406,16 @@ pub struct Doctor {
 Examples:
   weir collect
   weir collect --listen '[::]:7447' --insecure
+  weir collect --config /etc/weir/weir-collect.toml      with an engine, sinks, /metrics
   weir hosts --collector http://127.0.0.1:7447     asks it")]
 pub struct Collect {
-    /// Take hosts' reports and operators' questions at this address.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
-    pub listen: std::net::SocketAddr,
+    /// The configuration file. Without it: the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take hosts' reports and operators' questions at this address [default: the
+    /// configuration's, else 127.0.0.1:7447].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
     /// Take and give measurements unencrypted over the network (an address that is not on
     /// loopback).
     #[arg(long)]

@@ -12,6 +12,7 @@ use weir_proto::v1::Filter;
 
 use super::{Collect, Run};
 use crate::collect;
+use crate::config::collect::Config as CollectConfig;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
 use crate::kernel::{self, Backend, Choice};
@@ -65,13 +66,21 @@ pub async fn run(args: &Run) -> Result<()> {
 
 /// `weir collect`.
 pub async fn collect(args: &Collect) -> Result<()> {
-    log_to(&Config::default().log, None)?;
-    let options = collect::Options {
-        listen: args.listen,
-        insecure: args.insecure,
-        name: args.name.clone(),
+    let mut config = match &args.config {
+        Some(path) => CollectConfig::load(path)?,
+        None => CollectConfig::default(),
     };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.insecure |= args.insecure;
+    if let Some(name) = &args.name {
+        config.name = Some(name.clone());
+    }
+    config.check()?;
+    log_to(&Config::default().log, None)?;
     let control = Control::from_signals()?;
+    let options = collect::Options { config };
     collect::run(options, control.shutdown, |_| {}).await
 }
 

@@ -33,6 +33,10 @@ impl Problems {
         self.0.is_empty()
     }
 
+    pub(super) fn into_vec(self) -> Vec<Problem> {
+        self.0
+    }
+
     pub(super) fn add(&mut self, place: impl Into<String>, message: String) {
         let place = place.into();
         self.0.push(Problem { place, message });
@@ -404,7 +408,7 @@ pub(crate) fn collector_url(url: &str, insecure: bool) -> Result<Uri, String> {
     Ok(uri)
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost"
         || host
             .trim_start_matches('[')

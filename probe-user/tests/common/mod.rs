@@ -5,6 +5,8 @@
     reason = "a module of several test crates, each of which uses its own part"
 )]
 
+pub mod centre;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
