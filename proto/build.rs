@@ -35,7 +35,7 @@ const ENUM_FIELDS: [(&str, &str); 29] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=weir");
-    let files = protox::compile(["weir/v1/weir.proto"], ["."])?;
+    let files = protox::compile(["weir/v1/weir.proto", "weir/v1/engine.proto"], ["."])?;
     let mut builder = tonic_prost_build::configure()
         .bytes(".")
         .message_attribute(".", "#[derive(serde::Serialize)]");

@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use weir::collect::{self, Security};
+use weir::collect;
+use weir::config::collect::Config;
 use weir_proto::v1;
 use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
@@ -28,11 +29,13 @@ impl Collector {
     async fn start(listen: &str) -> Self {
         let stop = CancellationToken::new();
         let (ready_to, ready) = oneshot::channel();
-        let options = collect::Options {
+        let config = Config {
             listen: listen.parse().unwrap(),
-            security: Security::PlainText,
+            plain_text: true,
             name: Some("centre".into()),
+            ..Config::default()
         };
+        let options = collect::Options { config };
         let task = tokio::spawn(collect::run(options, stop.clone(), |address| {
             ready_to.send(address).unwrap();
         }));
@@ -216,11 +219,12 @@ async fn late_and_aborted_deliveries_do_not_wait_for_the_tick() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_network_is_not_opened_unasked() {
-    let options = collect::Options {
+    let config = Config {
         listen: "0.0.0.0:0".parse().unwrap(),
-        security: Security::PlainText,
-        name: None,
+        plain_text: true,
+        ..Config::default()
     };
+    let options = collect::Options { config };
     let err = collect::run(options, CancellationToken::new(), |_| {})
         .await
         .unwrap_err();
@@ -338,6 +342,7 @@ async fn repeated_and_reordered_frames_change_nothing_and_gaps_are_counted() {
     let host = &collector.hosts().await.hosts[0];
     assert_eq!(
         (host.frames, host.frames_lost, host.frames_stale),
+        // Two came late, and are not lost; one came twice.
         (5, 0, 1)
     );
     collector.stop().await;

@@ -14,7 +14,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use weir::collect::{self, Security};
+use weir::collect;
+use weir::config::collect::Config;
 use weir::tls::{Connector, Files, names};
 use weir_proto::v1;
 use weir_proto::v1::fleet_client::FleetClient;
@@ -29,14 +30,15 @@ impl Collector {
     async fn start(files: Files) -> Self {
         let stop = CancellationToken::new();
         let (ready_to, ready) = oneshot::channel();
-        let options = collect::Options {
+        let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
-            security: Security::Tls {
-                files,
-                operators: vec!["alice".into()],
-            },
-            name: Some("centre".into()),
+            ca_file: Some(files.ca),
+            cert_file: Some(files.cert),
+            key_file: Some(files.key),
+            operators: vec!["alice".into()],
+            ..Config::default()
         };
+        let options = collect::Options { config };
         let task = tokio::spawn(collect::run(options, stop.clone(), |address| {
             ready_to.send(address).unwrap();
         }));

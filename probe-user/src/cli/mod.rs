@@ -26,7 +26,6 @@ pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 pub use viewers::viewers;
 
-use crate::collect::DEFAULT_LISTEN;
 use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
@@ -453,19 +452,24 @@ pub struct Doctor {
 Examples:
   weir collect --plain-text
   weir collect --listen '[::]:7447' --ca ca.pem --cert centre.pem --key centre.key --operator alice
+  weir collect --config /etc/weir/weir-collect.toml      with an engine, sinks, /metrics
   weir hosts --collector http://127.0.0.1:7447     asks it")]
 pub struct Collect {
-    /// Take hosts' reports and operators' questions at this address.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
-    pub listen: std::net::SocketAddr,
+    /// The configuration file. Without it: the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take hosts' reports and operators' questions at this address [default: the
+    /// configuration's, else 127.0.0.1:7447].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
     #[command(flatten)]
     pub tls: Tls,
     /// A name in the certificate of somebody who may ask; may be given several times.
-    #[arg(long, value_name = "NAME", requires = "ca")]
+    #[arg(long, value_name = "NAME")]
     pub operator: Vec<String>,
     /// Take reports and questions in plain text from this host; whoever is on it may report as any
     /// host and ask anything.
-    #[arg(long, conflicts_with = "ca", required_unless_present = "ca")]
+    #[arg(long, conflicts_with_all = ["ca", "operator"])]
     pub plain_text: bool,
     /// What the collector calls itself. Without it: the host's name.
     #[arg(long, value_name = "NAME")]
@@ -614,7 +618,6 @@ mod tests {
             "weir run --top --no-top",
             "weir run --plain-text",
             "weir run --ca f",
-            "weir collect",
             "weir collect --plain-text --ca a --cert b --key c",
             "weir collect --plain-text --operator alice",
             "weir run --backend best",

@@ -12,6 +12,7 @@ use weir_proto::v1::Filter;
 
 use super::{Collect, Run};
 use crate::collect;
+use crate::config::collect::Config as CollectConfig;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
 use crate::kernel::{self, Backend, Choice};
@@ -66,19 +67,29 @@ pub async fn run(args: &Run) -> Result<()> {
 
 /// `weir collect`.
 pub async fn collect(args: &Collect) -> Result<()> {
-    log_to(&Config::default().log, None)?;
-    let options = collect::Options {
-        listen: args.listen,
-        security: match args.tls.files() {
-            Some(files) => collect::Security::Tls {
-                files,
-                operators: args.operator.clone(),
-            },
-            None => collect::Security::PlainText,
-        },
-        name: args.name.clone(),
+    let mut config = match &args.config {
+        Some(path) => CollectConfig::load(path)?,
+        None => CollectConfig::default(),
     };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.plain_text |= args.plain_text;
+    if let Some(tls::Files { ca, cert, key }) = args.tls.files() {
+        config.ca_file = Some(ca);
+        config.cert_file = Some(cert);
+        config.key_file = Some(key);
+    }
+    if !args.operator.is_empty() {
+        config.operators.clone_from(&args.operator);
+    }
+    if let Some(name) = &args.name {
+        config.name = Some(name.clone());
+    }
+    config.check()?;
+    log_to(&Config::default().log, None)?;
     let control = Control::from_signals()?;
+    let options = collect::Options { config };
     collect::run(options, control.shutdown, |_| {}).await
 }
 

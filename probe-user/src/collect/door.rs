@@ -58,13 +58,16 @@ impl Guest {
     }
 }
 
+/// Those that were let in.
+pub(super) type Connections = ReceiverStream<io::Result<Connection>>;
+
 /// Takes connections until `stop`.
 pub(super) fn open(
     listener: TcpListener,
     acceptor: Option<Acceptor>,
     refusals: Arc<Refusals>,
     stop: CancellationToken,
-) -> ReceiverStream<io::Result<Connection>> {
+) -> Connections {
     let (to, connections) = mpsc::channel(WAITING);
     let door = Arc::new(Door {
         acceptor,

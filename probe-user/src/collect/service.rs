@@ -1,10 +1,13 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +18,11 @@ use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
 use super::door::Guest;
-use super::fleet::Fleet;
+use super::engine::{Engine, Error as EngineError, Receipt};
+use super::fleet::{Error as FleetError, Way};
+use super::known::{self, unix_ns};
 use super::refusals::{Reason, Refusals};
+use super::windows;
 use crate::query::filter::Filter;
 use crate::wire::WIRE_VERSION;
 
@@ -24,13 +30,15 @@ use crate::wire::WIRE_VERSION;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Acknowledgements on their way to a host that does not read.
 const ACKS: usize = 64;
+/// Frames of one connection that wait for the engine; of more, the host is made to wait.
+const RECEIPTS: usize = 64;
 /// Operators who watch at the same time.
 const MAX_WATCHERS: usize = 64;
 const WATCH_INTERVAL_MS: RangeInclusive<u32> = 250..=10_000;
 const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who may ask.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Operators {
     names: Vec<String>,
 }
@@ -42,9 +50,9 @@ impl Operators {
         }
     }
 
-    /// Or why not. Plain text comes from this host, whose users are the operator's.
+    /// Or why not.
     fn admit(&self, guest: &Guest) -> Result<(), String> {
-        if guest.names.is_none() || self.names.iter().any(|name| guest.is_called(name)) {
+        if self.names.iter().any(|name| guest.is_called(name)) {
             return Ok(());
         }
         Err(format!(
@@ -68,8 +76,11 @@ pub(super) struct Collector {
 #[derive(Debug)]
 struct Shared {
     name: String,
-    fleet: Mutex<Fleet>,
-    operators: Operators,
+    known: Arc<known::Shared>,
+    engine: Engine,
+    started_unix_ns: u64,
+    /// None: anybody.
+    operators: Option<Operators>,
     refusals: Arc<Refusals>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
@@ -78,15 +89,18 @@ struct Shared {
 impl Collector {
     pub(super) fn new(
         name: String,
-        fleet: Fleet,
-        operators: Operators,
+        known: Arc<known::Shared>,
+        engine: Engine,
+        operators: Option<Operators>,
         refusals: Arc<Refusals>,
         stop: CancellationToken,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 name,
-                fleet: Mutex::new(fleet),
+                known,
+                engine,
+                started_unix_ns: unix_ns(),
                 operators,
                 refusals,
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
@@ -95,31 +109,47 @@ impl Collector {
         }
     }
 
-    fn fleet(&self) -> MutexGuard<'_, Fleet> {
-        self.shared
-            .fleet
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Lets operators ask, and nobody else.
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
         let guest = guest(request)?;
-        let Err(why) = self.shared.operators.admit(&guest) else {
+        let Some(operators) = &self.shared.operators else {
             return Ok(());
         };
-        self.shared
-            .refusals
-            .count(Reason::Operator, &guest.address, &why);
+        let Err(why) = operators.admit(&guest) else {
+            return Ok(());
+        };
+        let refusals = &self.shared.refusals;
+        refusals.count(Reason::Operator, &guest.address, &why);
         Err(Status::permission_denied(why))
     }
 
     fn hosts(&self) -> v1::ListHostsResponse {
-        let hosts = self.fleet().hosts(unix_ns());
+        let hosts = self.shared.known.lock().fleet.hosts(unix_ns());
         v1::ListHostsResponse {
+            collector: Some(self.status()),
             connections_refused: self.shared.refusals.total(),
             refusals: self.shared.refusals.message(),
             ..hosts
+        }
+    }
+
+    /// Room for one who watches.
+    fn watcher(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let permit = self.shared.watchers.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_WATCHERS} clients watch already"))
+        })
+    }
+
+    /// The collector about itself.
+    fn status(&self) -> v1::CollectorStatus {
+        let shared = &self.shared;
+        v1::CollectorStatus {
+            name: shared.name.clone(),
+            weir_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_ns: shared.started_unix_ns,
+            engine: shared.engine.status(),
+            ..shared.known.lock().status()
         }
     }
 
@@ -129,12 +159,13 @@ impl Collector {
         guest: &Guest,
         from: &mut Streaming<v1::EdgeMessage>,
     ) -> Result<Link, (Reason, Status)> {
-        let first = timeout(HELLO_TIMEOUT, from.message()).await.map_err(|_| {
-            (
-                Reason::Silent,
-                Status::deadline_exceeded("no hello came in time"),
-            )
-        })?;
+        let silent = |_| {
+            let why = "no hello came in time";
+            (Reason::Silent, Status::deadline_exceeded(why))
+        };
+        let first = timeout(HELLO_TIMEOUT, from.message())
+            .await
+            .map_err(silent)?;
         let unusable = |why: String| (Reason::Hello, Status::invalid_argument(why));
         let first = first.map_err(|status| (Reason::Hello, status))?;
         let Some(Up::Hello(hello)) = first.and_then(|message| message.message) else {
@@ -150,10 +181,15 @@ impl Collector {
             );
             return Err((Reason::Identity, Status::permission_denied(why)));
         }
-        let last_seq = self
-            .fleet()
-            .connect(&hello)
-            .map_err(|err| (Reason::Full, Status::resource_exhausted(err.to_string())))?;
+        let connected = self.shared.known.lock().fleet.connect(&hello);
+        let last_seq = connected.map_err(|err| {
+            let status = match err {
+                // Not later either.
+                FleetError::Past(_) => Status::failed_precondition(err.to_string()),
+                err => Status::resource_exhausted(err.to_string()),
+            };
+            (Reason::Full, status)
+        })?;
         tracing::info!(
             host = hello.host,
             boot_id = hello.boot_id,
@@ -178,7 +214,8 @@ struct Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.collector.fleet().disconnect(&self.hello);
+        let known = &self.collector.shared.known;
+        known.lock().fleet.disconnect(&self.hello);
         tracing::info!(
             host = self.hello.host,
             boot_id = self.hello.boot_id,
@@ -188,26 +225,37 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Merges a frame, or says why not.
-    fn merge(&self, frame: &v1::Frame) -> Result<v1::Ack, Status> {
-        let seq = frame.seq;
-        let mut fleet = self.collector.fleet();
+    /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
+    /// before is acknowledged again: that is what was asked.
+    fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
+        let Shared { known, engine, .. } = &*self.collector.shared;
+        let heard_unix_ns = unix_ns();
         let merged = match decode::frame(frame, &self.hello) {
-            Ok(cells) => fleet
-                .merge(&self.hello, frame, cells, unix_ns())
+            Ok(cells) => known
+                .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
             Err(err) => Err(Status::invalid_argument(err.to_string())),
         };
-        match merged {
-            // A frame that was merged before is acknowledged again: that is what was asked.
-            Ok(_) => Ok(v1::Ack { seq }),
-            Err(status) => {
-                fleet.refused(&self.hello);
-                let why = status.message();
-                tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
-                Err(status)
+        let taken = merged.and_then(|_| {
+            match engine.hand_over(&self.hello, frame, heard_unix_ns) {
+                Ok(None) => Ok(Taken::Here),
+                Ok(Some(receipt)) => Ok(Taken::Waits(receipt)),
+                // It is counted there; the host sends a newer one.
+                Err(EngineError::Full) => Ok(Taken::Unbuffered),
+                Err(err) => Err(Status::unavailable(err.to_string())),
             }
+        });
+        if let Err(status) = &taken {
+            self.refuse(frame.seq, status);
         }
+        taken
+    }
+
+    fn refuse(&self, seq: u64, status: &Status) {
+        let known = &self.collector.shared.known;
+        known.lock().fleet.refused(&self.hello);
+        let why = status.message();
+        tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
     }
 
     /// Until the host goes, sends what cannot be used, or the collector ends.
@@ -221,17 +269,25 @@ impl Link {
             collector: self.collector.shared.name.clone(),
             last_seq: self.last_seq,
         });
-        let mut answer = Ok(welcome);
+        let mut receipts = FuturesUnordered::new();
+        let mut answer = Some(Ok(welcome));
         loop {
-            let failed = answer.is_err();
-            let answer_message = answer.map(|message| v1::CollectorMessage {
-                message: Some(message),
-            });
-            if to.send(answer_message).await.is_err() || failed {
-                return;
+            if let Some(answer) = answer {
+                let failed = answer.is_err();
+                let answer = answer.map(|message| v1::CollectorMessage {
+                    message: Some(message),
+                });
+                if to.send(answer).await.is_err() || failed {
+                    return;
+                }
             }
+            let has_room = receipts.len() < RECEIPTS;
             let message = tokio::select! {
-                message = from.message() => message,
+                Some((seq, receipt)) = receipts.next() => {
+                    answer = Some(self.acknowledge(seq, receipt));
+                    continue;
+                }
+                message = from.message(), if has_room => message,
                 () = self.collector.shared.stop.cancelled() => {
                     let status = Status::unavailable("the collector is shutting down");
                     let _ = to.send(Err(status)).await;
@@ -240,23 +296,54 @@ impl Link {
             };
             answer = match message {
                 Ok(Some(message)) => match message.message {
-                    Some(Up::Frame(frame)) => self.merge(&frame).map(Down::Ack),
-                    Some(Up::Hello(_)) => {
-                        Err(Status::invalid_argument("a second hello on one connection"))
-                    }
-                    _ => Err(Status::invalid_argument("a message of an unknown kind")),
+                    Some(Up::Frame(frame)) => match self.take(&frame) {
+                        Ok(Taken::Here) => Some(Ok(Down::Ack(v1::Ack { seq: frame.seq }))),
+                        Ok(Taken::Waits(receipt)) => {
+                            let seq = frame.seq;
+                            receipts.push(async move { (seq, receipt.await) });
+                            None
+                        }
+                        Ok(Taken::Unbuffered) => None,
+                        Err(status) => Some(Err(status)),
+                    },
+                    Some(Up::Hello(_)) => Some(Err(Status::invalid_argument(
+                        "a second hello on one connection",
+                    ))),
+                    _ => Some(Err(Status::invalid_argument(
+                        "a message of an unknown kind",
+                    ))),
                 },
                 Ok(None) | Err(_) => return,
             };
         }
     }
+
+    /// The engine has a frame, or never will.
+    fn acknowledge(
+        &self,
+        seq: u64,
+        receipt: Result<Result<(), EngineError>, RecvError>,
+    ) -> Result<Down, Status> {
+        match receipt {
+            Ok(Ok(())) => Ok(Down::Ack(v1::Ack { seq })),
+            Ok(Err(err)) => {
+                let status = Status::resource_exhausted(err.to_string());
+                self.refuse(seq, &status);
+                Err(status)
+            }
+            Err(_) => Err(Status::unavailable("the collector is shutting down")),
+        }
+    }
 }
 
-fn unix_ns() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+/// What became of a frame.
+enum Taken {
+    /// It is merged, and that is all.
+    Here,
+    /// It is acknowledged when the engine has it.
+    Waits(Receipt),
+    /// It is merged, and the engine's buffer is full: it is not acknowledged.
+    Unbuffered,
 }
 
 #[tonic::async_trait]
@@ -288,7 +375,24 @@ impl v1::uplink_server::Uplink for Collector {
 
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Collector {
+    type ListWindowStream = ReceiverStream<Result<v1::Window, Status>>;
     type WatchStream = ReceiverStream<Result<v1::FleetSnapshot, Status>>;
+
+    async fn list_window(
+        &self,
+        request: Request<v1::ListWindowRequest>,
+    ) -> Result<Response<Self::ListWindowStream>, Status> {
+        self.admit(&request)?;
+        let asked = windows::Asked::try_from(request.into_inner())?;
+        let permit = self.watcher()?;
+        let (known, stop) = (Arc::clone(&self.shared.known), self.shared.stop.clone());
+        let (to, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _permit = permit;
+            windows::send(&asked, &known, &to, &stop).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 
     async fn list_hosts(
         &self,
@@ -307,7 +411,8 @@ impl v1::fleet_server::Fleet for Collector {
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)
             .map_err(|err| Status::invalid_argument(err.to_string()))?;
-        let cells = self.fleet().cells(&filter, request.histograms, unix_ns());
+        let known = self.shared.known.lock();
+        let cells = known.fleet.cells(&filter, request.histograms, unix_ns());
         Ok(Response::new(cells))
     }
 
@@ -331,10 +436,7 @@ impl v1::fleet_server::Fleet for Collector {
                 )));
             }
         };
-        let permit = self.shared.watchers.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            Status::resource_exhausted(format!("{MAX_WATCHERS} clients watch already"))
-        })?;
+        let permit = self.watcher()?;
         let (to, stream) = mpsc::channel(1);
         let collector = self.clone();
         tokio::spawn(async move {
@@ -347,14 +449,15 @@ impl v1::fleet_server::Fleet for Collector {
                     () = to.closed() => return,
                     () = collector.shared.stop.cancelled() => return,
                 }
+                let hosts = collector.hosts();
+                let cells = {
+                    let known = collector.shared.known.lock();
+                    known.fleet.cells(&filter, request.histograms, unix_ns())
+                };
                 let snapshot = v1::FleetSnapshot {
                     unix_ns: unix_ns(),
-                    hosts: Some(collector.hosts()),
-                    cells: Some(
-                        collector
-                            .fleet()
-                            .cells(&filter, request.histograms, unix_ns()),
-                    ),
+                    hosts: Some(hosts),
+                    cells: Some(cells),
                 };
                 if to.send(Ok(snapshot)).await.is_err() {
                     return;

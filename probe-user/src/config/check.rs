@@ -33,6 +33,10 @@ impl Problems {
         self.0.is_empty()
     }
 
+    pub(super) fn into_vec(self) -> Vec<Problem> {
+        self.0
+    }
+
     pub(super) fn add(&mut self, place: impl Into<String>, message: String) {
         let place = place.into();
         self.0.push(Problem { place, message });

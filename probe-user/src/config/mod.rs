@@ -4,9 +4,11 @@
 //! Reading the file is [`read`]'s work.
 
 mod check;
+pub mod collect;
 mod labels;
 mod read;
 pub(crate) mod socket;
+mod table;
 mod value;
 
 pub(crate) use check::{collector_url, is_loopback};
@@ -361,20 +363,8 @@ impl Config {
     /// Reads and checks `text`; `name` stands for the file in what is said about it.
     pub fn parse(text: &str, name: &str) -> Result<Self, Error> {
         let (config, places) = read::read(text, name)?;
-        let mut problems: Vec<_> = config
-            .problems()
-            .into_iter()
-            .map(|problem| (places.line_of(&problem.place), problem.message))
-            .collect();
-        if problems.is_empty() {
-            return Ok(config);
-        }
-        problems.sort_by_key(|(line, _)| *line);
-        let told = |(line, message)| match line {
-            Some(line) => format!("{name}:{line}: {message}"),
-            None => format!("{name}: {message}"),
-        };
-        Err(Error::Invalid(problems.into_iter().map(told).collect()))
+        places.refuse(config.problems(), name)?;
+        Ok(config)
     }
 
     /// Checks a configuration that was changed after it was read, e.g. by the command line.

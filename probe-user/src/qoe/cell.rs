@@ -219,6 +219,54 @@ impl Cell {
         }
     }
 
+    /// Puts what a cell counted in the place of what it had counted before: a sum that held the
+    /// older state holds the newer one afterwards, exactly, also if a count went back. Gauges are
+    /// left alone. Both have this version's buckets.
+    pub fn exchange(&mut self, older: Option<&CellSnapshot>, newer: &CellSnapshot) {
+        let nothing = (Counters::default(), [Sustain::default(); RATES_BPS.len()]);
+        let (counters, sustain) = older.map_or(nothing, |older| (older.counters, older.sustain));
+        self.counters.exchange(&counters, &newer.counters);
+        for (n, sum) in self.sustain.iter_mut().enumerate() {
+            let (old, new) = (sustain[n], newer.sustain[n]);
+            sum.tested = swap(sum.tested, old.tested, new.tested);
+            sum.sustained = swap(sum.sustained, old.sustained, new.sustained);
+        }
+        let before = |metric| older.and_then(|older| older.histogram(metric));
+        for (metric, histogram) in &newer.histograms {
+            self.exchange_buckets(*metric, before(*metric), Some(histogram));
+        }
+        for (metric, histogram) in older.map_or(&[][..], |older| &older.histograms) {
+            if newer.histogram(*metric).is_none() {
+                self.exchange_buckets(*metric, Some(histogram), None);
+            }
+        }
+    }
+
+    fn exchange_buckets(
+        &mut self,
+        metric: Metric,
+        older: Option<&SparseHistogram>,
+        newer: Option<&SparseHistogram>,
+    ) {
+        if older == newer {
+            return;
+        }
+        let sum = self.histograms[metric as usize]
+            .get_or_insert_with(|| Histogram::with_config(&metric.buckets()))
+            .as_mut_slice();
+        for (histogram, change) in [
+            (older, u64::wrapping_sub as fn(u64, u64) -> u64),
+            (newer, u64::wrapping_add),
+        ] {
+            let Some(histogram) = histogram else { continue };
+            for (bucket, count) in histogram.index().iter().zip(histogram.count()) {
+                if let Some(place) = sum.get_mut(*bucket as usize) {
+                    *place = change(*place, *count);
+                }
+            }
+        }
+    }
+
     /// How many values of `metric` were counted.
     pub fn samples(&self, metric: Metric) -> u64 {
         self.histograms[metric as usize]
@@ -264,7 +312,32 @@ pub struct CellSnapshot {
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
 
+/// `sum` with `new` in the place of `old`; between the two it may leave its range.
+fn swap(sum: u64, old: u64, new: u64) -> u64 {
+    sum.wrapping_sub(old).wrapping_add(new)
+}
+
 impl CellSnapshot {
+    /// A cell in which nothing is counted.
+    pub fn empty(key: CellKey) -> Self {
+        Cell::default().snapshot(key, false)
+    }
+
+    /// The distribution of a metric; none: it has no values.
+    pub fn histogram(&self, metric: Metric) -> Option<&SparseHistogram> {
+        self.histograms
+            .iter()
+            .find(|(known, _)| *known == metric)
+            .map(|(_, histogram)| histogram)
+    }
+
+    /// Whether the same was counted, whatever is open.
+    pub fn counts_equal(&self, other: &Self) -> bool {
+        self.counters == other.counters
+            && self.sustain == other.sustain
+            && self.histograms == other.histograms
+    }
+
     /// What was counted since an older state of the same cell; what is open, as it is now.
     #[must_use]
     pub fn since(&self, older: &Self) -> Self {

@@ -42,7 +42,7 @@ pub(super) fn cell(service: &str, n: u64) -> CellSnapshot {
 pub(super) fn tick(seq: u64, cells: Vec<CellSnapshot>) -> Tick {
     Tick {
         seq,
-        unix_ns: seq * 1_000_000_000,
+        unix_ns: seq.wrapping_mul(1_000_000_000),
         made: Instant::now(),
         interval_ms: 1000,
         config_generation: 1,

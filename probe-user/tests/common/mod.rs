@@ -6,6 +6,7 @@
 )]
 
 pub mod authority;
+pub mod centre;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};

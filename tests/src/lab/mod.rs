@@ -9,6 +9,7 @@ pub mod cleanup;
 pub mod client;
 pub mod counters;
 pub mod link;
+pub mod nats;
 pub mod netns;
 pub mod nginx;
 pub mod paths;
