@@ -542,10 +542,7 @@ mod tests {
                 "plain_text = true\nlisten = \"0.0.0.0:7447\"",
                 "c.toml:2: listening on 0.0.0.0:7447",
             ),
-            (
-                "ca_file = '/a'\ncert_file = '/b'",
-                "key_file is missing",
-            ),
+            ("ca_file = '/a'\ncert_file = '/b'", "key_file is missing"),
             (
                 "plain_text = true\nca_file = '/a'\ncert_file = '/b'\nkey_file = '/c'",
                 "c.toml:1: plain_text = true and a certificate",
