@@ -12,6 +12,7 @@ mod hold;
 mod host_cost;
 mod kernel_cost;
 mod latency;
+mod uplink;
 mod load;
 mod machine;
 mod measure;
