@@ -9,6 +9,7 @@ pub mod decode;
 mod engine;
 pub mod fleet;
 mod known;
+mod metrics;
 pub mod minutes;
 mod service;
 mod windows;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -31,6 +33,7 @@ use crate::uplink::FAREWELL;
 use engine::{Engine, Nats};
 use fleet::{Fleet, Limits};
 use known::Shared;
+use metrics::Gatherer;
 use minutes::Minutes;
 use service::Collector;
 
@@ -82,10 +85,18 @@ pub async fn run(
     let (engine, tasks) = start_engine(&config, &name, &known, &shutdown).await?;
     let clock = tokio::spawn(keep_time(Arc::clone(&known)));
     let collector = Collector::new(name, known, engine, shutdown.clone());
+    let mut helpers = JoinSet::new();
+    if let Some(listen) = config.metrics.listen {
+        let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
+        let (address, serve) = metrics::serve(listen, gatherer, shutdown.clone()).await?;
+        tracing::info!(%address, "metrics at /metrics");
+        helpers.spawn(serve);
+    }
     tracing::info!(%address, "collecting");
     ready(address);
     let served = serve(listener, collector, shutdown).await;
     clock.abort();
+    helpers.shutdown().await;
     if let Some(tasks) = tasks {
         tasks.end(FAREWELL).await;
     }

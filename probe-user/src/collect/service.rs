@@ -73,7 +73,15 @@ impl Collector {
         }
     }
 
-    fn hosts(&self) -> v1::ListHostsResponse {
+    /// Every cell of the sum, with its distributions.
+    pub(super) fn all_cells(&self) -> Vec<v1::Cell> {
+        let known = self.shared.known.lock();
+        let cells = known.fleet.cells(&Filter::default(), true, unix_ns());
+        cells.cells
+    }
+
+    /// Every host, and the collector itself.
+    pub(super) fn hosts(&self) -> v1::ListHostsResponse {
         let hosts = self.shared.known.lock().fleet.hosts(unix_ns());
         v1::ListHostsResponse {
             collector: Some(self.status()),
