@@ -73,7 +73,10 @@ async fn promtool_finds_no_fault_and_the_number_of_series_is_bounded() {
     let line = text
         .lines()
         .find(|line| line.starts_with("weir_deliveries_total{service=\"service \\\\4\""));
-    assert!(line.unwrap().ends_with(&format!(" {expected}.0")), "{line:?}");
+    assert!(
+        line.unwrap().ends_with(&format!(" {expected}.0")),
+        "{line:?}"
+    );
 
     let open_metrics = fetch(&address, "application/openmetrics-text; version=1.0.0");
     assert!(open_metrics.ends_with("# EOF\n"));

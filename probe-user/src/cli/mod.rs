@@ -30,8 +30,8 @@ use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::ui::listing::{
-    cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
-    viewers as viewer_listing,
+    cells as cell_listing, deliveries as delivery_listing, hosts as host_listing,
+    sessions as session_listing, viewers as viewer_listing,
 };
 use crate::ui::table::Format;
 
@@ -308,11 +308,13 @@ pub struct Viewers {
 /// List the cells: aggregates by service, content class, client network and transport.
 ///
 /// Counts are cumulative since the daemon's start. With --collector: merged over all hosts that
-/// report there.
+/// report there, and with --last, of the last seconds alone.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   weir cells --sort latency-p99
+  weir cells --collector http://collector:7447 --last 60s
+  weir cells --collector http://collector:7447 --last 10s --follow -o json
   weir cells --collector http://collector:7447 --cell /mobile/
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
@@ -344,13 +346,29 @@ pub struct Cells {
     /// With -o json: the histograms' buckets too.
     #[arg(long)]
     pub buckets: bool,
+    /// Only what was counted in the last time before now (e.g. 60s, 5m), to the second.
+    #[arg(long, value_name = "TIME", requires = "collector", value_parser = record::parse_duration)]
+    pub last: Option<std::time::Duration>,
+    /// Go on: the window that ends then, after each second (or --every).
+    #[arg(short, long, requires = "last")]
+    pub follow: bool,
+    /// Time from one window to the next.
+    #[arg(long, value_name = "TIME", requires = "follow", default_value = "1s", value_parser = record::parse_duration)]
+    pub every: std::time::Duration,
 }
 
-/// List the hosts that report to a collector.
+/// List the hosts that report to a collector, those first where most viewers are at risk.
+///
+/// A host's rank is the viewer time of its last minute that stood still or was about to
+/// (`at_risk_s_per_min`: 60 is one viewer, all the time). SILENT: nothing was heard for 15 s, by any
+/// collector. A clock offset beyond half a second is marked.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   weir hosts --collector http://collector:7447
+  weir hosts --collector http://collector:7447 --silent
+  weir hosts --collector http://collector:7447 --versions
+  weir hosts --collector http://collector:7447 --sort clock --limit 10
   weir hosts --collector http://collector:7447 -o json | jq 'select(.frames_lost > 0)'")]
 pub struct Hosts {
     /// The collector's address (http://HOST:PORT).
@@ -358,6 +376,24 @@ pub struct Hosts {
     pub collector: String,
     #[command(flatten)]
     pub output: Output,
+    /// Order by this, largest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value = "risk")]
+    pub sort: host_listing::Sort,
+    /// The other way round.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Only hosts that have fallen silent.
+    #[arg(long)]
+    pub silent: bool,
+    /// Only hosts whose clock is off.
+    #[arg(long)]
+    pub clock_off: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Instead: how many hosts run which version.
+    #[arg(long, conflicts_with_all = ["sort", "reverse", "limit"])]
+    pub versions: bool,
 }
 
 /// Show the daemon's own state: backend, probes, configuration, uplink, losses.

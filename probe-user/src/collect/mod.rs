@@ -12,6 +12,7 @@ mod known;
 mod metrics;
 pub mod minutes;
 mod service;
+mod sinks;
 mod windows;
 
 use std::net::SocketAddr;
@@ -36,6 +37,7 @@ use known::Shared;
 use metrics::Gatherer;
 use minutes::Minutes;
 use service::Collector;
+use sinks::Sinks;
 
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -84,19 +86,29 @@ pub async fn run(
     ));
     let (engine, tasks) = start_engine(&config, &name, &known, &shutdown).await?;
     let clock = tokio::spawn(keep_time(Arc::clone(&known)));
-    let collector = Collector::new(name, known, engine, shutdown.clone());
+    let sinks = Sinks::new(&config, &name)?;
+    let collector = Collector::new(name, known, engine, sinks, shutdown.clone());
+    let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
     let mut helpers = JoinSet::new();
+    collector
+        .sinks()
+        .push(&config, &gatherer, &shutdown, &mut helpers)?;
     if let Some(listen) = config.metrics.listen {
-        let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
         let (address, serve) = metrics::serve(listen, gatherer, shutdown.clone()).await?;
         tracing::info!(%address, "metrics at /metrics");
         helpers.spawn(serve);
     }
     tracing::info!(%address, "collecting");
     ready(address);
-    let served = serve(listener, collector, shutdown).await;
+    let served = serve(listener, collector.clone(), shutdown).await;
     clock.abort();
-    helpers.shutdown().await;
+    // Pushes say once more what was counted last.
+    let last = async { while helpers.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, last).await.is_err() {
+        helpers.shutdown().await;
+    }
+    let ended = tokio::task::spawn_blocking(move || collector.sinks().end());
+    ended.await.context("a sink has failed")?;
     if let Some(tasks) = tasks {
         tasks.end(FAREWELL).await;
     }

@@ -19,8 +19,9 @@ use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
 use super::engine::{Engine, Error as EngineError, Receipt};
-use super::fleet::Way;
+use super::fleet::{Merged, Way};
 use super::known::{self, unix_ns};
+use super::sinks::{Origin, Sinks};
 use super::windows;
 use crate::query::filter::Filter;
 use crate::wire::WIRE_VERSION;
@@ -47,6 +48,7 @@ struct Shared {
     name: String,
     known: Arc<known::Shared>,
     engine: Engine,
+    sinks: Sinks,
     started_unix_ns: u64,
     connections_refused: AtomicU64,
     watchers: Arc<Semaphore>,
@@ -58,6 +60,7 @@ impl Collector {
         name: String,
         known: Arc<known::Shared>,
         engine: Engine,
+        sinks: Sinks,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -65,6 +68,7 @@ impl Collector {
                 name,
                 known,
                 engine,
+                sinks,
                 started_unix_ns: unix_ns(),
                 connections_refused: AtomicU64::new(0),
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
@@ -90,6 +94,11 @@ impl Collector {
         }
     }
 
+    /// Where what happened is passed on.
+    pub(super) fn sinks(&self) -> &Sinks {
+        &self.shared.sinks
+    }
+
     /// Room for one who watches.
     fn watcher(&self) -> Result<OwnedSemaphorePermit, Status> {
         let permit = self.shared.watchers.clone().try_acquire_owned();
@@ -99,7 +108,7 @@ impl Collector {
     }
 
     /// The collector about itself.
-    fn status(&self) -> v1::CollectorStatus {
+    pub(super) fn status(&self) -> v1::CollectorStatus {
         let shared = &self.shared;
         v1::CollectorStatus {
             name: shared.name.clone(),
@@ -173,7 +182,10 @@ impl Link {
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
             Err(err) => Err(Status::invalid_argument(err.to_string())),
         };
-        let taken = merged.and_then(|_| {
+        let taken = merged.and_then(|merged| {
+            if merged != Merged::Repeated {
+                self.pass_on(frame, heard_unix_ns);
+            }
             match engine.hand_over(&self.hello, frame, heard_unix_ns) {
                 Ok(None) => Ok(Taken::Here),
                 Ok(Some(receipt)) => Ok(Taken::Waits(receipt)),
@@ -186,6 +198,24 @@ impl Link {
             self.refuse(frame.seq, status);
         }
         taken
+    }
+
+    /// What happened goes to the sinks that take it.
+    fn pass_on(&self, frame: &v1::Frame, heard_unix_ns: u64) {
+        let shared = &self.collector.shared;
+        let Some(files) = &shared.sinks.files else {
+            return;
+        };
+        let origin = Origin {
+            host: self.hello.host.clone(),
+            boot_id: self.hello.boot_id.clone(),
+            lane: self.hello.lane().word(),
+            seq: frame.seq,
+            place: 0,
+            collector: shared.name.clone(),
+            heard_unix_ns,
+        };
+        files.take(&origin, frame);
     }
 
     fn refuse(&self, seq: u64, status: &Status) {

@@ -1,6 +1,7 @@
 //! From the fleet's cells to families.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use histogram::SparseHistogram;
 use weir_proto::v1;
@@ -9,6 +10,7 @@ use super::distribution::{Distribution, unit_of};
 use super::family::{Family, Kind, Labels, Sample, Unit, Value};
 use super::hosts;
 use crate::collect::service::Collector;
+use crate::collect::sinks::Identity;
 use crate::config::collect as config;
 use crate::qoe::{Counters, Metric};
 use crate::wire;
@@ -34,6 +36,15 @@ impl Gatherer {
         Self { collector, limits }
     }
 
+    /// Whose they are.
+    pub(in crate::collect) fn identity(&self) -> Identity {
+        let status = self.collector.status();
+        Identity {
+            collector: status.name,
+            started_unix_ns: status.started_unix_ns,
+        }
+    }
+
     /// All of them, as they are now.
     pub(in crate::collect) fn gather(&self) -> Vec<Family> {
         let mut cells = self.collector.all_cells();
@@ -53,6 +64,7 @@ impl Gatherer {
         families.extend(gauges(&cells));
         families.extend(histograms(&cells));
         families.extend(hosts::families(&hosts, self.limits.max_hosts));
+        families.extend(self.sinks());
         families.push(
             Family::new(
                 "weir_cells_not_told",
@@ -64,6 +76,27 @@ impl Gatherer {
         );
         families.retain(|family| !family.samples.is_empty());
         families
+    }
+}
+
+impl Gatherer {
+    /// What became of what the sinks were given.
+    fn sinks(&self) -> [Family; 2] {
+        let counter = |stem, help| Family::new(stem, Unit::None, Kind::Counter, help);
+        let mut items = counter(
+            "weir_sink_items",
+            "Samples and records by sink and by what became of them.",
+        );
+        let mut failures = counter("weir_sink_failures", "Times that a sink failed.");
+        for counts in self.collector.sinks().counts() {
+            let sink = ("sink", counts.sink.to_owned());
+            for (outcome, count) in [("passed", &counts.passed), ("lost", &counts.lost)] {
+                let labels = vec![sink.clone(), ("outcome", outcome.to_owned())];
+                items.add(labels, count.load(Ordering::Relaxed) as f64);
+            }
+            failures.add(vec![sink], counts.failures.load(Ordering::Relaxed) as f64);
+        }
+        [items, failures]
     }
 }
 

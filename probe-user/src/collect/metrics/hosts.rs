@@ -175,13 +175,13 @@ fn of_collector(list: &v1::ListHostsResponse) -> Vec<Family> {
             status.cells_overflowed,
         ),
         gauge(
-            "weir_collector_minutes",
+            "weir_collector_window",
             Unit::Seconds,
             "How far back the last minutes reach.",
             status.minutes_s,
         ),
         gauge(
-            "weir_collector_minutes_held",
+            "weir_collector_window",
             Unit::Bytes,
             "What the last minutes take.",
             status.minutes_bytes,

@@ -1,7 +1,7 @@
 //! What a collector tells other systems of metrics: one list of families, made anew each time, of
 //! bounded size; `/metrics` and the sinks put it into their own words.
 
-mod distribution;
+pub(super) mod distribution;
 pub(super) mod family;
 mod gather;
 mod hosts;
