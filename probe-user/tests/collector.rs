@@ -31,6 +31,7 @@ impl Collector {
         let (ready_to, ready) = oneshot::channel();
         let config = Config {
             listen: listen.parse().unwrap(),
+            plain_text: true,
             name: Some("centre".into()),
             ..Config::default()
         };
@@ -87,6 +88,7 @@ fn totals(mut cells: Vec<v1::Cell>) -> Vec<v1::Cell> {
 async fn edge(url: &str) -> Daemon {
     Daemon::start(|config| {
         config.collector.url = Some(url.to_owned());
+        config.collector.plain_text = true;
         config.collector.host = Some("edge-1".into());
         config.collector.interval_ms = 100;
     })
@@ -189,6 +191,7 @@ async fn late_and_aborted_deliveries_do_not_wait_for_the_tick() {
     let collector = Collector::start("127.0.0.1:0").await;
     let daemon = Daemon::start(|config| {
         config.collector.url = Some(collector.url());
+        config.collector.plain_text = true;
         config.collector.interval_ms = 60_000;
     })
     .await;
@@ -218,13 +221,14 @@ async fn late_and_aborted_deliveries_do_not_wait_for_the_tick() {
 async fn the_network_is_not_opened_unasked() {
     let config = Config {
         listen: "0.0.0.0:0".parse().unwrap(),
+        plain_text: true,
         ..Config::default()
     };
     let options = collect::Options { config };
     let err = collect::run(options, CancellationToken::new(), |_| {})
         .await
         .unwrap_err();
-    assert!(err.to_string().contains("--insecure"), "{err:#}");
+    assert!(err.to_string().contains("--ca"), "{err:#}");
 }
 
 // What an edge might send, said by hand.
@@ -242,7 +246,7 @@ fn hello() -> v1::Hello {
         weir_version: "0".into(),
         backend: v1::Backend::Exact.into(),
         kernel_release: "6".into(),
-        lane: v1::Lane::Hot.into(),
+        lane: v1::Lane::Warm.into(),
         ..v1::Hello::default()
     }
 }
@@ -301,7 +305,9 @@ fn frame(seq: u64, cells: Vec<v1::Cell>) -> v1::Frame {
     v1::Frame {
         host: "edge-2".into(),
         boot_id: "boot-a".into(),
+        lane: v1::Lane::Warm.into(),
         seq,
+        tick_seq: seq,
         tick: true,
         cells,
         ..v1::Frame::default()
@@ -417,6 +423,20 @@ async fn what_cannot_be_used_is_refused_with_a_reason_and_counted() {
         ("twice", frame(2, vec![cell("a", 1), cell("a", 1)])),
         ("edge-3", foreign),
         ("seq is missing", frame(0, Vec::new())),
+        (
+            "events on the warm lane",
+            v1::Frame {
+                events: vec![v1::HotEvent::default()],
+                ..frame(2, Vec::new())
+            },
+        ),
+        (
+            "a frame of another on the warm lane",
+            v1::Frame {
+                lane: v1::Lane::Hot.into(),
+                ..frame(2, Vec::new())
+            },
+        ),
     ];
     let expected = refused.len() as u64;
     for (reason, frame) in refused {

@@ -248,6 +248,13 @@ fn alarm() -> v1::HotEvent {
     }
 }
 
+fn hot() -> v1::Hello {
+    v1::Hello {
+        lane: v1::Lane::Hot.into(),
+        ..hello("edge-1", "boot")
+    }
+}
+
 fn events(seq: u64, events: Vec<v1::HotEvent>) -> v1::Frame {
     v1::Frame {
         seq,
@@ -289,9 +296,7 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
 async fn each_event_is_one_line_also_if_its_frame_comes_twice() {
     let (_directory, path) = directory();
     let collector = writing(&path, |files| files.max_bytes = 64 << 10).await;
-    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
-        .await
-        .unwrap();
+    let mut edge = Edge::connect(&collector, hot()).await.unwrap();
     for seq in 1..=50 {
         let frame = events(seq, (0..20).map(|n| late(seq * 100 + n)).collect());
         edge.send(frame.clone()).await.unwrap();
@@ -334,9 +339,7 @@ async fn each_event_is_one_line_also_if_its_frame_comes_twice() {
 async fn parquet_files_hold_the_same_and_are_named_only_when_they_are_whole() {
     let (_directory, path) = directory();
     let collector = writing(&path, |files| files.format = Format::Parquet).await;
-    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
-        .await
-        .unwrap();
+    let mut edge = Edge::connect(&collector, hot()).await.unwrap();
     for seq in 1..=5 {
         let mut all: Vec<_> = (0..2000).map(|n| late(seq * 10_000 + n)).collect();
         all.push(alarm());
@@ -413,9 +416,7 @@ async fn old_files_go_and_a_full_disk_costs_a_count_and_nothing_else() {
         files.max_files = 2;
     })
     .await;
-    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
-        .await
-        .unwrap();
+    let mut edge = Edge::connect(&collector, hot()).await.unwrap();
     for seq in 1..=100 {
         edge.send(events(seq, (0..20).map(late).collect()))
             .await
@@ -426,9 +427,7 @@ async fn old_files_go_and_a_full_disk_costs_a_count_and_nothing_else() {
 
     let (_directory, path) = directory();
     let collector = writing(&path, |files| files.min_free_bytes = 1 << 60).await;
-    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
-        .await
-        .unwrap();
+    let mut edge = Edge::connect(&collector, hot()).await.unwrap();
     for seq in 1..=10 {
         edge.send(events(seq, vec![late(seq)])).await.unwrap();
     }

@@ -147,7 +147,8 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
         return windows(args, request, (url, last), style, to).await;
     }
     let (peer, answer) = if let Some(url) = &args.collector {
-        let answer = client::fleet(url).await?.list_cells(request).await;
+        let mut fleet = client::fleet(url, args.tls.files()).await?;
+        let answer = fleet.list_cells(request).await;
         (Peer::Collector(url.clone()), answer)
     } else {
         let socket = &args.socket.socket;
@@ -185,7 +186,10 @@ async fn windows(
         follow: args.follow,
         interval_s: seconds(args.every),
     };
-    let answer = client::fleet(url).await?.list_window(request).await;
+    let answer = client::fleet(url, args.tls.files())
+        .await?
+        .list_window(request)
+        .await;
     let mut stream = answer.map_err(|status| peer.error(&status))?.into_inner();
     while let Some(window) = next(&mut stream, &peer).await? {
         let mut rows: Vec<_> = window
@@ -223,8 +227,9 @@ async fn windows(
 
 /// `weir hosts`.
 pub async fn hosts(args: &Hosts, style: Style, to: impl Write) -> Result<()> {
-    let peer = Peer::Collector(args.collector.clone());
-    let mut collector = client::fleet(&args.collector).await?;
+    let centre = &args.centre;
+    let peer = Peer::Collector(centre.collector.clone());
+    let mut collector = client::fleet(&centre.collector, centre.tls.files()).await?;
     let answer = collector.list_hosts(ListHostsRequest {}).await;
     let answer = answer.map_err(|status| peer.error(&status))?.into_inner();
     if let Some(warning) = answer.collector.as_ref().and_then(host_listing::warning) {

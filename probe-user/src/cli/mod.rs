@@ -29,6 +29,7 @@ pub use viewers::viewers;
 use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
+use crate::tls;
 use crate::ui::listing::{
     cells as cell_listing, deliveries as delivery_listing, hosts as host_listing,
     sessions as session_listing, viewers as viewer_listing,
@@ -109,18 +110,21 @@ Examples:
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
   weir run --backend polled                    load nothing into the kernel
-  weir run --collector http://collector:7447   and report to a collector
+  weir run --collector http://127.0.0.1:7447 --plain-text
+                                               and report to a collector on this host
   weir run --record /var/tmp/edge.weir         and keep what the kernel says")]
 pub struct Run {
     /// The configuration file. Without it: the built-in defaults.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Report to the collector at this address (http://HOST:PORT).
+    /// Report to the collector at this address (https://HOST:PORT).
     #[arg(long, value_name = "URL")]
     pub collector: Option<String>,
-    /// Let measurements leave the host unencrypted (a collector that is not on loopback).
-    #[arg(long, requires = "collector")]
-    pub insecure: bool,
+    #[command(flatten)]
+    pub tls: Tls,
+    /// Report in plain text, to a collector on this host (http://127.0.0.1:PORT).
+    #[arg(long, requires = "collector", conflicts_with = "ca")]
+    pub plain_text: bool,
     /// Answer queries on this Unix socket.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -151,6 +155,42 @@ pub struct Socket {
     /// The daemon's Unix socket.
     #[arg(long, value_name = "PATH", default_value_os_t = socket::to_ask())]
     pub socket: PathBuf,
+}
+
+/// The collector that is asked, and as whom.
+#[derive(Args, Clone, Debug)]
+pub struct Centre {
+    /// Ask the collector at this address: https://HOST:PORT, or http://127.0.0.1:PORT in plain text
+    /// on this host.
+    #[arg(long, value_name = "URL")]
+    pub collector: String,
+    #[command(flatten)]
+    pub tls: Tls,
+}
+
+/// Who this side is, and whom it believes; PEM files, read again when they change.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Tls {
+    /// Certificates of the authority that issued the other side's.
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"], value_parser = absolute())]
+    pub ca: Option<PathBuf>,
+    /// This side's certificate.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"], value_parser = absolute())]
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"], value_parser = absolute())]
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// None: plain text.
+    pub fn files(&self) -> Option<tls::Files> {
+        Some(tls::Files {
+            ca: self.ca.clone()?,
+            cert: self.cert.clone()?,
+            key: self.key.clone()?,
+        })
+    }
 }
 
 /// How a listing is printed.
@@ -313,17 +353,20 @@ pub struct Viewers {
 #[command(after_help = "\
 Examples:
   weir cells --sort latency-p99
-  weir cells --collector http://collector:7447 --last 60s
-  weir cells --collector http://collector:7447 --last 10s --follow -o json
-  weir cells --collector http://collector:7447 --cell /mobile/
+  weir cells --collector http://127.0.0.1:7447 --last 60s
+  weir cells --collector http://127.0.0.1:7447 --last 10s --follow -o json
+  weir cells --collector http://127.0.0.1:7447 --cell /mobile/
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
 pub struct Cells {
     #[command(flatten)]
     pub socket: Socket,
-    /// Ask the collector at this address (http://HOST:PORT) instead of the daemon.
+    /// Ask the collector at this address instead of the daemon: https://HOST:PORT, or
+    /// http://127.0.0.1:PORT in plain text on this host.
     #[arg(long, value_name = "URL", conflicts_with = "socket")]
     pub collector: Option<String>,
+    #[command(flatten)]
+    pub tls: Tls,
     #[command(flatten)]
     pub output: Output,
     /// Only cells of the services at these ports of the server.
@@ -365,15 +408,15 @@ pub struct Cells {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  weir hosts --collector http://collector:7447
-  weir hosts --collector http://collector:7447 --silent
-  weir hosts --collector http://collector:7447 --versions
-  weir hosts --collector http://collector:7447 --sort clock --limit 10
-  weir hosts --collector http://collector:7447 -o json | jq 'select(.frames_lost > 0)'")]
+  weir hosts --collector http://127.0.0.1:7447
+  weir hosts --collector https://collector:7447 --ca ca.pem --cert me.pem --key me.key
+  weir hosts --collector http://127.0.0.1:7447 --silent
+  weir hosts --collector http://127.0.0.1:7447 --versions
+  weir hosts --collector http://127.0.0.1:7447 --sort clock --limit 10
+  weir hosts --collector http://127.0.0.1:7447 -o json | jq 'select(.frames_lost > 0)'")]
 pub struct Hosts {
-    /// The collector's address (http://HOST:PORT).
-    #[arg(long, value_name = "URL")]
-    pub collector: String,
+    #[command(flatten)]
+    pub centre: Centre,
     #[command(flatten)]
     pub output: Output,
     /// Order by this, largest first.
@@ -437,11 +480,14 @@ pub struct Doctor {
 }
 
 /// Be the central collector: merge what hosts report, and answer for all of them.
+///
+/// Over a network with mutual TLS: a host may report as one of the DNS names in its certificate,
+/// and who is named by --operator may ask. On loopback in plain text, if asked for.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  weir collect
-  weir collect --listen '[::]:7447' --insecure
+  weir collect --plain-text
+  weir collect --listen '[::]:7447' --ca ca.pem --cert centre.pem --key centre.key --operator alice
   weir collect --config /etc/weir/weir-collect.toml      with an engine, sinks, /metrics
   weir hosts --collector http://127.0.0.1:7447     asks it")]
 pub struct Collect {
@@ -452,10 +498,15 @@ pub struct Collect {
     /// configuration's, else 127.0.0.1:7447].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<std::net::SocketAddr>,
-    /// Take and give measurements unencrypted over the network (an address that is not on
-    /// loopback).
-    #[arg(long)]
-    pub insecure: bool,
+    #[command(flatten)]
+    pub tls: Tls,
+    /// A name in the certificate of somebody who may ask; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub operator: Vec<String>,
+    /// Take reports and questions in plain text from this host; whoever is on it may report as any
+    /// host and ask anything.
+    #[arg(long, conflicts_with_all = ["ca", "operator"])]
+    pub plain_text: bool,
     /// What the collector calls itself. Without it: the host's name.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
@@ -601,7 +652,10 @@ mod tests {
             "weir cells --collector http://c:1 --socket /s",
             "weir hosts",
             "weir run --top --no-top",
-            "weir run --insecure",
+            "weir run --plain-text",
+            "weir run --ca f",
+            "weir collect --plain-text --ca a --cert b --key c",
+            "weir collect --plain-text --operator alice",
             "weir run --backend best",
             "weir record",
             "weir record f --max-bytes 0",

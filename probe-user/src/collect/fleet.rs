@@ -140,14 +140,15 @@ impl Fleet {
     /// A host has connected. Returns the last frame number that is known of this boot.
     pub fn connect(&mut self, hello: &v1::Hello) -> Result<u64, Error> {
         let boot = self.meet(hello)?;
-        boot.connections += 1;
+        boot.connections[boot::place(hello.lane())] += 1;
         Ok(boot.lane(hello.lane()).newest())
     }
 
     /// A connection has ended.
     pub fn disconnect(&mut self, hello: &v1::Hello) {
         if let Some(boot) = self.boot(hello) {
-            boot.connections = boot.connections.saturating_sub(1);
+            let connections = &mut boot.connections[boot::place(hello.lane())];
+            *connections = connections.saturating_sub(1);
         }
     }
 
@@ -229,6 +230,7 @@ impl Fleet {
         let heard_ms = heard_unix_ns / 1_000_000;
         boot.last_heard_ms = boot.last_heard_ms.max(heard_ms);
         if merged == Merged::New {
+            boot.note(lane, frame);
             boot.last_frame_unix_ns = boot.last_frame_unix_ns.max(frame.unix_ns);
             let sent_unix_ns = i128::from(frame.unix_ns) + i128::from(frame.delay_us) * 1_000;
             let ahead_ns = sent_unix_ns - i128::from(heard_unix_ns);
@@ -489,7 +491,7 @@ impl Host {
         let oldest = self
             .boots
             .iter()
-            .position(|boot| boot.connections == 0)
+            .position(|boot| !boot.is_connected())
             .ok_or(Error::TooManyBoots(self.boots.len()))?;
         let boot = self.boots.remove(oldest);
         self.past.boots += 1;
@@ -508,7 +510,7 @@ impl Host {
             .boots
             .last()
             .is_some_and(|newest| newest.hello.boot_id == boot.hello.boot_id);
-        age_ms <= FRESH_MS && (boot.connections > 0 || newest)
+        age_ms <= FRESH_MS && (boot.is_connected() || newest)
     }
 
     fn current_cells(&self, now_unix_ns: u64) -> impl Iterator<Item = &Held> {
@@ -545,7 +547,7 @@ impl Host {
             weir_version: newest.hello.weir_version.clone(),
             backend: newest.hello.backend,
             kernel_release: newest.hello.kernel_release.clone(),
-            connected: self.boots.iter().any(|boot| boot.connections > 0),
+            connected: self.boots.iter().any(Boot::is_connected),
             last_frame_unix_ns: newest.last_frame_unix_ns,
             last_seq: newest.seqs.iter().map(Gaps::newest).max().unwrap_or(0),
             frames: sum(|boot| boot.frames),
@@ -561,6 +563,7 @@ impl Host {
             off: newest.off.clone(),
             budget: newest.budget.clone(),
             vital: newest.vital.clone(),
+            lanes: newest.lanes(),
             deliveries: sum(|boot| boot.deliveries),
             deliveries_lost: sum(|boot| boot.deliveries_total.saturating_sub(boot.deliveries)),
             viewers_active: active,

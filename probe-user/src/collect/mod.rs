@@ -6,11 +6,13 @@
 //! that any collector was told, and rebuilds that at its start.
 
 pub mod decode;
+mod door;
 mod engine;
 pub mod fleet;
 mod known;
 mod metrics;
 pub mod minutes;
+mod refusals;
 mod service;
 mod sinks;
 mod windows;
@@ -19,29 +21,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use nix::sys::utsname::uname;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use weir_proto::v1::fleet_server::FleetServer;
 use weir_proto::v1::uplink_server::UplinkServer;
 
 use crate::config::collect::Config;
+use crate::tls::Acceptor;
 use crate::uplink::FAREWELL;
 use engine::{Engine, Nats};
 use fleet::{Fleet, Limits};
 use known::Shared;
 use metrics::Gatherer;
 use minutes::Minutes;
-use service::Collector;
+use refusals::Refusals;
+use service::{Collector, Operators};
 use sinks::Sinks;
 
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Of one connection: a host needs one, an operator a few.
+const MAX_STREAMS: u32 = 16;
+const MAX_HEADER_BYTES: u32 = 16 << 10;
 
 /// So long at most, hosts and operators wait at the start until what the engine has is taken in.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(10);
@@ -62,6 +69,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let config = options.config;
     config.check()?;
+    let acceptor = acceptor(&config)?;
     let name = match &config.name {
         Some(name) => name.clone(),
         None => uname()
@@ -87,7 +95,17 @@ pub async fn run(
     let (engine, tasks) = start_engine(&config, &name, &known, &shutdown).await?;
     let clock = tokio::spawn(keep_time(Arc::clone(&known)));
     let sinks = Sinks::new(&config, &name)?;
-    let collector = Collector::new(name, known, engine, sinks, shutdown.clone());
+    let refusals = Arc::new(Refusals::default());
+    let operators = acceptor.as_ref().map(|_| Operators::new(&config.operators));
+    let collector = Collector::new(
+        name,
+        known,
+        engine,
+        sinks,
+        operators,
+        Arc::clone(&refusals),
+        shutdown.clone(),
+    );
     let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
     let mut helpers = JoinSet::new();
     collector
@@ -98,9 +116,10 @@ pub async fn run(
         tracing::info!(%address, "metrics at /metrics");
         helpers.spawn(serve);
     }
-    tracing::info!(%address, "collecting");
+    tracing::info!(%address, tls = acceptor.is_some(), "collecting");
     ready(address);
-    let served = serve(listener, collector.clone(), shutdown).await;
+    let connections = door::open(listener, acceptor, refusals, shutdown.clone());
+    let served = serve(connections, collector.clone(), shutdown).await;
     clock.abort();
     // Pushes say once more what was counted last.
     let last = async { while helpers.join_next().await.is_some() {} };
@@ -151,21 +170,38 @@ async fn keep_time(known: Arc<Shared>) {
     }
 }
 
+/// How it is known who speaks; none: in plain text it is not.
+fn acceptor(config: &Config) -> anyhow::Result<Option<Acceptor>> {
+    match config.files() {
+        Some(files) => Acceptor::new(files)
+            .map(Some)
+            .context("cannot listen with TLS (--ca, --cert, --key)"),
+        None if config.plain_text => Ok(None),
+        None => bail!(
+            "how is it known who speaks? Give a certificate (--ca, --cert and --key, or ca_file, \
+             cert_file and key_file), or ask for plain text on loopback (--plain-text, or \
+             plain_text = true)"
+        ),
+    }
+}
+
 async fn serve(
-    listener: TcpListener,
+    connections: door::Connections,
     collector: Collector,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let uplink = UplinkServer::new(collector.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let uplink = UplinkServer::new(collector.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let fleet = FleetServer::new(collector).send_compressed(CompressionEncoding::Zstd);
     let serve = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(Some(MAX_STREAMS))
+        .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
         .add_service(uplink)
-        .add_service(FleetServer::new(collector))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.clone().cancelled_owned(),
-        );
+        .add_service(fleet)
+        .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
     let late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(FAREWELL).await;

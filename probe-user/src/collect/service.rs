@@ -2,7 +2,6 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -18,9 +17,11 @@ use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
+use super::door::Guest;
 use super::engine::{Engine, Error as EngineError, Receipt};
-use super::fleet::{Merged, Way};
+use super::fleet::{Error as FleetError, Merged, Way};
 use super::known::{self, unix_ns};
+use super::refusals::{Reason, Refusals};
 use super::sinks::{Origin, Sinks};
 use super::windows;
 use crate::query::filter::Filter;
@@ -37,6 +38,36 @@ const MAX_WATCHERS: usize = 64;
 const WATCH_INTERVAL_MS: RangeInclusive<u32> = 250..=10_000;
 const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Who may ask.
+#[derive(Debug)]
+pub(super) struct Operators {
+    names: Vec<String>,
+}
+
+impl Operators {
+    pub(super) fn new(names: &[String]) -> Self {
+        Self {
+            names: names.to_vec(),
+        }
+    }
+
+    /// Or why not.
+    fn admit(&self, guest: &Guest) -> Result<(), String> {
+        if self.names.iter().any(|name| guest.is_called(name)) {
+            return Ok(());
+        }
+        Err(format!(
+            "the certificate is for {}, which is not among the collector's operators (--operator)",
+            guest.told()
+        ))
+    }
+}
+
+fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
+    let guest = request.extensions().get::<Guest>().cloned();
+    guest.ok_or_else(|| Status::internal("the connection has no peer"))
+}
+
 /// Both services; clones share all they know.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
@@ -50,7 +81,9 @@ struct Shared {
     engine: Engine,
     sinks: Sinks,
     started_unix_ns: u64,
-    connections_refused: AtomicU64,
+    /// None: anybody.
+    operators: Option<Operators>,
+    refusals: Arc<Refusals>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -61,6 +94,8 @@ impl Collector {
         known: Arc<known::Shared>,
         engine: Engine,
         sinks: Sinks,
+        operators: Option<Operators>,
+        refusals: Arc<Refusals>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -70,11 +105,26 @@ impl Collector {
                 engine,
                 sinks,
                 started_unix_ns: unix_ns(),
-                connections_refused: AtomicU64::new(0),
+                operators,
+                refusals,
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
         }
+    }
+
+    /// Lets operators ask, and nobody else.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let guest = guest(request)?;
+        let Some(operators) = &self.shared.operators else {
+            return Ok(());
+        };
+        let Err(why) = operators.admit(&guest) else {
+            return Ok(());
+        };
+        let refusals = &self.shared.refusals;
+        refusals.count(Reason::Operator, &guest.address, &why);
+        Err(Status::permission_denied(why))
     }
 
     /// Every cell of the sum, with its distributions.
@@ -89,7 +139,8 @@ impl Collector {
         let hosts = self.shared.known.lock().fleet.hosts(unix_ns());
         v1::ListHostsResponse {
             collector: Some(self.status()),
-            connections_refused: self.shared.connections_refused.load(Ordering::Relaxed),
+            connections_refused: self.shared.refusals.total(),
+            refusals: self.shared.refusals.message(),
             ..hosts
         }
     }
@@ -120,22 +171,42 @@ impl Collector {
     }
 
     /// Meets a host.
-    async fn greet(&self, from: &mut Streaming<v1::EdgeMessage>) -> Result<Link, Status> {
+    async fn greet(
+        &self,
+        guest: &Guest,
+        from: &mut Streaming<v1::EdgeMessage>,
+    ) -> Result<Link, (Reason, Status)> {
+        let silent = |_| {
+            let why = "no hello came in time";
+            (Reason::Silent, Status::deadline_exceeded(why))
+        };
         let first = timeout(HELLO_TIMEOUT, from.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+            .map_err(silent)?;
+        let unusable = |why: String| (Reason::Hello, Status::invalid_argument(why));
+        let first = first.map_err(|status| (Reason::Hello, status))?;
         let Some(Up::Hello(hello)) = first.and_then(|message| message.message) else {
-            return Err(Status::invalid_argument(
-                "the first message must be a hello",
-            ));
+            return Err(unusable("the first message must be a hello".to_owned()));
         };
-        decode::hello(&hello).map_err(|err| Status::invalid_argument(err.to_string()))?;
-        let mut known = self.shared.known.lock();
-        let last_seq = known
-            .fleet
-            .connect(&hello)
-            .map_err(|err| Status::resource_exhausted(err.to_string()))?;
-        drop(known);
+        decode::hello(&hello).map_err(|err| unusable(err.to_string()))?;
+        if !guest.is_called(&hello.host) {
+            let why = format!(
+                "the certificate is for {}, not for the host {}: collector.host must be one of its \
+                 DNS names",
+                guest.told(),
+                hello.host
+            );
+            return Err((Reason::Identity, Status::permission_denied(why)));
+        }
+        let connected = self.shared.known.lock().fleet.connect(&hello);
+        let last_seq = connected.map_err(|err| {
+            let status = match err {
+                // Not later either.
+                FleetError::Past(_) => Status::failed_precondition(err.to_string()),
+                err => Status::resource_exhausted(err.to_string()),
+            };
+            (Reason::Full, status)
+        })?;
         tracing::info!(
             host = hello.host,
             boot_id = hello.boot_id,
@@ -321,20 +392,17 @@ impl v1::uplink_server::Uplink for Collector {
         &self,
         request: Request<Streaming<v1::EdgeMessage>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let remote = request.remote_addr();
+        let guest = guest(&request)?;
         let mut from = request.into_inner();
         let (to, stream) = mpsc::channel(ACKS);
         let collector = self.clone();
         // The answer begins at once: a client may wait for it before it says hello.
         tokio::spawn(async move {
-            match collector.greet(&mut from).await {
+            match collector.greet(&guest, &mut from).await {
                 Ok(link) => link.run(from, to).await,
-                Err(status) => {
-                    collector
-                        .shared
-                        .connections_refused
-                        .fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(?remote, "host refused: {}", status.message());
+                Err((reason, status)) => {
+                    let refusals = &collector.shared.refusals;
+                    refusals.count(reason, &guest.address, &status.message());
                     let _ = to.send(Err(status)).await;
                 }
             }
@@ -352,6 +420,7 @@ impl v1::fleet_server::Fleet for Collector {
         &self,
         request: Request<v1::ListWindowRequest>,
     ) -> Result<Response<Self::ListWindowStream>, Status> {
+        self.admit(&request)?;
         let asked = windows::Asked::try_from(request.into_inner())?;
         let permit = self.watcher()?;
         let (known, stop) = (Arc::clone(&self.shared.known), self.shared.stop.clone());
@@ -365,8 +434,9 @@ impl v1::fleet_server::Fleet for Collector {
 
     async fn list_hosts(
         &self,
-        _: Request<v1::ListHostsRequest>,
+        request: Request<v1::ListHostsRequest>,
     ) -> Result<Response<v1::ListHostsResponse>, Status> {
+        self.admit(&request)?;
         Ok(Response::new(self.hosts()))
     }
 
@@ -374,6 +444,7 @@ impl v1::fleet_server::Fleet for Collector {
         &self,
         request: Request<v1::ListCellsRequest>,
     ) -> Result<Response<v1::ListCellsResponse>, Status> {
+        self.admit(&request)?;
         let request = request.into_inner();
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)
@@ -387,6 +458,7 @@ impl v1::fleet_server::Fleet for Collector {
         &self,
         request: Request<v1::FleetWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        self.admit(&request)?;
         let request = request.into_inner();
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)

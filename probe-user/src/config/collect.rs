@@ -11,14 +11,23 @@ use tonic::transport::Uri;
 use super::check::{Problem, Problems as Checks, is_loopback};
 use super::table::{Problems, Source, Table};
 use super::{Error, value};
+use crate::tls;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where hosts report and operators ask.
     pub listen: SocketAddr,
-    /// Whether plain text may come from other hosts, and be answered.
-    pub insecure: bool,
+    /// Certificates of the authority that issued hosts' and operators'.
+    pub ca_file: Option<PathBuf>,
+    /// The collector's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key.
+    pub key_file: Option<PathBuf>,
+    /// Names in certificates of those who may ask.
+    pub operators: Vec<String>,
+    /// Whether plain text is taken, from this host.
+    pub plain_text: bool,
     /// What the collector calls itself; none: the host's name.
     pub name: Option<String>,
     /// What is bounded, and where.
@@ -196,7 +205,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7447)),
-            insecure: false,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            operators: Vec::new(),
+            plain_text: false,
             name: None,
             limits: Limits {
                 max_hosts: 16_384,
@@ -255,7 +268,11 @@ impl Config {
 
     fn read_root(&mut self, root: &mut Table<'_, '_>, problems: &mut Problems) {
         root.set("listen", &mut self.listen, problems);
-        root.set("insecure", &mut self.insecure, problems);
+        root.set("ca_file", &mut self.ca_file, problems);
+        root.set("cert_file", &mut self.cert_file, problems);
+        root.set("key_file", &mut self.key_file, problems);
+        root.set("operators", &mut self.operators, problems);
+        root.set("plain_text", &mut self.plain_text, problems);
         root.set("name", &mut self.name, problems);
         root.table("limits", problems, |table, problems| {
             table.set("max_hosts", &mut self.limits.max_hosts, problems);
@@ -310,19 +327,54 @@ impl Config {
         });
     }
 
+    /// None: plain text.
+    pub fn files(&self) -> Option<tls::Files> {
+        Some(tls::Files {
+            ca: self.ca_file.clone()?,
+            cert: self.cert_file.clone()?,
+            key: self.key_file.clone()?,
+        })
+    }
+
+    /// That one of both is asked for is not checked here, so that a file may leave it to the command
+    /// line.
+    fn security_problems(&self, problems: &mut Checks) {
+        let files = [
+            ("ca_file", &self.ca_file),
+            ("cert_file", &self.cert_file),
+            ("key_file", &self.key_file),
+        ];
+        for (key, file) in files {
+            if let Some(file) = file {
+                problems.absolute(key, file, "/etc/weir/tls/collector.pem");
+            }
+        }
+        let given = files.iter().filter(|(_, file)| file.is_some()).count();
+        if let Some((absent, _)) = files.iter().find(|(_, file)| file.is_none())
+            && given > 0
+        {
+            let message =
+                format!("{absent} is missing: ca_file, cert_file and key_file go together");
+            problems.add(*absent, message);
+        }
+        if self.plain_text && given > 0 {
+            let message = "plain_text = true and a certificate exclude each other; say one";
+            problems.add("plain_text", message.to_owned());
+        }
+        if self.plain_text && !self.listen.ip().is_loopback() {
+            let message = format!(
+                "listening on {} would take and give measurements unencrypted over the network; \
+                 give a certificate (--ca, --cert and --key, or ca_file, cert_file and key_file), \
+                 or listen on loopback",
+                self.listen
+            );
+            problems.add("listen", message);
+        }
+    }
+
     fn problems(&self) -> Vec<Problem> {
         let mut problems = Checks::default();
-        if !self.insecure && !self.listen.ip().is_loopback() {
-            problems.add(
-                "listen",
-                format!(
-                    "listening on {} would take and give measurements unencrypted over the \
-                     network; listen on a loopback address and tunnel to it, or pass --insecure \
-                     (insecure = true) if the network is yours",
-                    self.listen
-                ),
-            );
-        }
+        self.security_problems(&mut problems);
         if let Some(name) = &self.name
             && !(1..=64).contains(&name.len())
         {
@@ -487,8 +539,13 @@ mod tests {
         );
         for (text, expected) in [
             (
-                "\nlisten = \"0.0.0.0:7447\"",
+                "plain_text = true\nlisten = \"0.0.0.0:7447\"",
                 "c.toml:2: listening on 0.0.0.0:7447",
+            ),
+            ("ca_file = '/a'\ncert_file = '/b'", "key_file is missing"),
+            (
+                "plain_text = true\nca_file = '/a'\ncert_file = '/b'\nkey_file = '/c'",
+                "c.toml:1: plain_text = true and a certificate",
             ),
             (
                 "[nats]\nurl = 'x'",

@@ -11,7 +11,7 @@ pub(crate) mod socket;
 mod table;
 mod value;
 
-pub(crate) use check::collector_url;
+pub(crate) use check::{collector_url, is_loopback};
 pub use labels::{Labels, MmdbField, Rule};
 
 use std::net::IpAddr;
@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
+use crate::tls;
 
 /// Where the file that turns weir off is looked for, unless the configuration says otherwise.
 pub const KILL_SWITCH: &str = "/run/weir.off";
@@ -196,14 +197,37 @@ impl Principal {
 /// `[collector]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
-    /// `http://host:port`; none: the daemon works alone.
+    /// `https://host:port`; none: the daemon works alone.
     pub url: Option<String>,
     /// Time between frames.
     pub interval_ms: u32,
     /// What this host is called; none: its host name.
     pub host: Option<String>,
-    /// Whether plain text may leave the host.
-    pub insecure: bool,
+    /// Certificates of the authority that issued the collector's.
+    pub ca_file: Option<PathBuf>,
+    /// This host's certificate; one of its DNS names is `host`.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key.
+    pub key_file: Option<PathBuf>,
+    /// Of events that must be known at once.
+    pub hot_bytes_per_s: u32,
+    /// Of cells with their distributions.
+    pub warm_bytes_per_s: u32,
+    /// Of finished deliveries. 0: none are sent.
+    pub cold_bytes_per_s: u32,
+    /// Whether to speak plain text, to a collector on this host.
+    pub plain_text: bool,
+}
+
+impl Collector {
+    /// None: plain text.
+    pub fn files(&self) -> Option<tls::Files> {
+        Some(tls::Files {
+            ca: self.ca_file.clone()?,
+            cert: self.cert_file.clone()?,
+            key: self.key_file.clone()?,
+        })
+    }
 }
 
 /// `[recording]`.
@@ -304,7 +328,13 @@ impl Default for Config {
                 url: None,
                 interval_ms: 1000,
                 host: None,
-                insecure: false,
+                ca_file: None,
+                cert_file: None,
+                key_file: None,
+                hot_bytes_per_s: 128 << 10,
+                warm_bytes_per_s: 512 << 10,
+                cold_bytes_per_s: 128 << 10,
+                plain_text: false,
             },
             recording: Recording {
                 file: None,
@@ -388,7 +418,13 @@ impl Config {
             "collector.url" => collector.url,
             "collector.interval_ms" => collector.interval_ms,
             "collector.host" => collector.host,
-            "collector.insecure" => collector.insecure,
+            "collector.ca_file" => collector.ca_file,
+            "collector.cert_file" => collector.cert_file,
+            "collector.key_file" => collector.key_file,
+            "collector.hot_bytes_per_s" => collector.hot_bytes_per_s,
+            "collector.warm_bytes_per_s" => collector.warm_bytes_per_s,
+            "collector.cold_bytes_per_s" => collector.cold_bytes_per_s,
+            "collector.plain_text" => collector.plain_text,
             "viewers.learned_file" => viewers.learned_file,
             "recording.file" => recording.file,
             "log.level" => log.level,

@@ -76,12 +76,7 @@ fn read_root(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Probl
         table.set("allow_users", &mut config.query.allow_users, problems);
         table.set("allow_groups", &mut config.query.allow_groups, problems);
     });
-    root.table("collector", problems, |table, problems| {
-        table.set("url", &mut config.collector.url, problems);
-        table.set("interval_ms", &mut config.collector.interval_ms, problems);
-        table.set("host", &mut config.collector.host, problems);
-        table.set("insecure", &mut config.collector.insecure, problems);
-    });
+    read_collector(root, config, problems);
     root.table("recording", problems, |table, problems| {
         let recording = &mut config.recording;
         table.set("file", &mut recording.file, problems);
@@ -121,6 +116,30 @@ fn read_labels(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Pro
         if let Some(matches) = matches {
             config.rules.push(Rule { matches, ..rule });
         }
+    });
+}
+
+fn read_collector(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Problems) {
+    root.table("collector", problems, |table, problems| {
+        let collector = &mut config.collector;
+        table.set("url", &mut collector.url, problems);
+        table.set("interval_ms", &mut collector.interval_ms, problems);
+        table.set("host", &mut collector.host, problems);
+        table.set("ca_file", &mut collector.ca_file, problems);
+        table.set("cert_file", &mut collector.cert_file, problems);
+        table.set("key_file", &mut collector.key_file, problems);
+        table.set("plain_text", &mut collector.plain_text, problems);
+        table.set("hot_bytes_per_s", &mut collector.hot_bytes_per_s, problems);
+        table.set(
+            "warm_bytes_per_s",
+            &mut collector.warm_bytes_per_s,
+            problems,
+        );
+        table.set(
+            "cold_bytes_per_s",
+            &mut collector.cold_bytes_per_s,
+            problems,
+        );
     });
 }
 

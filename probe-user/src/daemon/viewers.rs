@@ -25,7 +25,7 @@ impl Desk {
             return;
         };
         if let Some(events) = self.events.as_ref().filter(|_| happening.is_hot()) {
-            let _ = events.send(HotEvent::Viewer(Arc::new(event.clone())));
+            events.push(HotEvent::Viewer(Arc::new(event.clone())));
         }
         if is_followed {
             let message = Some(viewer_message::Message::Event(event));
@@ -56,7 +56,7 @@ impl Desk {
             tracing::info!(%cell, rate = alarm.rate().word(), "the alarm has cleared");
         }
         if let Some(events) = &self.events {
-            let _ = events.send(HotEvent::Alarm(Arc::new(alarm.clone())));
+            events.push(HotEvent::Alarm(Arc::new(alarm.clone())));
         }
         if self.followers.viewers.receiver_count() > 0 {
             let message = Some(viewer_message::Message::Alarm(alarm));

@@ -28,6 +28,7 @@ impl Collector {
     /// On a free port, with defaults, as `change` changes them.
     pub async fn start(name: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
+            plain_text: true,
             listen: "127.0.0.1:0".parse().unwrap(),
             name: Some(name.to_owned()),
             ..Config::default()

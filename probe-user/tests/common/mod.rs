@@ -5,6 +5,7 @@
     reason = "a module of several test crates, each of which uses its own part"
 )]
 
+pub mod authority;
 pub mod centre;
 
 use std::collections::VecDeque;

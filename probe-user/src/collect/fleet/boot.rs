@@ -9,6 +9,19 @@ use crate::wire::Heard;
 /// Lanes, the one that is none included.
 const LANES: usize = v1::Lane::Drill as usize + 1;
 
+/// A lane's place among them.
+pub(super) fn place(lane: v1::Lane) -> usize {
+    // Every lane is less than their number.
+    lane as usize % LANES
+}
+
+/// Of a lane's newest frame.
+#[derive(Clone, Copy, Debug, Default)]
+struct About {
+    delay_us: u64,
+    unix_ns: u64,
+}
+
 /// A cell of a boot, and its place in the sum.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -20,8 +33,12 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Boot {
     pub(super) hello: v1::Hello,
-    /// To this collector.
-    pub(super) connections: usize,
+    /// To this collector, by lane.
+    pub(super) connections: [usize; LANES],
+    /// By lane.
+    about: [About; LANES],
+    /// By the host's own count.
+    counts: Vec<v1::LaneCounts>,
     /// By lane.
     pub(super) seqs: [Gaps; LANES],
     /// When the newest frame with cells reached a collector.
@@ -50,7 +67,9 @@ impl Boot {
     pub(super) fn new(hello: v1::Hello) -> Self {
         Self {
             hello,
-            connections: 0,
+            connections: [0; LANES],
+            about: [About::default(); LANES],
+            counts: Vec::new(),
             seqs: Default::default(),
             last_tick_ms: 0,
             last_heard_ms: 0,
@@ -74,8 +93,55 @@ impl Boot {
 
     /// The frames of a lane.
     pub(super) fn lane(&mut self, lane: v1::Lane) -> &mut Gaps {
-        // Every lane is less than their number.
-        &mut self.seqs[lane as usize % LANES]
+        &mut self.seqs[place(lane)]
+    }
+
+    /// Whether any lane is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connections.iter().any(|connections| *connections > 0)
+    }
+
+    /// Takes note of what a lane's newest frame says of the lanes.
+    pub(super) fn note(&mut self, lane: v1::Lane, frame: &v1::Frame) {
+        self.about[place(lane)] = About {
+            delay_us: frame.delay_us,
+            unix_ns: frame.unix_ns,
+        };
+        for counts in &frame.lanes {
+            let mut known = self.counts.iter();
+            // Frames of each lane tell of all; the largest counts are the latest.
+            match known.position(|known| known.lane == counts.lane) {
+                Some(at) if self.counts[at].frames_made <= counts.frames_made => {
+                    self.counts[at] = *counts;
+                }
+                None if self.counts.len() < LANES => self.counts.push(*counts),
+                _ => {}
+            }
+        }
+    }
+
+    /// Those lanes of which anything is known.
+    pub(super) fn lanes(&self) -> Vec<v1::HostLane> {
+        let lanes = [
+            v1::Lane::Hot,
+            v1::Lane::Warm,
+            v1::Lane::Cold,
+            v1::Lane::Drill,
+        ];
+        let of = |lane: v1::Lane| {
+            let place = place(lane);
+            v1::HostLane {
+                lane: lane.into(),
+                connected: self.connections[place] > 0,
+                last_seq: self.seqs[place].newest(),
+                frames_lost: self.seqs[place].lost(),
+                delay_us: self.about[place].delay_us,
+                last_frame_unix_ns: self.about[place].unix_ns,
+                counts: self.counts.iter().find(|one| one.lane() == lane).copied(),
+            }
+        };
+        let is_known = |lane: &v1::HostLane| lane.connected || lane.last_seq > 0;
+        lanes.into_iter().map(of).filter(is_known).collect()
     }
 
     /// Viewers that are active, stand still, and are about to, by the latest vital frame.

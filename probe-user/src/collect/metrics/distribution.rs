@@ -132,7 +132,10 @@ mod tests {
             let (_, scale) = unit_of(metric);
             let mut cell = Cell::default();
             let values: Vec<u64> = (0..2000)
-                .map(|_| random.u64(0..1 << random.u32(1..20)))
+                .map(|_| {
+                    let power = random.u32(1..20);
+                    random.u64(0..1 << power)
+                })
                 .collect();
             for value in &values {
                 cell.record(metric, *value);
