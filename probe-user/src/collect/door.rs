@@ -80,6 +80,7 @@ pub(super) fn open(
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                () = door.to.closed() => return,
                 () = stop.cancelled() => return,
             };
             match accepted {

@@ -571,7 +571,6 @@ impl Host {
             viewers_at_risk: at_risk,
             at_risk_minute_ms: self.risk.minute_ms(now_ms),
             last_heard_unix_ns: last_heard_ms * 1_000_000,
-            ..v1::Host::default()
         })
     }
 }

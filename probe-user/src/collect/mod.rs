@@ -67,6 +67,9 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
+    // Whatever ends this ends all that it began.
+    let shutdown = shutdown.child_token();
+    let _over = shutdown.clone().drop_guard();
     let config = options.config;
     config.check()?;
     let acceptor = acceptor(&config)?;

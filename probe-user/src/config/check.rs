@@ -363,6 +363,11 @@ impl Collector {
         ] {
             problems.within(key, value, 1024, 1 << 30);
         }
+        let max_bytes = self.ring_max_bytes;
+        problems.within("collector.ring_max_bytes", max_bytes, 1 << 20, 1 << 34);
+        if let Some(directory) = &self.ring_directory {
+            problems.absolute("collector.ring_directory", directory, "/var/lib/weir/ring");
+        }
         let (cold, key) = (self.cold_bytes_per_s, "collector.cold_bytes_per_s");
         problems.within_or_zero(key, cold, 1024, 1 << 30, "to send no deliveries");
         if let Some(host) = &self.host

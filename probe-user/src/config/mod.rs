@@ -209,6 +209,10 @@ pub struct Collector {
     pub cert_file: Option<PathBuf>,
     /// Its private key.
     pub key_file: Option<PathBuf>,
+    /// Where the last minutes are kept; none: nowhere.
+    pub ring_directory: Option<PathBuf>,
+    /// What they may take.
+    pub ring_max_bytes: u64,
     /// Of events that must be known at once.
     pub hot_bytes_per_s: u32,
     /// Of cells with their distributions.
@@ -331,6 +335,8 @@ impl Default for Config {
                 ca_file: None,
                 cert_file: None,
                 key_file: None,
+                ring_directory: None,
+                ring_max_bytes: 64 << 20,
                 hot_bytes_per_s: 128 << 10,
                 warm_bytes_per_s: 512 << 10,
                 cold_bytes_per_s: 128 << 10,
@@ -421,6 +427,8 @@ impl Config {
             "collector.ca_file" => collector.ca_file,
             "collector.cert_file" => collector.cert_file,
             "collector.key_file" => collector.key_file,
+            "collector.ring_directory" => collector.ring_directory,
+            "collector.ring_max_bytes" => collector.ring_max_bytes,
             "collector.hot_bytes_per_s" => collector.hot_bytes_per_s,
             "collector.warm_bytes_per_s" => collector.warm_bytes_per_s,
             "collector.cold_bytes_per_s" => collector.cold_bytes_per_s,

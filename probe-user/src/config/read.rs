@@ -129,6 +129,8 @@ fn read_collector(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut 
         table.set("cert_file", &mut collector.cert_file, problems);
         table.set("key_file", &mut collector.key_file, problems);
         table.set("plain_text", &mut collector.plain_text, problems);
+        table.set("ring_directory", &mut collector.ring_directory, problems);
+        table.set("ring_max_bytes", &mut collector.ring_max_bytes, problems);
         table.set("hot_bytes_per_s", &mut collector.hot_bytes_per_s, problems);
         table.set(
             "warm_bytes_per_s",

@@ -16,7 +16,7 @@ use crate::kernel::Backend;
 use crate::query::Followed;
 use crate::tls::Connector;
 use crate::uplink::{
-    self, Budgets, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts,
+    self, Budgets, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts, ring,
 };
 use crate::wire::{self, WIRE_VERSION};
 
@@ -69,6 +69,10 @@ pub(super) fn start(
             warm: collector.warm_bytes_per_s,
             cold: collector.cold_bytes_per_s,
         },
+        ring: collector
+            .ring_directory
+            .clone()
+            .map(|directory| ring::Options::within(directory, collector.ring_max_bytes)),
     };
     let inputs = uplink::Inputs {
         ticks,

@@ -53,12 +53,11 @@ mod tests {
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(100) {
             budget.spend(0, now);
-            match budget.wait() {
-                Some(wait) => now += wait,
-                None => {
-                    budget.spend(3700, now);
-                    sent += 3700;
-                }
+            if let Some(wait) = budget.wait() {
+                now += wait;
+            } else {
+                budget.spend(3700, now);
+                sent += 3700;
             }
         }
         // 100 s, a burst of two, and the frame that went into debt.

@@ -102,7 +102,7 @@ impl Source for Cold {
         self.numbers.items(self.deliveries.counts());
     }
 
-    fn begin(&mut self) {}
+    fn begin(&mut self, _last_seq: u64) {}
 
     fn finish(&mut self) {
         self.is_finishing = true;

@@ -109,7 +109,7 @@ impl Source for Hot {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, _last_seq: u64) {
         if self.tick.is_none() {
             self.tick.clone_from(&self.ticks.borrow_and_update());
         }

@@ -17,6 +17,7 @@ const LANES: [Lane; 4] = [Lane::Hot, Lane::Warm, Lane::Cold, Lane::Drill];
 pub struct UplinkCounts {
     collector: Mutex<String>,
     lanes: [Mutex<v1::LaneStatus>; LANES.len()],
+    ring: Mutex<Option<v1::RingStatus>>,
     /// Seconds that the ring's disk did not take.
     pub ring_unwritten: std::sync::atomic::AtomicU64,
 }
@@ -35,6 +36,7 @@ impl Default for UplinkCounts {
                     ..v1::LaneStatus::default()
                 })
             }),
+            ring: Mutex::default(),
             ring_unwritten: std::sync::atomic::AtomicU64::new(0),
         }
     }
@@ -67,6 +69,7 @@ impl UplinkCounts {
             reconnects: hot.reconnects,
             last_error: hot.last_error,
             lanes: lanes.filter(used).collect(),
+            ring: locked(&self.ring).clone(),
             ..v1::UplinkStatus::default()
         }
     }
@@ -84,6 +87,10 @@ impl UplinkCounts {
 
     pub(super) fn set_collector(&self, collector: &str) {
         collector.clone_into(&mut locked(&self.collector));
+    }
+
+    pub(super) fn set_ring(&self, ring: v1::RingStatus) {
+        *locked(&self.ring) = Some(ring);
     }
 
     pub(super) fn update(&self, lane: Lane, change: impl FnOnce(&mut v1::LaneStatus)) {
@@ -222,7 +229,8 @@ pub(super) trait Source: Send {
     /// Takes in what is new, and waits for it if there is nothing. May be dropped while it waits.
     fn hear(&mut self) -> impl Future<Output = ()> + Send;
     /// There is a new connection: what was under way on the one before is lost.
-    fn begin(&mut self);
+    /// `last_seq`: the newest number that the collector has of this lane and boot.
+    fn begin(&mut self, last_seq: u64);
     /// Takes in what is new for the last time.
     fn finish(&mut self);
     /// What the collector wants.

@@ -208,7 +208,7 @@ impl<S: Source> Link<S> {
         let finish = self.finish.clone();
         let mut is_finishing = false;
         let mut look = tokio::time::interval(CERTIFICATE_LOOK);
-        self.source.begin();
+        self.source.begin(welcome.last_seq);
         self.again(&to).await?;
         loop {
             let room = self.room();

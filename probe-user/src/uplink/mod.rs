@@ -14,6 +14,7 @@ mod lane;
 mod link;
 mod privacy;
 mod queue;
+pub mod ring;
 #[cfg(test)]
 mod tests;
 mod vital;
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
@@ -39,6 +40,7 @@ use cold::Cold;
 use hot::Hot;
 use lane::{Common, Pressure};
 use link::Link;
+use ring::{Found, Ring};
 use warm::Warm;
 
 /// Events that wait for a connection; beyond, the oldest are dropped.
@@ -100,6 +102,8 @@ pub struct Options {
     pub private: Private,
     /// What the lanes may send.
     pub budgets: Budgets,
+    /// The last minutes on disk; none: they are not kept.
+    pub ring: Option<ring::Options>,
 }
 
 /// Bytes per second, on average over seconds.
@@ -141,6 +145,7 @@ pub async fn run(
         hello,
         private,
         budgets,
+        ring,
     } = options;
     let Inputs {
         ticks,
@@ -154,6 +159,15 @@ pub async fn run(
         counts,
         pressure: Arc::new(Pressure::default()),
     };
+    let (ring, found) = match ring {
+        Some(options) => open_ring(options, &common).await?,
+        None => (None, Found::default()),
+    };
+    let kept = keep_ring(ring, ticks.clone(), common.clone(), finish.clone());
+    let unknown = Arc::new(Notify::new());
+    let host = common.hello.host.clone();
+    let recovery = ring::recovery::run(found, host, collector.clone(), unknown.clone());
+    let recovery = finish.clone().run_until_cancelled_owned(recovery);
     let hot = Hot::new(common.clone(), ticks.clone(), events, private.clone());
     let hot = Link::new(
         hot,
@@ -163,7 +177,7 @@ pub async fn run(
         finish.clone(),
     );
     let hot = on_its_own(hot.keep())?;
-    let warm = Warm::new(common.clone(), ticks);
+    let warm = Warm::new(common.clone(), ticks, unknown);
     let warm = Link::new(
         warm,
         common.clone(),
@@ -178,8 +192,49 @@ pub async fn run(
             link.keep().await;
         }
     };
-    tokio::join!(hot, warm.keep(), cold);
+    tokio::join!(hot, warm.keep(), cold, kept, recovery);
     Ok(())
+}
+
+type OpenRing = (Option<(Ring, Duration)>, Found);
+
+/// Without a disk for it, all else goes on.
+async fn open_ring(options: ring::Options, common: &Common) -> anyhow::Result<OpenRing> {
+    let ring::Options {
+        open,
+        max_bytes,
+        every,
+    } = options;
+    let hello = common.hello.clone();
+    let opened = tokio::task::spawn_blocking(move || Ring::open(open()?, hello, max_bytes));
+    match opened.await.context("opening the ring failed")? {
+        Ok((ring, found)) => {
+            if found.damaged > 0 {
+                let places = found.damaged;
+                tracing::warn!(places, "the ring was damaged; what was whole was read");
+            }
+            Ok((Some((ring, every)), found))
+        }
+        Err(err) => {
+            tracing::error!("the last minutes are not kept on disk: {err}");
+            common.counts.set_ring(v1::RingStatus {
+                error: err.to_string(),
+                ..v1::RingStatus::default()
+            });
+            Ok((None, Found::default()))
+        }
+    }
+}
+
+async fn keep_ring(
+    ring: Option<(Ring, Duration)>,
+    ticks: watch::Receiver<Option<Arc<Tick>>>,
+    common: Common,
+    finish: CancellationToken,
+) {
+    if let Some((ring, every)) = ring {
+        ring::keep(ring, every, ticks, common, finish).await;
+    }
 }
 
 /// Runs a lane on a thread of its own, so that no other lane's work comes before it. Ends with what is

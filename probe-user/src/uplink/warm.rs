@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use weir_proto::v1::{self, Lane};
 
 use super::Tick;
@@ -15,14 +15,21 @@ pub(super) struct Warm {
     ticks: watch::Receiver<Option<Arc<Tick>>>,
     /// The newest, while it is not sent.
     tick: Option<Arc<Tick>>,
+    /// Hears that a collector knows nothing of this boot.
+    unknown: Arc<Notify>,
 }
 
 impl Warm {
-    pub(super) fn new(common: Common, ticks: watch::Receiver<Option<Arc<Tick>>>) -> Self {
+    pub(super) fn new(
+        common: Common,
+        ticks: watch::Receiver<Option<Arc<Tick>>>,
+        unknown: Arc<Notify>,
+    ) -> Self {
         Self {
             common,
             ticks,
             tick: None,
+            unknown,
         }
     }
 
@@ -83,7 +90,10 @@ impl Source for Warm {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, last_seq: u64) {
+        if last_seq == 0 {
+            self.unknown.notify_one();
+        }
         if self.tick.is_none() {
             self.tick.clone_from(&self.ticks.borrow_and_update());
         }
