@@ -49,6 +49,7 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Cells(args) => cli::cells(args, style, to).await,
             Command::Hosts(args) => cli::hosts(args, style, to).await,
             Command::Status(args) => cli::status(args, style, to).await,
+            Command::FleetSim(args) => cli::fleet_sim(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
             Command::Doctor(_) => Ok(()),
