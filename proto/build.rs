@@ -35,6 +35,7 @@ const ENUM_FIELDS: [(&str, &str); 29] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=weir");
+    println!("cargo:rerun-if-changed=prometheus");
     let files = protox::compile(["weir/v1/weir.proto", "weir/v1/engine.proto"], ["."])?;
     let mut builder = tonic_prost_build::configure()
         .bytes(".")
@@ -69,5 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.field_attribute(format!(".weir.v1.{field}"), "#[serde(skip)]");
     }
     builder.compile_fds(files)?;
+    let others = protox::compile(["prometheus/remote.proto"], ["."])?;
+    tonic_prost_build::configure().compile_fds(others)?;
     Ok(())
 }

@@ -12,6 +12,7 @@ pub mod qoe;
 pub mod query;
 pub mod recording;
 pub mod replay;
+pub mod sim;
 pub mod throttle;
 pub mod tls;
 pub mod ui;

@@ -51,6 +51,7 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Watch(args) => cli::watch(args, to).await,
             Command::Ring(args) => cli::ring(args, to).await,
             Command::Status(args) => cli::status(args, style, to).await,
+            Command::FleetSim(args) => cli::fleet_sim(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
             Command::Doctor(_) => Ok(()),

@@ -53,7 +53,12 @@ async fn refused(collector: &Collector, reason: &str) -> u64 {
 }
 
 /// A frame of `bytes` bytes, after a hello that is right.
-async fn send_large(collector: &Collector, host: &str, bytes: usize, is_compressed: bool) -> Status {
+async fn send_large(
+    collector: &Collector,
+    host: &str,
+    bytes: usize,
+    is_compressed: bool,
+) -> Status {
     let client = UplinkClient::connect(collector.url()).await.unwrap();
     let mut client = if is_compressed {
         client.send_compressed(CompressionEncoding::Zstd)

@@ -3,6 +3,7 @@
 mod ask;
 mod exit;
 mod filter;
+mod fleet_sim;
 mod live;
 mod playback;
 mod record;
@@ -20,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
+pub use fleet_sim::fleet_sim;
 pub use live::top;
 pub use playback::playback;
 pub use record::{record, record_until};
@@ -33,8 +35,8 @@ use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
 use crate::tls;
 use crate::ui::listing::{
-    cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
-    viewers as viewer_listing,
+    cells as cell_listing, deliveries as delivery_listing, hosts as host_listing,
+    sessions as session_listing, viewers as viewer_listing,
 };
 use crate::ui::table::Format;
 
@@ -96,6 +98,7 @@ pub enum Command {
     Collect(Collect),
     Watch(Watch),
     Ring(Ring),
+    FleetSim(FleetSim),
     Record(Record),
     Replay(Replay),
 }
@@ -352,11 +355,13 @@ pub struct Viewers {
 /// List the cells: aggregates by service, content class, client network and transport.
 ///
 /// Counts are cumulative since the daemon's start. With --collector: merged over all hosts that
-/// report there.
+/// report there, and with --last, of the last seconds alone.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   weir cells --sort latency-p99
+  weir cells --collector http://127.0.0.1:7447 --last 60s
+  weir cells --collector http://127.0.0.1:7447 --last 10s --follow -o json
   weir cells --collector http://127.0.0.1:7447 --cell /mobile/
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
@@ -391,20 +396,54 @@ pub struct Cells {
     /// With -o json: the histograms' buckets too.
     #[arg(long)]
     pub buckets: bool,
+    /// Only what was counted in the last time before now (e.g. 60s, 5m), to the second.
+    #[arg(long, value_name = "TIME", requires = "collector", value_parser = record::parse_duration)]
+    pub last: Option<std::time::Duration>,
+    /// Go on: the window that ends then, after each second (or --every).
+    #[arg(short, long, requires = "last")]
+    pub follow: bool,
+    /// Time from one window to the next.
+    #[arg(long, value_name = "TIME", requires = "follow", default_value = "1s", value_parser = record::parse_duration)]
+    pub every: std::time::Duration,
 }
 
-/// List the hosts that report to a collector.
+/// List the hosts that report to a collector, those first where most viewers are at risk.
+///
+/// A host's rank is the viewer time of its last minute that stood still or was about to
+/// (`at_risk_s_per_min`: 60 is one viewer, all the time). SILENT: nothing was heard for 15 s, by any
+/// collector. A clock offset beyond half a second is marked.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   weir hosts --collector http://127.0.0.1:7447
   weir hosts --collector https://collector:7447 --ca ca.pem --cert me.pem --key me.key
+  weir hosts --collector http://127.0.0.1:7447 --silent
+  weir hosts --collector http://127.0.0.1:7447 --versions
+  weir hosts --collector http://127.0.0.1:7447 --sort clock --limit 10
   weir hosts --collector http://127.0.0.1:7447 -o json | jq 'select(.frames_lost > 0)'")]
 pub struct Hosts {
     #[command(flatten)]
     pub centre: Centre,
     #[command(flatten)]
     pub output: Output,
+    /// Order by this, largest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value = "risk")]
+    pub sort: host_listing::Sort,
+    /// The other way round.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Only hosts that have fallen silent.
+    #[arg(long)]
+    pub silent: bool,
+    /// Only hosts whose clock is off.
+    #[arg(long)]
+    pub clock_off: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Instead: how many hosts run which version.
+    #[arg(long, conflicts_with_all = ["sort", "reverse", "limit"])]
+    pub versions: bool,
 }
 
 /// Show the daemon's own state: backend, probes, configuration, uplink, losses.
@@ -563,6 +602,71 @@ pub struct Collect {
     /// What the collector calls itself. Without it: the host's name.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+}
+
+/// Play a fleet of edges against collectors, to size or to test them.
+///
+/// Every edge speaks the real wire over connections of its own, and says what it sends is made up
+/// (kernel "simulated"); do not aim it at a collector in use. With --start-collectors it starts its
+/// own on this host, tells what they take of it, and in the end holds their totals to what was sent,
+/// to the unit. The fleet and the collectors share this host's processors: the delay is an upper
+/// bound of what the same collectors do elsewhere.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status 1 if the collectors' totals are not those of the edges, or an edge's last word was not
+acknowledged.
+
+Examples:
+  weir fleet-sim --start-collectors 1 --edges 500
+  weir fleet-sim --start-collectors 2 --nats nats://127.0.0.1:4222 --edges 300 --duration 60s
+  weir fleet-sim --start-collectors 1 --edges 200 --kills-per-min 60 --partitions-per-min 60
+  weir fleet-sim --collector http://127.0.0.1:7447 --edges 100 --clocks-off 3 -o json")]
+pub struct FleetSim {
+    /// Play against the collector at this address (https://HOST:PORT, or http:// on this host); may
+    /// be given several times, and the edges are spread over them.
+    #[arg(long, value_name = "URL", required_unless_present = "start_collectors")]
+    pub collector: Vec<String>,
+    /// The edges' certificate must have all their names.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// Start so many collectors on this host, and end them afterwards.
+    #[arg(long, value_name = "N", conflicts_with_all = ["collector", "ca"], value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub start_collectors: Option<u32>,
+    /// Put this NATS server behind them, with streams of their own, which stay there.
+    #[arg(long, value_name = "URL", requires = "start_collectors")]
+    pub nats: Option<String>,
+    /// Edges.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub edges: u32,
+    /// Cells of each edge.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub cells: u32,
+    /// Of these, those that change in a tick.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub busy_cells: u32,
+    /// Time from one tick to the next.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = record::parse_duration)]
+    pub interval: std::time::Duration,
+    /// How long it is measured, after all edges are connected.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = record::parse_duration)]
+    pub duration: std::time::Duration,
+    /// What the edges are called, before their number.
+    #[arg(long, value_name = "NAME", default_value = "sim-")]
+    pub prefix: String,
+    /// Edges that are killed in each minute, all together; each comes back with a new boot.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub kills_per_min: u32,
+    /// Edges that are cut off for 5 s in each minute.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub partitions_per_min: u32,
+    /// Edges whose clock is off by a minute and a half.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub clocks_off: u32,
+    /// What load and failures are dealt out from.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Record what the kernel says to a running daemon, to be replayed.

@@ -21,8 +21,8 @@ use crate::query::filter::Filter;
 use crate::wire::Heard;
 use boot::{Boot, Held};
 use gaps::{Arrival, Gaps};
-pub use risk::RISK_WINDOW_MS;
 use risk::Risk;
+pub use risk::{RISK_WINDOW_MS, rank};
 use totals::{Recent, Totals};
 
 /// Boots of one host that are kept apart; beyond, the oldest are kept in the sum alone.

@@ -12,9 +12,11 @@ mod engine;
 pub mod fleet;
 mod known;
 mod looks;
+mod metrics;
 pub mod minutes;
 mod refusals;
 mod service;
+mod sinks;
 mod windows;
 
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use nix::sys::utsname::uname;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
@@ -36,9 +39,11 @@ use crate::uplink::FAREWELL;
 use engine::{Engine, Nats};
 use fleet::{Fleet, Limits};
 use known::Shared;
+use metrics::Gatherer;
 use minutes::Minutes;
 use refusals::Refusals;
 use service::{Collector, Operators};
+use sinks::Sinks;
 
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -94,21 +99,40 @@ pub async fn run(
     ));
     let (engine, tasks) = start_engine(&config, &name, &known, &shutdown).await?;
     let clock = tokio::spawn(keep_time(Arc::clone(&known)));
+    let sinks = Sinks::new(&config, &name)?;
     let refusals = Arc::new(Refusals::default());
     let operators = acceptor.as_ref().map(|_| Operators::new(&config.operators));
     let collector = Collector::new(
         name,
         known,
         engine,
+        sinks,
         operators,
         Arc::clone(&refusals),
         shutdown.clone(),
     );
+    let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
+    let mut helpers = JoinSet::new();
+    collector
+        .sinks()
+        .push(&config, &gatherer, &shutdown, &mut helpers)?;
+    if let Some(listen) = config.metrics.listen {
+        let (address, serve) = metrics::serve(listen, gatherer, shutdown.clone()).await?;
+        tracing::info!(%address, "metrics at /metrics");
+        helpers.spawn(serve);
+    }
     tracing::info!(%address, tls = acceptor.is_some(), "collecting");
     ready(address);
     let connections = door::open(listener, acceptor, refusals, shutdown.clone());
-    let served = serve(connections, collector, shutdown).await;
+    let served = serve(connections, collector.clone(), shutdown).await;
     clock.abort();
+    // Pushes say once more what was counted last.
+    let last = async { while helpers.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, last).await.is_err() {
+        helpers.shutdown().await;
+    }
+    let ended = tokio::task::spawn_blocking(move || collector.sinks().end());
+    ended.await.context("a sink has failed")?;
     if let Some(tasks) = tasks {
         tasks.end(FAREWELL).await;
     }

@@ -21,10 +21,11 @@ use super::decode;
 use super::door::Guest;
 use super::drills::{Drills, Enrolled};
 use super::engine::{Engine, Error as EngineError, Receipt};
-use super::fleet::{Error as FleetError, Way};
+use super::fleet::{Error as FleetError, Merged, Way};
 use super::known::{self, unix_ns};
 use super::looks;
 use super::refusals::{Reason, Refusals};
+use super::sinks::{Origin, Sinks};
 use super::windows;
 use crate::query::filter::Filter;
 use crate::wire::WIRE_VERSION;
@@ -83,6 +84,7 @@ struct Shared {
     name: String,
     known: Arc<known::Shared>,
     engine: Engine,
+    sinks: Sinks,
     started_unix_ns: u64,
     /// None: anybody.
     operators: Option<Operators>,
@@ -97,6 +99,7 @@ impl Collector {
         name: String,
         known: Arc<known::Shared>,
         engine: Engine,
+        sinks: Sinks,
         operators: Option<Operators>,
         refusals: Arc<Refusals>,
         stop: CancellationToken,
@@ -106,6 +109,7 @@ impl Collector {
                 name,
                 known,
                 engine,
+                sinks,
                 started_unix_ns: unix_ns(),
                 operators,
                 refusals,
@@ -130,7 +134,15 @@ impl Collector {
         Err(Status::permission_denied(why))
     }
 
-    fn hosts(&self) -> v1::ListHostsResponse {
+    /// Every cell of the sum, with its distributions.
+    pub(super) fn all_cells(&self) -> Vec<v1::Cell> {
+        let known = self.shared.known.lock();
+        let cells = known.fleet.cells(&Filter::default(), true, unix_ns());
+        cells.cells
+    }
+
+    /// Every host, and the collector itself.
+    pub(super) fn hosts(&self) -> v1::ListHostsResponse {
         let hosts = self.shared.known.lock().fleet.hosts(unix_ns());
         v1::ListHostsResponse {
             collector: Some(self.status()),
@@ -138,6 +150,11 @@ impl Collector {
             refusals: self.shared.refusals.message(),
             ..hosts
         }
+    }
+
+    /// Where what happened is passed on.
+    pub(super) fn sinks(&self) -> &Sinks {
+        &self.shared.sinks
     }
 
     /// Room for one who watches.
@@ -149,7 +166,7 @@ impl Collector {
     }
 
     /// The collector about itself.
-    fn status(&self) -> v1::CollectorStatus {
+    pub(super) fn status(&self) -> v1::CollectorStatus {
         let shared = &self.shared;
         v1::CollectorStatus {
             name: shared.name.clone(),
@@ -243,7 +260,10 @@ impl Link {
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
             Err(err) => Err(Status::invalid_argument(err.to_string())),
         };
-        let taken = merged.and_then(|_| {
+        let taken = merged.and_then(|merged| {
+            if merged != Merged::Repeated {
+                self.pass_on(frame, heard_unix_ns);
+            }
             match engine.hand_over(&self.hello, frame, heard_unix_ns) {
                 Ok(None) => Ok(Taken::Here),
                 Ok(Some(receipt)) => Ok(Taken::Waits(receipt)),
@@ -256,6 +276,24 @@ impl Link {
             self.refuse(frame.seq, status);
         }
         taken
+    }
+
+    /// What happened goes to the sinks that take it.
+    fn pass_on(&self, frame: &v1::Frame, heard_unix_ns: u64) {
+        let shared = &self.collector.shared;
+        let Some(files) = &shared.sinks.files else {
+            return;
+        };
+        let origin = Origin {
+            host: self.hello.host.clone(),
+            boot_id: self.hello.boot_id.clone(),
+            lane: self.hello.lane().word(),
+            seq: frame.seq,
+            place: 0,
+            collector: shared.name.clone(),
+            heard_unix_ns,
+        };
+        files.take(&origin, frame);
     }
 
     fn refuse(&self, seq: u64, status: &Status) {

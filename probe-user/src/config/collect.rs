@@ -221,7 +221,7 @@ impl Default for Config {
             },
             metrics: Metrics {
                 listen: None,
-                max_cells: 512,
+                max_cells: 128,
                 max_hosts: 1_024,
             },
             nats: None,

@@ -168,7 +168,10 @@ impl Daemon {
             let named = fs::read_to_string(path.join("comm")).unwrap_or_default();
             let stat = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
             if named.trim_end() == name
-                && let Some(ran) = stat.split(' ').next().and_then(|ran| ran.parse::<u64>().ok())
+                && let Some(ran) = stat
+                    .split(' ')
+                    .next()
+                    .and_then(|ran| ran.parse::<u64>().ok())
             {
                 ns += ran;
             }

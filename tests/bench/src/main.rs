@@ -12,7 +12,6 @@ mod hold;
 mod host_cost;
 mod kernel_cost;
 mod latency;
-mod uplink;
 mod load;
 mod machine;
 mod measure;
@@ -23,6 +22,7 @@ mod replay_cost;
 mod report;
 mod scene;
 mod show;
+mod uplink;
 mod user_cost;
 
 use anyhow::Result;

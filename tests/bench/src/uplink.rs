@@ -64,7 +64,10 @@ impl Edge {
         );
         let mut daemon = Daemon::start(&tools.weir, lab.dir(), None, &config)?;
         daemon.wait("a connection to the centre", |status| {
-            status.uplink.as_ref().is_some_and(|uplink| uplink.connected)
+            status
+                .uplink
+                .as_ref()
+                .is_some_and(|uplink| uplink.connected)
         })?;
         let rings = Rings::pin(&daemon)?;
         let mut events = rings.producer(&tools.programs)?;
@@ -79,12 +82,22 @@ impl Edge {
     }
 
     fn counts(&self, lane: Lane) -> Result<v1::LaneCounts> {
-        let uplink = self.daemon.status()?.uplink.context("a status without uplink")?;
+        let uplink = self
+            .daemon
+            .status()?
+            .uplink
+            .context("a status without uplink")?;
         let lane = uplink.lanes.iter().find(|one| one.lane() == lane);
         Ok(lane.and_then(|lane| lane.counts).unwrap_or_default())
     }
 
-    fn round(&mut self, plan: &Plan, tools: &Tools, is_flooded: bool, side: &mut Side) -> Result<()> {
+    fn round(
+        &mut self,
+        plan: &Plan,
+        tools: &Tools,
+        is_flooded: bool,
+        side: &mut Side,
+    ) -> Result<()> {
         let flood = is_flooded
             .then(|| Flood::start(self.rings.producer(&tools.programs)?, REFILL))
             .transpose()?;

@@ -14,6 +14,7 @@ pub mod netns;
 pub mod nginx;
 pub mod paths;
 pub mod process;
+pub mod prometheus;
 pub mod relay;
 pub mod server;
 pub mod shaper;

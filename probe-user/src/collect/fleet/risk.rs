@@ -1,6 +1,9 @@
 //! How long how many viewers of a host stood still or were about to: what hosts are ranked by.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::VecDeque;
+
+use weir_proto::v1;
 
 /// What ranking looks back on.
 pub const RISK_WINDOW_MS: u64 = 60_000;
@@ -9,6 +12,16 @@ pub const RISK_WINDOW_MS: u64 = 60_000;
 const MAX_STEP_MS: u64 = 5_000;
 /// Ticks that are remembered; a host that sends more often is looked at more coarsely.
 const MAX_TICKS: usize = 64;
+
+/// Which of two hosts is told first: the one where more viewer time is at risk, then the one with
+/// more viewers in trouble now, then by name.
+pub fn rank(a: &v1::Host, b: &v1::Host) -> Ordering {
+    let risk = |host: &v1::Host| {
+        let now = host.viewers_stalled.saturating_add(host.viewers_at_risk);
+        Reverse((host.at_risk_minute_ms, now))
+    };
+    risk(a).cmp(&risk(b)).then_with(|| a.host.cmp(&b.host))
+}
 
 /// Viewer time at risk of one host, by its ticks.
 #[derive(Clone, Debug, Default)]
