@@ -12,6 +12,7 @@ pub mod fleet;
 mod known;
 mod metrics;
 pub mod minutes;
+mod receipts;
 mod refusals;
 mod service;
 mod sinks;
