@@ -1,7 +1,7 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -213,6 +213,7 @@ impl Collector {
             collector: self.clone(),
             hello,
             last_seq,
+            keys: Mutex::default(),
         })
     }
 }
@@ -223,6 +224,7 @@ struct Link {
     collector: Collector,
     hello: v1::Hello,
     last_seq: u64,
+    keys: Mutex<decode::Keys>,
 }
 
 impl Drop for Link {
@@ -238,12 +240,16 @@ impl Drop for Link {
 }
 
 impl Link {
+    fn keys(&self) -> MutexGuard<'_, decode::Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
     /// before is acknowledged again: that is what was asked.
     fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
         let Shared { known, engine, .. } = &*self.collector.shared;
         let heard_unix_ns = unix_ns();
-        let merged = match decode::frame(frame, &self.hello) {
+        let merged = match decode::frame(frame, &self.hello, &mut self.keys()) {
             Ok(cells) => known
                 .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
