@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use common::centre::{Collector, Edge, cell, directory, hello, tick};
 use common::until;
-use weir_tests::lab::nats::free_port;
+use weir::config::collect as config;
+use weir_tests::lab::nats::{Nats, free_port};
 use weir_tests::lab::process::output;
 use weir_tests::lab::prometheus::Prometheus;
 
@@ -116,5 +118,40 @@ async fn prometheus_takes_the_same_totals_and_native_histograms() {
     assert!((median / true_s - 1.0).abs() < 0.1, "{median} for {true_s}");
     let reporting = prometheus.value("weir_hosts{state=\"reporting\"}").unwrap();
     assert_eq!(reporting, Some(1.0));
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_rules_are_rules_and_ask_for_what_is_told() {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/weir-rules.yml");
+    output("promtool", &["check", "rules", rules]).unwrap();
+    // With everything that there can be.
+    let (_directory, path) = directory();
+    let nats = Nats::start(&path, "").unwrap();
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
+    let listen = Some(address.parse().unwrap());
+    let collector = Collector::start("centre", |config| {
+        config.metrics.listen = listen;
+        config.nats = Some(config::Nats::at(vec![nats.url()]));
+        config.files = Some(config::Files::within(path.join("events")));
+    })
+    .await;
+    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
+        .await
+        .unwrap();
+    edge.send(tick(1, vec![cell("a", 1)])).await.unwrap();
+    let told = fetch(&address, "text/plain");
+    let text = std::fs::read_to_string(rules).unwrap();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c: char| !is_name(c));
+    let asked: BTreeSet<_> = words.filter(|word| word.starts_with("weir_")).collect();
+    assert!(asked.len() > 8, "{asked:?}");
+    for name in asked {
+        let is_told = [format!("\n{name}{{"), format!("\n{name} ")];
+        assert!(
+            is_told.iter().any(|line| told.contains(line)),
+            "{name} is not told"
+        );
+    }
     collector.stop().await;
 }

@@ -357,6 +357,10 @@ pub struct Viewers {
 /// Counts are cumulative since the daemon's start. With --collector: merged over all hosts that
 /// report there, and with --last, of the last seconds alone.
 #[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[command(after_help = "\
 Examples:
   weir cells --sort latency-p99
@@ -366,7 +370,6 @@ Examples:
   weir cells --qoe
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub struct Cells {
     #[command(flatten)]
     pub socket: Socket,
@@ -419,6 +422,10 @@ pub struct Cells {
 /// (`at_risk_s_per_min`: 60 is one viewer, all the time). SILENT: nothing was heard for 15 s, by any
 /// collector. A clock offset beyond half a second is marked.
 #[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[command(after_help = "\
 Examples:
   weir hosts --collector http://127.0.0.1:7447

@@ -147,8 +147,28 @@ fn backend(key: &v1::CellKey) -> Result<BackendKind, Error> {
     }
 }
 
+/// The keys of a connection's latest cells. An edge sends the same ones in the same order again and
+/// again; checking them anew each time would be half the work.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// As sent, and as read.
+    latest: Vec<(v1::CellKey, CellKey)>,
+}
+
+impl Keys {
+    /// The key of the frame's cell `n`, if it is what it was.
+    fn get(&self, n: usize, sent: &v1::CellKey) -> Option<&CellKey> {
+        let (known, key) = self.latest.get(n)?;
+        (known == sent).then_some(key)
+    }
+}
+
 /// Checks a frame and gives its cells.
-pub fn frame(frame: &v1::Frame, hello: &v1::Hello) -> Result<Vec<CellSnapshot>, Error> {
+pub fn frame(
+    frame: &v1::Frame,
+    hello: &v1::Hello,
+    keys: &mut Keys,
+) -> Result<Vec<CellSnapshot>, Error> {
     if (&frame.host, &frame.boot_id) != (&hello.host, &hello.boot_id) {
         // What a stranger says is not repeated at length.
         let short = |name: &str| name.chars().take(MAX_NAME_BYTES).collect::<String>();
@@ -176,13 +196,26 @@ pub fn frame(frame: &v1::Frame, hello: &v1::Hello) -> Result<Vec<CellSnapshot>, 
     at_most("bytes of a reason", frame.off.len(), MAX_SENTENCE_BYTES)?;
     at_most("bytes of a reason", error.len(), MAX_SENTENCE_BYTES)?;
     let mut cells = Vec::with_capacity(frame.cells.len());
-    let mut keys = hashbrown::HashSet::with_capacity(frame.cells.len());
-    for cell in &frame.cells {
-        let cell = self::cell(cell)?;
-        if !keys.insert(cell.key.clone()) {
+    let mut are_known = true;
+    for (n, cell) in frame.cells.iter().enumerate() {
+        let sent = cell.key.as_ref().ok_or(Error::Missing("cell.key"))?;
+        let key = if let Some(known) = keys.get(n, sent) {
+            known.clone()
+        } else {
+            are_known = false;
+            self::key(sent)?
+        };
+        cells.push(self::cell(cell, key)?);
+    }
+    if !are_known {
+        let mut all = hashbrown::HashSet::with_capacity(cells.len());
+        if let Some(cell) = cells.iter().find(|cell| !all.insert(&cell.key)) {
             return Err(Error::Twice(format!("cell {}", cell.key)));
         }
-        cells.push(cell);
+        let sent = frame.cells.iter().filter_map(|cell| cell.key.clone());
+        keys.latest = sent
+            .zip(cells.iter().map(|cell| cell.key.clone()))
+            .collect();
     }
     Ok(cells)
 }
@@ -255,7 +288,7 @@ fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
     })
 }
 
-fn cell(cell: &v1::Cell) -> Result<CellSnapshot, Error> {
+fn cell(cell: &v1::Cell, key: CellKey) -> Result<CellSnapshot, Error> {
     let counters = cell
         .counters
         .as_ref()
@@ -271,7 +304,7 @@ fn cell(cell: &v1::Cell) -> Result<CellSnapshot, Error> {
     }
     histograms.sort_by_key(|(metric, _)| *metric);
     Ok(CellSnapshot {
-        key: key(cell.key.as_ref().ok_or(Error::Missing("cell.key"))?)?,
+        key,
         counters: counters.into(),
         gauges: Gauges {
             sessions_open: cell.sessions_open,

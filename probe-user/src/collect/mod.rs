@@ -14,6 +14,7 @@ mod known;
 mod looks;
 mod metrics;
 pub mod minutes;
+mod receipts;
 mod refusals;
 mod service;
 mod sinks;

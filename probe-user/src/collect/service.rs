@@ -2,12 +2,9 @@
 
 use std::error::Error as _;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
-use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +21,7 @@ use super::engine::{Engine, Error as EngineError, Receipt};
 use super::fleet::{Error as FleetError, Merged, Way};
 use super::known::{self, unix_ns};
 use super::looks;
+use super::receipts::{Receipts, Settled};
 use super::refusals::{Reason, Refusals};
 use super::sinks::{Origin, Sinks};
 use super::windows;
@@ -36,8 +34,6 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(200);
 /// Acknowledgements on their way to a host that does not read.
 const ACKS: usize = 64;
-/// Frames of one connection that wait for the engine; of more, the host is made to wait.
-const RECEIPTS: usize = 64;
 /// Operators who watch at the same time.
 const MAX_WATCHERS: usize = 64;
 const WATCH_INTERVAL_MS: RangeInclusive<u32> = 250..=10_000;
@@ -224,6 +220,7 @@ impl Collector {
             collector: self.clone(),
             hello,
             last_seq,
+            keys: Mutex::default(),
         })
     }
 }
@@ -234,6 +231,7 @@ struct Link {
     collector: Collector,
     hello: v1::Hello,
     last_seq: u64,
+    keys: Mutex<decode::Keys>,
 }
 
 impl Drop for Link {
@@ -249,12 +247,16 @@ impl Drop for Link {
 }
 
 impl Link {
+    fn keys(&self) -> MutexGuard<'_, decode::Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
     /// before is acknowledged again: that is what was asked.
     fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
         let Shared { known, engine, .. } = &*self.collector.shared;
         let heard_unix_ns = unix_ns();
-        let merged = match decode::frame(frame, &self.hello) {
+        let merged = match decode::frame(frame, &self.hello, &mut self.keys()) {
             Ok(cells) => known
                 .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
@@ -317,7 +319,7 @@ impl Link {
         let drills = &self.collector.shared.drills;
         let is_hot = self.hello.lane() == v1::Lane::Hot;
         let mut enrolled = is_hot.then(|| drills.enroll(&self.hello.host));
-        let mut receipts = FuturesUnordered::new();
+        let mut receipts = Receipts::default();
         let mut answer = Some(Ok(welcome));
         loop {
             if let Some(answer) = answer {
@@ -329,10 +331,10 @@ impl Link {
                     return;
                 }
             }
-            let has_room = receipts.len() < RECEIPTS;
+            let has_room = receipts.has_room();
             let message = tokio::select! {
-                Some((seq, receipt)) = receipts.next() => {
-                    answer = Some(self.acknowledge(seq, receipt));
+                settled = receipts.next() => {
+                    answer = Some(self.acknowledge(settled));
                     continue;
                 }
                 wish = wish(enrolled.as_mut()) => {
@@ -355,16 +357,7 @@ impl Link {
             };
             answer = match message {
                 Ok(Some(message)) => match message.message {
-                    Some(Up::Frame(frame)) => match self.take(&frame) {
-                        Ok(Taken::Here) => Some(Ok(Down::Ack(v1::Ack { seq: frame.seq }))),
-                        Ok(Taken::Waits(receipt)) => {
-                            let seq = frame.seq;
-                            receipts.push(async move { (seq, receipt.await) });
-                            None
-                        }
-                        Ok(Taken::Unbuffered) => None,
-                        Err(status) => Some(Err(status)),
-                    },
+                    Some(Up::Frame(frame)) => self.frame(&frame, &mut receipts).transpose(),
                     Some(Up::Hello(_)) => Some(Err(Status::invalid_argument(
                         "a second hello on one connection",
                     ))),
@@ -385,20 +378,33 @@ impl Link {
         }
     }
 
+    /// Takes a frame, and gives what is to be acknowledged by now.
+    fn frame(&self, frame: &v1::Frame, receipts: &mut Receipts) -> Result<Option<Down>, Status> {
+        let seq = frame.seq;
+        let is_only_tick = frame.tick && frame.events.is_empty() && frame.deliveries.is_empty();
+        let safe = match self.take(frame)? {
+            Taken::Here => Some(seq),
+            Taken::Waits(receipt) if is_only_tick => receipts.tick(seq, Some(receipt)),
+            Taken::Unbuffered if is_only_tick => receipts.tick(seq, None),
+            Taken::Waits(receipt) => {
+                receipts.item(seq, receipt);
+                None
+            }
+            Taken::Unbuffered => None,
+        };
+        Ok(safe.map(|seq| Down::Ack(v1::Ack { seq })))
+    }
+
     /// The engine has a frame, or never will.
-    fn acknowledge(
-        &self,
-        seq: u64,
-        receipt: Result<Result<(), EngineError>, RecvError>,
-    ) -> Result<Down, Status> {
-        match receipt {
-            Ok(Ok(())) => Ok(Down::Ack(v1::Ack { seq })),
-            Ok(Err(err)) => {
+    fn acknowledge(&self, (seq, settled): Settled) -> Result<Down, Status> {
+        match settled {
+            Ok(()) => Ok(Down::Ack(v1::Ack { seq })),
+            Err(err @ EngineError::TooLarge { .. }) => {
                 let status = Status::resource_exhausted(err.to_string());
                 self.refuse(seq, &status);
                 Err(status)
             }
-            Err(_) => Err(Status::unavailable("the collector is shutting down")),
+            Err(err) => Err(Status::unavailable(err.to_string())),
         }
     }
 }

@@ -94,6 +94,8 @@ pub struct Nats {
     pub keep_s: u32,
     /// What they may take.
     pub max_bytes: u64,
+    /// What the cold lane's frames may take.
+    pub cold_max_bytes: u64,
     /// How long the last frame of a boot is kept.
     pub keep_boots_s: u32,
     /// Copies in a cluster.
@@ -114,6 +116,7 @@ impl Nats {
             partitions: 16,
             keep_s: 900,
             max_bytes: 8 << 30,
+            cold_max_bytes: 2 << 30,
             keep_boots_s: 7 * 86_400,
             replicas: 1,
             buffer_bytes: 64 << 20,
@@ -297,6 +300,7 @@ impl Config {
             table.set("partitions", &mut nats.partitions, problems);
             table.set("keep_s", &mut nats.keep_s, problems);
             table.set("max_bytes", &mut nats.max_bytes, problems);
+            table.set("cold_max_bytes", &mut nats.cold_max_bytes, problems);
             table.set("keep_boots_s", &mut nats.keep_boots_s, problems);
             table.set("replicas", &mut nats.replicas, problems);
             table.set("buffer_bytes", &mut nats.buffer_bytes, problems);
@@ -445,6 +449,8 @@ impl Nats {
         problems.within("nats.partitions", self.partitions, 1, 1_024);
         problems.within("nats.keep_s", self.keep_s, 10, 7 * 86_400);
         problems.within("nats.max_bytes", self.max_bytes, 1 << 20, 1 << 50);
+        let cold_max_bytes = self.cold_max_bytes;
+        problems.within("nats.cold_max_bytes", cold_max_bytes, 1 << 20, 1 << 50);
         problems.within(
             "nats.keep_boots_s",
             self.keep_boots_s,

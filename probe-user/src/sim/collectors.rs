@@ -1,5 +1,6 @@
 //! The collectors that the fleet is played against: those that are there, or some started for it.
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -88,7 +89,8 @@ impl Collectors {
         std::fs::create_dir_all(&directory.0).context("cannot make a directory")?;
         let mut config = "listen = \"127.0.0.1:0\"\nplain_text = true\n".to_owned();
         if let Some(url) = &start.nats {
-            config += &format!(
+            let _ = write!(
+                config,
                 "[nats]\nurls = [{url:?}]\nprefix = \"weirsim{}\"\n",
                 std::process::id()
             );

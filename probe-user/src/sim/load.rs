@@ -152,7 +152,7 @@ fn cell(n: u32) -> v1::Cell {
     v1::Cell {
         key: Some(v1::CellKey {
             service: format!("service-{}", n % 4),
-            content_class: if n % 2 == 0 { "segment" } else { "-" }.to_owned(),
+            content_class: if n.is_multiple_of(2) { "segment" } else { "-" }.to_owned(),
             network: format!("network-{}", n / 4),
             transport: "tcp4".to_owned(),
             tier: v1::EvidenceTier::Server.into(),

@@ -80,8 +80,9 @@ impl Report {
         let resident: Option<u64> = after.iter().map(|look| look.resident_bytes).sum();
         let delays = counts.delays.load();
         let delay_ms = |share: f64| {
-            let found = delays.percentile(share * 100.0).ok().flatten();
-            found.map_or(f64::NAN, |bucket| bucket.end() as f64 / 1e3)
+            let found = delays.quantile(share).ok().flatten();
+            let bucket = found.and_then(|found| found.into_entries().into_values().next());
+            bucket.map_or(f64::NAN, |bucket| bucket.end() as f64 / 1e3)
         };
         let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         Self {

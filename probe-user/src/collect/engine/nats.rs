@@ -1,4 +1,5 @@
-//! NATS and its streams: two streams, one of every frame of the last minutes, one of each boot's latest.
+//! NATS and its streams: of every frame of the last minutes, of each boot's latest, and of what the
+//! cold lane brings, which can push nothing else out.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +38,8 @@ pub(super) struct Streams {
     pub(super) frames: String,
     /// Of the latest frames with cells, by boot.
     pub(super) boots: String,
+    /// Of finished deliveries, for others to take; collectors do not follow it.
+    cold: String,
     config: config::Nats,
 }
 
@@ -45,6 +48,7 @@ impl Streams {
         let frames = config.prefix.to_uppercase();
         Self {
             boots: format!("{frames}_BOOTS"),
+            cold: format!("{frames}_COLD"),
             frames,
             config: config.clone(),
         }
@@ -79,7 +83,17 @@ impl Streams {
             num_replicas: replicas,
             ..stream::Config::default()
         };
-        for stream in [frames, boots] {
+        let cold = stream::Config {
+            name: self.cold.clone(),
+            description: Some("weir: the cold lane's frames of the last minutes".to_owned()),
+            subjects: vec![format!("{prefix}.cold.>")],
+            max_age: keep,
+            max_bytes: i64::try_from(config.cold_max_bytes)?,
+            duplicate_window: DUPLICATE_WINDOW.min(keep),
+            num_replicas: replicas,
+            ..stream::Config::default()
+        };
+        for stream in [frames, boots, cold] {
             let name = stream.name.clone();
             context
                 .create_or_update_stream(stream)

@@ -76,9 +76,9 @@ impl Distribution {
             zeros: 0,
             exponential: BTreeMap::new(),
         };
-        for bucket in histogram.iter() {
+        for bucket in histogram {
             let count = bucket.count();
-            let middle = (bucket.start() as f64 + bucket.end() as f64) / 2.0 * scale;
+            let middle = f64::midpoint(bucket.start() as f64, bucket.end() as f64) * scale;
             distribution.count += count;
             distribution.sum += middle * count as f64;
             let place = limits.partition_point(|bound| *bound < middle);

@@ -65,7 +65,7 @@ impl Writer {
             until_look: 0,
         };
         for part in writer.files(PART)? {
-            writer.recover(&part)?;
+            Self::recover(&part)?;
         }
         Ok(writer)
     }
@@ -202,7 +202,7 @@ impl Writer {
         self.until_look = 0;
         if let Some(open) = self.open.take() {
             drop(open.format);
-            if let Err(err) = self.recover(&open.part) {
+            if let Err(err) = Self::recover(&open.part) {
                 tracing::debug!("{}: {err:#}", open.part.display());
             }
         }
@@ -210,7 +210,7 @@ impl Writer {
 
     /// Makes a file whole that was not finished: lines up to the last that is. A Parquet file that
     /// was not finished cannot be read, and goes.
-    fn recover(&self, part: &Path) -> Result<()> {
+    fn recover(part: &Path) -> Result<()> {
         let name = part.with_extension("");
         if name.extension().is_some_and(|format| format == "ndjson") {
             let mut file = OpenOptions::new().read(true).write(true).open(part)?;
