@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use weir_proto::v1::{
-    BudgetStatus, Estimate, LabelStatus, LearnedFamily, Losses, Probe, RecordingStatus, Status,
-    Verdict,
+    BudgetStatus, Estimate, LabelStatus, LaneStatus, LearnedFamily, Losses, Probe, RecordingStatus,
+    RingStatus, Status, Verdict,
 };
 
 use crate::qoe::learn::LEAST_TO_CORRECT;
@@ -99,6 +99,16 @@ pub fn write(
     let losses = status.losses.unwrap_or_default();
     let (uplink, mark) = uplink_sentence(status);
     line("uplink", &uplink, mark)?;
+    if let Some(uplink) = &status.uplink {
+        for lane in &uplink.lanes {
+            let (name, sentence, mark) = lane_sentence(lane);
+            line(&name, &sentence, mark)?;
+        }
+        if let Some(ring) = &uplink.ring {
+            let (sentence, mark) = ring_sentence(ring);
+            line("ring", &sentence, mark)?;
+        }
+    }
     let (budget, mark) = budget_sentence(status.budget.as_ref(), losses.sessions_left_out);
     line("budget", &budget, mark)?;
     let (recording, mark) = recording_sentence(status.recording.as_ref());
@@ -234,6 +244,46 @@ pub fn uplink_sentence(status: &Status) -> (String, Mark) {
         format!("NOT CONNECTED to {}: {why}{missed}", uplink.collector),
         Mark::Bad,
     )
+}
+
+/// A lane's name, and what became of its frames.
+fn lane_sentence(lane: &LaneStatus) -> (String, String, Mark) {
+    let counts = lane.counts.unwrap_or_default();
+    let items = match counts.items_shed {
+        0 => String::new(),
+        shed => format!(
+            ", {shed} of {} events or deliveries shed",
+            counts.items_made
+        ),
+    };
+    let (state, mark) = match (lane.connected, lane.last_error.as_str()) {
+        (true, _) => ("connected".to_owned(), Mark::Good),
+        // Nobody looks, which is all right.
+        (false, "") => ("not connected".to_owned(), Mark::Plain),
+        (false, error) => (format!("NOT CONNECTED: {error}"), Mark::Bad),
+    };
+    let text = format!(
+        "{state}; {} frames sent, {} again, {} superseded, {}{items}",
+        counts.frames_sent,
+        counts.frames_resent,
+        counts.frames_shed,
+        units::short_bytes(counts.bytes_sent)
+    );
+    (format!("lane_{}", lane.lane().word()), text, mark)
+}
+
+/// The last minutes on disk.
+fn ring_sentence(ring: &RingStatus) -> (String, Mark) {
+    if !ring.error.is_empty() {
+        return (format!("NOT WRITTEN: {}", ring.error), Mark::Bad);
+    }
+    let text = format!(
+        "{} entries in {} ({})",
+        ring.entries,
+        ring.file,
+        units::short_bytes(ring.bytes)
+    );
+    (text, Mark::Good)
 }
 
 /// The same of the daemon's own recording.
