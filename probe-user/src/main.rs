@@ -48,6 +48,8 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Viewers(args) => cli::viewers(args, style, to).await,
             Command::Cells(args) => cli::cells(args, style, to).await,
             Command::Hosts(args) => cli::hosts(args, style, to).await,
+            Command::Watch(args) => cli::watch(args, to).await,
+            Command::Ring(args) => cli::ring(args, to).await,
             Command::Status(args) => cli::status(args, style, to).await,
             Command::FleetSim(args) => cli::fleet_sim(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,

@@ -162,7 +162,8 @@ async fn strangers_and_plain_text_are_refused_by_either_side() {
             .to_string(),
     };
     assert!(!refused.is_empty());
-    assert_eq!(collector.refused(&alice, "handshake").await, 1);
+    let strangers = collector.refused(&alice, "handshake").await;
+    assert!(strangers > 0);
 
     // The collector's name is believed only if its certificate has it.
     let url = format!("https://127.0.0.1:{}", collector.address.port());
@@ -180,7 +181,7 @@ async fn strangers_and_plain_text_are_refused_by_either_side() {
     // Closed, or reset.
     let _ = stream.read_to_end(&mut answer).await;
     until("it to be counted", || async {
-        (collector.refused(&alice, "handshake").await >= 2).then_some(())
+        (collector.refused(&alice, "handshake").await > strangers).then_some(())
     })
     .await;
     collector.stop().await;

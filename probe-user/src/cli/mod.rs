@@ -10,6 +10,7 @@ mod record;
 mod replay;
 mod run;
 mod viewers;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -27,6 +28,7 @@ pub use record::{record, record_until};
 pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 pub use viewers::viewers;
+pub use watch::{ring, watch};
 
 use crate::config::socket;
 use crate::kernel::Choice;
@@ -94,6 +96,8 @@ pub enum Command {
     Status(Status),
     Doctor(Doctor),
     Collect(Collect),
+    Watch(Watch),
+    Ring(Ring),
     FleetSim(FleetSim),
     Record(Record),
     Replay(Replay),
@@ -490,6 +494,91 @@ pub struct Doctor {
     pub output: Output,
 }
 
+/// Look closer, through a collector: at one viewer, a client prefix, a cell or some kind of event.
+///
+/// Each host that is connected to that collector is asked, and answers at the interval, or less often
+/// if looking costs it too much; it forgets the look soon after this command ends. Prints one JSON
+/// object per line: what each host answers at first (with why, if it refuses), then what it sees.
+/// Clients have the names that the host gives them (`labels.hash_clients`).
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir watch --collector http://127.0.0.1:7447 --prefix 198.51.100.0/24
+  weir watch --collector http://127.0.0.1:7447 --sid 6e2fb550 --interval-ms 250
+  weir watch --collector http://127.0.0.1:7447 --host edge-1 --cell /mobile/ --duration 5m
+  weir watch --collector http://127.0.0.1:7447 --event late,viewer | jq -c .message.drill.events[]?")]
+pub struct Watch {
+    #[command(flatten)]
+    pub centre: Centre,
+    /// Only this host; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// Viewers with this session id; hosts know it only with `labels.keep_session_ids`.
+    #[arg(long, value_name = "SID", required_unless_present_any = ["prefix", "cell", "event"])]
+    pub sid: Option<String>,
+    /// Clients within this prefix (CIDR).
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<ipnet::IpNet>,
+    /// Cells whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub cell: Option<String>,
+    /// Events of these kinds alone.
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub event: Vec<EventKind>,
+    /// Between two answers of a host.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(250..=10_000))]
+    pub interval_ms: u32,
+    /// End after so long (e.g. 90s, 10m, 2h).
+    #[arg(long, value_name = "TIME", value_parser = record::parse_duration)]
+    pub duration: Option<std::time::Duration>,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EventKind {
+    /// A delivery is late.
+    Late,
+    /// A delivery was cut off.
+    Aborted,
+    /// A viewer starts, stalls or is about to.
+    Viewer,
+    /// A cell's rate is not what is usual.
+    Alarm,
+}
+
+/// Read the last minutes that a host keeps on its disk: its own, or through a collector.
+///
+/// Prints one JSON object per line, a second each, oldest first: all cells with their distributions,
+/// cumulative. With --directory no daemon is needed, and the one that writes there is not disturbed.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir ring --directory /var/lib/weir/ring --last 5m > incident.jsonl
+  weir ring --collector http://127.0.0.1:7447 --host edge-1 > incident.jsonl
+  weir ring --directory /var/lib/weir/ring | jq -c '[.unix_ns, (.cells | length)]'")]
+pub struct Ring {
+    /// Of this host: `collector.ring_directory` of its configuration.
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "collector",
+        conflicts_with = "collector"
+    )]
+    pub directory: Option<PathBuf>,
+    /// Ask the collector at this address: https://HOST:PORT, or http://127.0.0.1:PORT in plain text
+    /// on this host.
+    #[arg(long, value_name = "URL", requires = "host")]
+    pub collector: Option<String>,
+    #[command(flatten)]
+    pub tls: Tls,
+    /// The host, as the collector knows it.
+    #[arg(long, value_name = "NAME", requires = "collector")]
+    pub host: Option<String>,
+    /// Only the last of it (e.g. 90s, 5m).
+    #[arg(long, value_name = "TIME", value_parser = record::parse_duration)]
+    pub last: Option<std::time::Duration>,
+}
+
 /// Be the central collector: merge what hosts report, and answer for all of them.
 ///
 /// Over a network with mutual TLS: a host may report as one of the DNS names in its certificate,
@@ -727,6 +816,12 @@ mod tests {
             "weir deliveries --follow --sort latency",
             "weir cells --collector http://c:1 --socket /s",
             "weir hosts",
+            "weir watch --collector http://127.0.0.1:1",
+            "weir watch --sid x",
+            "weir watch --collector http://127.0.0.1:1 --sid x --interval-ms 100",
+            "weir ring",
+            "weir ring --collector http://127.0.0.1:1",
+            "weir ring --directory /d --collector http://127.0.0.1:1 --host h",
             "weir run --top --no-top",
             "weir run --plain-text",
             "weir run --ca f",

@@ -7,9 +7,11 @@
 
 pub mod decode;
 mod door;
+mod drills;
 mod engine;
 pub mod fleet;
 mod known;
+mod looks;
 mod metrics;
 pub mod minutes;
 mod receipts;

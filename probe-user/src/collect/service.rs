@@ -1,5 +1,6 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
+use std::error::Error as _;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,16 +9,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use weir_proto::v1;
 use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
 use super::door::Guest;
+use super::drills::{Drills, Enrolled};
 use super::engine::{Engine, Error as EngineError, Receipt};
 use super::fleet::{Error as FleetError, Merged, Way};
 use super::known::{self, unix_ns};
+use super::looks;
 use super::receipts::{Receipts, Settled};
 use super::refusals::{Reason, Refusals};
 use super::sinks::{Origin, Sinks};
@@ -27,6 +30,8 @@ use crate::wire::WIRE_VERSION;
 
 /// A host has so long to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// And is not silent for longer, nor in the midst of a message: every lane speaks more often.
+const SILENCE: Duration = Duration::from_secs(200);
 /// Acknowledgements on their way to a host that does not read.
 const ACKS: usize = 64;
 /// Operators who watch at the same time.
@@ -80,6 +85,7 @@ struct Shared {
     /// None: anybody.
     operators: Option<Operators>,
     refusals: Arc<Refusals>,
+    drills: Arc<Drills>,
     watchers: Arc<Semaphore>,
     stop: CancellationToken,
 }
@@ -103,6 +109,7 @@ impl Collector {
                 started_unix_ns: unix_ns(),
                 operators,
                 refusals,
+                drills: Arc::default(),
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
@@ -309,6 +316,9 @@ impl Link {
             collector: self.collector.shared.name.clone(),
             last_seq: self.last_seq,
         });
+        let drills = &self.collector.shared.drills;
+        let is_hot = self.hello.lane() == v1::Lane::Hot;
+        let mut enrolled = is_hot.then(|| drills.enroll(&self.hello.host));
         let mut receipts = Receipts::default();
         let mut answer = Some(Ok(welcome));
         loop {
@@ -327,7 +337,18 @@ impl Link {
                     answer = Some(self.acknowledge(settled));
                     continue;
                 }
+                wish = wish(enrolled.as_mut()) => {
+                    answer = wish.map(Ok);
+                    continue;
+                }
                 message = from.message(), if has_room => message,
+                () = tokio::time::sleep(SILENCE) => {
+                    let why = "nothing was said for too long";
+                    let refusals = &self.collector.shared.refusals;
+                    refusals.count(Reason::Silent, &self.hello.host, &why);
+                    let _ = to.send(Err(Status::deadline_exceeded(why))).await;
+                    return;
+                }
                 () = self.collector.shared.stop.cancelled() => {
                     let status = Status::unavailable("the collector is shutting down");
                     let _ = to.send(Err(status)).await;
@@ -340,10 +361,18 @@ impl Link {
                     Some(Up::Hello(_)) => Some(Err(Status::invalid_argument(
                         "a second hello on one connection",
                     ))),
-                    _ => Some(Err(Status::invalid_argument(
+                    Some(said) => {
+                        drills.said(&self.hello.host, said);
+                        None
+                    }
+                    None => Some(Err(Status::invalid_argument(
                         "a message of an unknown kind",
                     ))),
                 },
+                Err(status) if is_refusal(&status) => {
+                    self.refuse(0, &status);
+                    Some(Err(status))
+                }
                 Ok(None) | Err(_) => return,
             };
         }
@@ -377,6 +406,24 @@ impl Link {
             }
             Err(err) => Err(Status::unavailable(err.to_string())),
         }
+    }
+}
+
+/// Whether a message could not be read for what it is: too large, or none. What the connection says
+/// of itself has a cause.
+fn is_refusal(status: &Status) -> bool {
+    let is_of_message = matches!(
+        status.code(),
+        Code::OutOfRange | Code::ResourceExhausted | Code::Internal
+    );
+    is_of_message && status.source().is_none()
+}
+
+/// What somebody wants of a host, on its hot lane.
+async fn wish(enrolled: Option<&mut Enrolled>) -> Option<Down> {
+    match enrolled {
+        Some(enrolled) => enrolled.wish().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -420,7 +467,35 @@ impl v1::uplink_server::Uplink for Collector {
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Collector {
     type ListWindowStream = ReceiverStream<Result<v1::Window, Status>>;
+    type FetchRingStream = ReceiverStream<Result<v1::RingPart, Status>>;
+    type SubscribeStream = ReceiverStream<Result<v1::FleetSubscribeMessage, Status>>;
     type WatchStream = ReceiverStream<Result<v1::FleetSnapshot, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::FleetSubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        self.admit(&request)?;
+        let request = request.into_inner();
+        looks::check(&request)?;
+        let permit = self.watcher()?;
+        let (to, stream) = mpsc::channel(1);
+        let (drills, stop) = (self.shared.drills.clone(), self.shared.stop.clone());
+        tokio::spawn(looks::subscribe(drills, request, to, stop, permit));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn fetch_ring(
+        &self,
+        request: Request<v1::FleetFetchRingRequest>,
+    ) -> Result<Response<Self::FetchRingStream>, Status> {
+        self.admit(&request)?;
+        let permit = self.watcher()?;
+        let (to, stream) = mpsc::channel(1);
+        let drills = self.shared.drills.clone();
+        tokio::spawn(looks::fetch_ring(drills, request.into_inner(), to, permit));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 
     async fn list_window(
         &self,

@@ -17,8 +17,11 @@ use crate::kernel::{Batch, HalfOpenGiveUp, Probe, Ring};
 use crate::labels::inlet::LabelCounts;
 use crate::qoe::{Session, delivery};
 use crate::query::filter::Filter;
+use crate::query::selector::Selector;
 use crate::query::server::QueryCounts;
-use crate::query::{DeliveryPage, Followed, FollowedViewer, Query, SESSIONS_PER_PAGE, SessionPage};
+use crate::query::{
+    DeliveryPage, Drilled, Followed, FollowedViewer, Query, SESSIONS_PER_PAGE, SessionPage,
+};
 use crate::recording::Said;
 use crate::recording::history::Shared as OwnRecording;
 use crate::uplink::{HotEvent, Queue, UplinkCounts};
@@ -254,6 +257,13 @@ impl Desk {
             } => {
                 let _ = reply.send(self.viewers(&filter, from, now_ns));
             }
+            Query::Drill {
+                selector,
+                most,
+                reply,
+            } => {
+                let _ = reply.send(self.drill(&selector, most, now_ns));
+            }
             Query::Record(reply) => {
                 let _ = reply.send(self.record_from(Listener::Client, now_ns));
             }
@@ -389,6 +399,26 @@ impl Desk {
             viewers: self.worst_viewers(filter, &cells, sessions, now_ns),
             alarms: self.intake.alarms().collect(),
         }
+    }
+
+    fn drill(&self, selector: &Selector, most: usize, now_ns: u64) -> Drilled {
+        let filter = &selector.filter;
+        let cells = self.matching_keys(filter);
+        let mut drilled = Drilled {
+            unix_ns: self.intake.unix_ns(now_ns),
+            ..Drilled::default()
+        };
+        if let Some(sid) = selector.sid {
+            drilled.viewers = self.viewers_called(sid, filter, &cells, most, now_ns);
+        } else if selector.wants_clients() {
+            drilled.viewers = self.worst_viewers(filter, &cells, most, now_ns);
+            drilled.sessions = self.worst_sessions(filter, &cells, most);
+            drilled.sessions.truncate(most);
+        }
+        if selector.wants_cells() {
+            drilled.cells = self.matching_cells(filter, false);
+        }
+        drilled
     }
 
     fn worst_sessions(&self, filter: &Filter, cells: &[bool], most: usize) -> Vec<v1::Session> {

@@ -160,6 +160,9 @@ where
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
+    let stop = CancellationToken::new();
+    let heard = inlet.as_ref().map(Inlet::heard);
+    let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
     // Not until the core has ended: its last tick and events are still to be sent.
     let uplink_finish = CancellationToken::new();
     let (ticks, handover, uplink) = reporting::start(
@@ -167,6 +170,7 @@ where
         &identity,
         &*made,
         uplink_counts.clone(),
+        queries_to.clone(),
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
@@ -182,9 +186,6 @@ where
     desk.labelling = Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo);
     let recorder = start_recorder(&config, &mut desk)?;
 
-    let stop = CancellationToken::new();
-    let heard = inlet.as_ref().map(Inlet::heard);
-    let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
     let kind = made.kind();
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let budget = Budget::new(config.budget_core_permille);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
@@ -13,7 +13,7 @@ use super::desk::Identity;
 use super::labelling;
 use crate::config::{self, Config};
 use crate::kernel::Backend;
-use crate::query::Followed;
+use crate::query::{Followed, Query};
 use crate::tls::Connector;
 use crate::uplink::{
     self, Budgets, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts, ring,
@@ -39,6 +39,7 @@ pub(super) fn start(
     identity: &Identity,
     backend: &dyn Backend,
     counts: Arc<UplinkCounts>,
+    core: mpsc::Sender<Query>,
     finish: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let collector = &config.collector;
@@ -69,6 +70,7 @@ pub(super) fn start(
             warm: collector.warm_bytes_per_s,
             cold: collector.cold_bytes_per_s,
         },
+        core: Some(core),
         ring: collector
             .ring_directory
             .clone()

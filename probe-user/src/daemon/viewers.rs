@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weir_proto::v1::{self, viewer_message};
 
 use super::desk::Desk;
+use crate::labels::request::ShortText;
 use crate::qoe::alarms::Raised;
 use crate::qoe::audience::{Entry, Happening};
 use crate::query::filter::Filter;
@@ -89,6 +90,27 @@ impl Desk {
             next: (until < audience.places()).then_some(until),
             follow: self.followers.viewers.subscribe(),
         }
+    }
+
+    /// Those with a session id.
+    pub(super) fn viewers_called(
+        &self,
+        sid: ShortText,
+        filter: &Filter,
+        cells: &[bool],
+        most: usize,
+        now_ns: u64,
+    ) -> Vec<v1::Viewer> {
+        let entries = self.intake.audience().iter_from(0).map(|(_, entry)| entry);
+        entries
+            .filter(|entry| {
+                entry.name == Some(sid)
+                    && cells[entry.cell as usize]
+                    && filter.matches_viewer(entry.client, entry.port, entry.troubled())
+            })
+            .take(most)
+            .map(|entry| self.intake.viewer(entry, now_ns))
+            .collect()
     }
 
     /// Those that fare worst.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use weir_proto::v1::{self, Lane};
 
+use super::drill::Ends;
 use super::lane::{Common, Made, Numbers, Room, Source};
 use super::queue::Queue;
 use super::{HotEvent, Private, Tick, vital};
@@ -23,6 +24,7 @@ pub(super) struct Hot {
     /// Events that were put into frames.
     taken: u64,
     private: Private,
+    drills: Ends,
 }
 
 impl Hot {
@@ -31,6 +33,7 @@ impl Hot {
         ticks: watch::Receiver<Option<Arc<Tick>>>,
         events: Arc<Queue<HotEvent>>,
         private: Private,
+        drills: Ends,
     ) -> Self {
         Self {
             numbers: Numbers::new(Lane::Hot, common),
@@ -39,6 +42,7 @@ impl Hot {
             events,
             taken: 0,
             private,
+            drills,
         }
     }
 
@@ -59,6 +63,7 @@ impl Hot {
         let (_, since) = events.first()?;
         let since = *since;
         self.taken += events.len() as u64;
+        self.drills.tap(&events);
         let private = &mut self.private;
         let events: Vec<_> = events
             .iter()
@@ -81,7 +86,9 @@ impl Source for Hot {
     const TICKS_ARE_BUDGETED: bool = false;
 
     fn has_next(&self, room: Room) -> bool {
-        (room.tick && self.tick.is_some()) || (room.budgeted && !self.events.is_empty())
+        !self.drills.answers.is_empty()
+            || (room.tick && self.tick.is_some())
+            || (room.budgeted && !self.events.is_empty())
     }
 
     /// The vital frame first: it is small, and comes once per interval.
@@ -97,6 +104,9 @@ impl Source for Hot {
             let frame = vital::frame(&tick, head, self.numbers.all());
             return Some(Made::frame(frame, tick.made));
         }
+        if let Some((message, since)) = self.drills.answers.take(1).pop() {
+            return Some(Made { message, since });
+        }
         if room.budgeted { self.events() } else { None }
     }
 
@@ -105,6 +115,7 @@ impl Source for Hot {
             Ok(()) = self.ticks.changed() => self.take_tick(),
             // What waits already is no news.
             () = self.events.ready(), if self.events.is_empty() => {}
+            () = self.drills.answers.ready(), if self.drills.answers.is_empty() => {}
             else => std::future::pending().await,
         }
     }
@@ -113,6 +124,10 @@ impl Source for Hot {
         if self.tick.is_none() {
             self.tick.clone_from(&self.ticks.borrow_and_update());
         }
+    }
+
+    fn obey(&mut self, wish: v1::collector_message::Message) {
+        self.drills.wish(wish);
     }
 
     fn finish(&mut self) {

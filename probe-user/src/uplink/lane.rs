@@ -1,7 +1,7 @@
 //! What the lanes have in common: who they are, what they count, and what a connection wants of
 //! each.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,10 @@ pub struct UplinkCounts {
     collector: Mutex<String>,
     lanes: [Mutex<v1::LaneStatus>; LANES.len()],
     ring: Mutex<Option<v1::RingStatus>>,
+    /// In force, and those that were refused.
+    pub(super) subscriptions: (AtomicU32, AtomicU64),
     /// Seconds that the ring's disk did not take.
-    pub ring_unwritten: std::sync::atomic::AtomicU64,
+    pub ring_unwritten: AtomicU64,
 }
 
 impl Default for UplinkCounts {
@@ -37,7 +39,8 @@ impl Default for UplinkCounts {
                 })
             }),
             ring: Mutex::default(),
-            ring_unwritten: std::sync::atomic::AtomicU64::new(0),
+            subscriptions: Default::default(),
+            ring_unwritten: AtomicU64::new(0),
         }
     }
 }
@@ -58,7 +61,9 @@ impl UplinkCounts {
         let used = |status: &v1::LaneStatus| {
             status.connected
                 || !status.last_error.is_empty()
-                || status.counts.is_some_and(|counts| counts.frames_made > 0)
+                || status
+                    .counts
+                    .is_some_and(|counts| counts.frames_made > 0 || counts.items_made > 0)
         };
         let lanes = LANES.iter().map(|lane| self.lane(*lane).clone());
         v1::UplinkStatus {
@@ -70,7 +75,8 @@ impl UplinkCounts {
             last_error: hot.last_error,
             lanes: lanes.filter(used).collect(),
             ring: locked(&self.ring).clone(),
-            ..v1::UplinkStatus::default()
+            subscriptions: self.subscriptions.0.load(Ordering::Relaxed),
+            subscriptions_refused: self.subscriptions.1.load(Ordering::Relaxed),
         }
     }
 

@@ -36,6 +36,9 @@ const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 const UNACKNOWLEDGED: usize = 32;
 /// And of these, those of ticks: a third would only make the newest wait.
 const UNACKNOWLEDGED_TICKS: usize = 2;
+/// One that is not acknowledged for so long was taken, but what stands behind the collector does not
+/// answer: newer ones go on.
+const TICK_PATIENCE: Duration = Duration::from_secs(2);
 /// Of what is kept to be sent again, in all.
 const KEPT_BYTES: usize = 4 << 20;
 /// How often a lane that has to stop looks whether it still has to.
@@ -176,7 +179,8 @@ impl<S: Source> Link<S> {
                 .budget
                 .as_ref()
                 .is_none_or(|budget| budget.wait().is_none());
-        let ticks = self.unacknowledged.iter().filter(|sent| sent.is_tick);
+        let is_awaited = |sent: &&Sent| sent.is_tick && sent.at.elapsed() < TICK_PATIENCE;
+        let ticks = self.unacknowledged.iter().filter(is_awaited);
         let tick = may && ticks.count() < UNACKNOWLEDGED_TICKS;
         Room {
             tick: tick && (budgeted || !S::TICKS_ARE_BUDGETED),
@@ -214,6 +218,9 @@ impl<S: Source> Link<S> {
             let room = self.room();
             let has_next = self.source.has_next(room);
             if is_finishing && !has_next && self.unacknowledged.is_empty() {
+                // What is not acknowledged by itself is there when the collector ends the call, too.
+                drop(to);
+                while let Ok(Some(_)) = from.message().await {}
                 return Ok(());
             }
             let oldest = self.unacknowledged.front().map(|sent| sent.at);
@@ -310,9 +317,15 @@ impl<S: Source> Link<S> {
         self.forget_oldest();
         let waiting = self.unacknowledged.len() as u64;
         self.common.counts.update(S::LANE, |status| {
-            status.sent_seq = frame.seq;
             status.waiting = waiting;
-            status.counts.get_or_insert_default().frames_sent += 1;
+            let counts = status.counts.get_or_insert_default();
+            // A tick that was under way when the connection before ended.
+            if frame.seq <= status.sent_seq {
+                counts.frames_resent += 1;
+            } else {
+                counts.frames_sent += 1;
+                status.sent_seq = frame.seq;
+            }
         });
         Some(message(Up::Frame(frame)))
     }

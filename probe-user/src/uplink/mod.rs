@@ -9,6 +9,7 @@
 
 mod budget;
 mod cold;
+mod drill;
 mod hot;
 mod lane;
 mod link;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
@@ -34,7 +35,7 @@ pub use queue::{Counts, Queue};
 pub use vital::{VITAL_FRAME_BYTES, VITAL_VALUES};
 
 use crate::qoe::{CellSnapshot, Event};
-use crate::query::Followed;
+use crate::query::{Followed, Query};
 use crate::tls::Connector;
 use cold::Cold;
 use hot::Hot;
@@ -104,6 +105,8 @@ pub struct Options {
     pub budgets: Budgets,
     /// The last minutes on disk; none: they are not kept.
     pub ring: Option<ring::Options>,
+    /// Who answers closer looks; none: nobody.
+    pub core: Option<mpsc::Sender<Query>>,
 }
 
 /// Bytes per second, on average over seconds.
@@ -146,6 +149,7 @@ pub async fn run(
         private,
         budgets,
         ring,
+        core,
     } = options;
     let Inputs {
         ticks,
@@ -159,6 +163,7 @@ pub async fn run(
         counts,
         pressure: Arc::new(Pressure::default()),
     };
+    let directory = ring.as_ref().and_then(|ring| ring.directory.clone());
     let (ring, found) = match ring {
         Some(options) => open_ring(options, &common).await?,
         None => (None, Found::default()),
@@ -168,7 +173,9 @@ pub async fn run(
     let host = common.hello.host.clone();
     let recovery = ring::recovery::run(found, host, collector.clone(), unknown.clone());
     let recovery = finish.clone().run_until_cancelled_owned(recovery);
-    let hot = Hot::new(common.clone(), ticks.clone(), events, private.clone());
+    let (ends, drills) = drill::new(core, directory, common.clone(), private.clone());
+    let drills = drills.run(&collector, finish.clone());
+    let hot = Hot::new(common.clone(), ticks.clone(), events, private.clone(), ends);
     let hot = Link::new(
         hot,
         common.clone(),
@@ -192,7 +199,7 @@ pub async fn run(
             link.keep().await;
         }
     };
-    tokio::join!(hot, warm.keep(), cold, kept, recovery);
+    tokio::join!(hot, warm.keep(), cold, kept, recovery, drills);
     Ok(())
 }
 
@@ -204,6 +211,7 @@ async fn open_ring(options: ring::Options, common: &Common) -> anyhow::Result<Op
         open,
         max_bytes,
         every,
+        ..
     } = options;
     let hello = common.hello.clone();
     let opened = tokio::task::spawn_blocking(move || Ring::open(open()?, hello, max_bytes));

@@ -65,6 +65,31 @@ impl Private {
         message
     }
 
+    /// An event in full, as it is compared with what is looked for; not to be sent.
+    pub(super) fn in_full(event: &HotEvent) -> v1::HotEvent {
+        Self::default().event(event)
+    }
+
+    /// A closer look as it is sent.
+    pub(super) fn drill(&self, drill: &mut v1::Drill) {
+        let Some(mut pseudonyms) = self.pseudonyms() else {
+            return;
+        };
+        let now = Instant::now();
+        for event in &mut drill.events {
+            hide_clients(event, &mut pseudonyms, now);
+        }
+        for viewer in &mut drill.viewers {
+            hide_viewer(viewer, &mut pseudonyms, now);
+        }
+        for session in &mut drill.sessions {
+            if let Some(endpoints) = &mut session.endpoints {
+                hide(&mut endpoints.remote_address, &mut pseudonyms, now);
+                endpoints.remote_port = 0;
+            }
+        }
+    }
+
     /// A delivery as it is sent.
     pub fn delivery(&self, mut delivery: v1::Delivery) -> v1::Delivery {
         if let Some(mut pseudonyms) = self.pseudonyms() {
@@ -83,13 +108,17 @@ fn hide_clients(event: &mut v1::HotEvent, pseudonyms: &mut Pseudonyms, now: Inst
         }
         Some(hot_event::Event::Viewer(event)) => {
             if let Some(viewer) = &mut event.viewer {
-                hide(&mut viewer.client_address, pseudonyms, now);
-                // The player's own name for its playback may be known elsewhere.
-                viewer.sid.clear();
+                hide_viewer(viewer, pseudonyms, now);
             }
         }
         Some(hot_event::Event::Alarm(_)) | None => {}
     }
+}
+
+fn hide_viewer(viewer: &mut v1::Viewer, pseudonyms: &mut Pseudonyms, now: Instant) {
+    hide(&mut viewer.client_address, pseudonyms, now);
+    // The player's own name for its playback may be known elsewhere.
+    viewer.sid.clear();
 }
 
 fn hide_client(delivery: &mut v1::Delivery, pseudonyms: &mut Pseudonyms, now: Instant) {

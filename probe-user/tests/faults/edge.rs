@@ -145,7 +145,9 @@ impl Edge {
                 warm: 1 << 24,
                 cold: 1 << 24,
             },
+            core: None,
             ring: Some(ring::Options {
+                directory: None,
                 open: Box::new(move || Ok(Box::new(disk))),
                 max_bytes: 16 << 20,
                 every: Duration::ZERO,

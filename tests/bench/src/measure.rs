@@ -10,7 +10,7 @@ use weir_tests::lab::cleanup;
 use crate::observer::Tools;
 use crate::report::Report;
 use crate::scene::Span;
-use crate::{adoption, host_cost, kernel_cost, latency, machine, replay_cost, user_cost};
+use crate::{adoption, host_cost, kernel_cost, latency, machine, replay_cost, uplink, user_cost};
 
 /// The parts, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,6 +20,7 @@ pub(crate) enum Part {
     User,
     Replay,
     Latency,
+    Uplink,
     Adoption,
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::User => user_cost::measure(&plan, &tools, &mut report),
             Part::Replay => replay_cost::measure(&plan, &args.recording, &mut report),
             Part::Latency => latency::measure(&plan, &tools, &mut report),
+            Part::Uplink => uplink::measure(&plan, &tools, &mut report),
             Part::Adoption => adoption::measure(&plan, &tools, &mut report),
         };
         result = measured.with_context(|| format!("the part {part:?}"));

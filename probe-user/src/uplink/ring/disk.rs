@@ -5,6 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use weir_proto::v1;
+
+use super::entry::{Entries, Entry};
+
 const PREFIX: &str = "ring.";
 
 /// What the ring wants of a disk; a test has one that fails.
@@ -102,6 +106,29 @@ pub fn content(directory: &Path, number: u64) -> io::Result<Vec<u8>> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         read => read,
     }
+}
+
+/// Frames of a file between two times, oldest first, and at how many places it is damaged.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn frames(
+    directory: &Path,
+    number: u64,
+    from_unix_ns: u64,
+    until_unix_ns: u64,
+) -> io::Result<(Vec<v1::Frame>, u64)> {
+    let content = content(directory, number)?;
+    let mut entries = Entries::new(&content);
+    let mut frames = Vec::new();
+    for entry in entries.by_ref() {
+        if let Entry::Frame(frame) = entry
+            && (from_unix_ns..=until_unix_ns).contains(&frame.unix_ns)
+        {
+            frames.push(*frame);
+        }
+    }
+    Ok((frames, entries.damaged))
 }
 
 impl Disk for Directory {

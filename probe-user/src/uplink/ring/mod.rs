@@ -45,6 +45,8 @@ struct Segment {
 
 /// Where the ring is kept, and how much of it.
 pub struct Options {
+    /// Where it can be read meanwhile; none: nowhere.
+    pub directory: Option<PathBuf>,
     /// Called where it may wait for the disk.
     pub open: Box<dyn FnOnce() -> io::Result<Box<dyn Disk>> + Send>,
     /// Of all files together.
@@ -66,6 +68,7 @@ impl Options {
     /// In a directory, a second at a time.
     pub fn within(directory: PathBuf, max_bytes: u64) -> Self {
         Self {
+            directory: Some(directory.clone()),
             open: Box::new(move || Ok(Box::new(Directory::open(&directory)?))),
             max_bytes,
             every: Duration::from_secs(1),
