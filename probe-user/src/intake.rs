@@ -108,6 +108,7 @@ impl Intake {
     ) -> anyhow::Result<Self> {
         let mut fold = Fold::new(limits, context.tick_hz);
         fold.set_progress_ms(settings.progress_ms);
+        fold.set_rates_kbps(&settings.sustain_kbps);
         Ok(Self {
             fold,
             audience: Audience::new(limits.into(), audience_settings(&settings)),
@@ -205,18 +206,21 @@ impl Intake {
                 self.audience.advance(*now_ns, clocks, cells);
                 let raised = &mut self.raised;
                 let is_sample = *now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
-                self.alarms.look(cells, *now_ns, is_sample, |alarm| {
-                    // Nobody fetches them: a rate turns once in a while, so a few are enough.
-                    if raised.len() >= ALARMS_KEPT {
-                        raised.pop_front();
-                    }
-                    raised.push_back(alarm);
-                });
+                let viewers = || self.audience.standing();
+                self.alarms
+                    .look(cells, *now_ns, is_sample, viewers, |alarm| {
+                        // Nobody fetches them: a rate turns once in a while, so a few are enough.
+                        if raised.len() >= ALARMS_KEPT {
+                            raised.pop_front();
+                        }
+                        raised.push_back(alarm);
+                    });
             }
             Said::Settings(settings) => match labels(settings) {
                 Ok(labels) => {
                     self.labels = labels;
                     self.fold.set_progress_ms(settings.progress_ms);
+                    self.fold.set_rates_kbps(&settings.sustain_kbps);
                     self.audience.set(audience_settings(settings));
                     if promises(settings) != promises(&self.settings) {
                         // Another question: its evidence begins anew.
@@ -322,12 +326,14 @@ impl Intake {
             Transport::Tcp6
         };
         let label = self.labels.label_of(give_up.local_port, remote);
-        self.fold.half_open_give_up(
+        let cell = self.fold.half_open_give_up(
             label,
             transport,
             self.context.backend,
             give_up.synack_retransmits,
         );
+        self.audience
+            .half_open_give_up(remote, give_up.local_port, cell);
     }
 
     /// Begins a recording. `dropped` counts the records for which a slow recorder has no room.

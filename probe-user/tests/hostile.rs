@@ -46,6 +46,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What is allocated is counted of the whole process: one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn refused(collector: &Collector, reason: &str) -> u64 {
     let refusals = collector.hosts().await.refusals;
     let of = refusals.iter().find(|refusals| refusals.reason == reason);
@@ -94,6 +97,7 @@ async fn send_large(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_is_refused_before_it_takes_memory_and_others_go_on() {
+    let _alone = ALONE.lock().await;
     let collector = Collector::start("centre", |_| {}).await;
     let mut good = Edge::connect(&collector, hello("good", "b")).await.unwrap();
     good.send(tick(1, vec![cell("a", 1)])).await.unwrap();
@@ -124,6 +128,7 @@ async fn what_is_too_large_is_refused_before_it_takes_memory_and_others_go_on() 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_nothing_is_shown_out_and_costs_little_meanwhile() {
     const GUESTS: usize = 300;
+    let _alone = ALONE.lock().await;
     let collector = Collector::start("centre", |_| {}).await;
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

@@ -41,12 +41,16 @@ async fn subscribe(collector: &Collector, prefix: &str) -> Streaming<v1::FleetSu
     answer.unwrap().into_inner()
 }
 
+/// The host's answer; what it sees comes by another connection, and may come first.
 async fn answer(stream: &mut Streaming<v1::FleetSubscribeMessage>) -> v1::SubscribeAnswer {
-    let message = stream.message().await.unwrap().unwrap();
-    assert_eq!(message.host, "edge-1");
-    match message.message {
-        Some(Message::Answer(answer)) => answer,
-        other => panic!("not an answer: {other:?}"),
+    loop {
+        let message = stream.message().await.unwrap().unwrap();
+        assert_eq!(message.host, "edge-1");
+        match message.message {
+            Some(Message::Answer(answer)) => return answer,
+            Some(Message::Drill(_)) => {}
+            other => panic!("not an answer: {other:?}"),
+        }
     }
 }
 

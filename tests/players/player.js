@@ -9,6 +9,10 @@ const DRY_S = 0.1;
 const video = document.getElementById('video');
 
 let id = '';
+// The viewer has just asked for another place; else it is the player that jumps.
+let asked = false;
+// Forgets what was seen of the playback before; set by `watch`.
+let anew = () => {};
 const say = (event, more = {}) =>
   window.report(JSON.stringify({ id, event, t: Date.now(), ...more }));
 
@@ -32,6 +36,15 @@ function watch() {
   let stalled = false;
   let seeking = false;
   let paused = false;
+  let frozen = false;
+  let last_frame = 0;
+  anew = () => {
+    started = false;
+    stalled = false;
+    seeking = false;
+    paused = false;
+    frozen = false;
+  };
   video.addEventListener('waiting', (event) => {
     if (started && !stalled && !seeking && !paused && !video.ended) {
       stalled = true;
@@ -49,10 +62,12 @@ function watch() {
     }
   });
   video.addEventListener('seeking', (event) => {
-    // Players nudge the playhead over small gaps while they stall: that is no viewer's seek.
+    const of_viewer = asked;
+    asked = false;
+    // Players nudge the playhead over small gaps while they stall: that is part of the stall.
     if (started && !stalled) {
       seeking = true;
-      say('seeking', { t: made(event), to: video.currentTime });
+      say('seeking', { t: made(event), of_viewer });
     }
   });
   video.addEventListener('seeked', (event) => {
@@ -67,13 +82,23 @@ function watch() {
       say('paused', { t: made(event) });
     }
   });
+  video.addEventListener('play', (event) => {
+    // From here on the viewer wants to watch, whether or not there is anything to see.
+    if (started && paused) {
+      paused = false;
+      say('unpaused', { t: made(event) });
+    }
+  });
+  document.addEventListener('visibilitychange', (event) => {
+    // A page that nobody looks at is shown no frames.
+    last_frame = Date.now();
+    say(document.hidden ? 'hidden' : 'shown', { t: made(event) });
+  });
   video.addEventListener('ended', (event) => say('ended', { t: made(event) }));
   video.addEventListener('error', () =>
     say('error', { fatal: true, kind: 'element', details: video.error?.message ?? '' }));
   // Chromium lets the sound go on for three seconds without pictures before it says that it waits.
   // Whoever watches has been waiting since the last picture.
-  let frozen = false;
-  let last_frame = 0;
   const shown = () => {
     last_frame = Date.now();
     if (frozen) {
@@ -84,7 +109,7 @@ function watch() {
   };
   video.requestVideoFrameCallback(shown);
   setInterval(() => {
-    const idle = !started || seeking || paused || video.ended;
+    const idle = !started || seeking || paused || video.ended || document.hidden;
     if (!frozen && !idle && Date.now() - last_frame > FROZEN_MS && ahead() < DRY_S) {
       frozen = true;
       say('frozen', { t: last_frame });
@@ -136,6 +161,8 @@ function playHls(options) {
   hls.attachMedia(video);
   say('load');
   hls.loadSource(options.url);
+  video.play().catch((error) => say('error', { fatal: false, kind: 'play', details: error.message }));
+  return () => hls.destroy();
 }
 
 function playDash(options) {
@@ -185,19 +212,26 @@ function playDash(options) {
     }));
   say('load');
   player.initialize(video, options.url, true);
+  return () => player.destroy();
 }
 
 window.play = (options) => {
   id = options.id;
   watch();
-  if (options.family === 'dash.js') {
-    playDash(options);
-  } else {
-    playHls(options);
-    video.play().catch((error) => say('error', { fatal: false, kind: 'play', details: error.message }));
+  const begin = options.family === 'dash.js' ? playDash : playHls;
+  let end = begin(options);
+  for (const at of options.restarts_ms ?? []) {
+    setTimeout(() => {
+      anew();
+      end();
+      end = begin(options);
+    }, at);
   }
   for (const { at_ms: at, to_s: to } of options.seeks ?? []) {
-    setTimeout(() => { video.currentTime = to; }, at);
+    setTimeout(() => {
+      asked = true;
+      video.currentTime = to;
+    }, at);
   }
   for (const { at_ms: at, for_ms: lasts } of options.pauses ?? []) {
     setTimeout(() => video.pause(), at);

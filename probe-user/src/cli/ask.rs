@@ -163,10 +163,12 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
         .collect();
     cell_listing::sort(&mut rows, args.sort, args.reverse);
     rows.truncate(limit(args.limit));
-    print_all(
-        &rows,
-        Printer::new(cell_listing::COLUMNS, args.output.output, style, to),
-    )
+    let columns = if args.qoe {
+        cell_listing::QOE_COLUMNS
+    } else {
+        cell_listing::COLUMNS
+    };
+    print_all(&rows, Printer::new(columns, args.output.output, style, to))
 }
 
 /// `weir cells --last`: a window, or one after the other.

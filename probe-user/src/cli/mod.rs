@@ -367,6 +367,7 @@ Examples:
   weir cells --collector http://127.0.0.1:7447 --last 60s
   weir cells --collector http://127.0.0.1:7447 --last 10s --follow -o json
   weir cells --collector http://127.0.0.1:7447 --cell /mobile/
+  weir cells --qoe
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
 pub struct Cells {
@@ -397,6 +398,10 @@ pub struct Cells {
     /// At most so many.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
+    /// What viewers have of it: starts and why they failed, stalls, bitrate, switches, exits, rates,
+    /// each with its interval and count, and how much is labelled.
+    #[arg(long)]
+    pub qoe: bool,
     /// With -o json: the histograms' buckets too.
     #[arg(long)]
     pub buckets: bool,

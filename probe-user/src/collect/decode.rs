@@ -5,7 +5,7 @@ use weir_proto::v1::{self, Lane};
 
 use crate::kernel::BackendKind;
 use crate::labels::Service;
-use crate::qoe::cell::{RATES_BPS, Sustain};
+use crate::qoe::cell::{RATES, Sustain};
 use crate::qoe::{CellKey, CellSnapshot, Gauges, Metric, Transport};
 use crate::uplink::VITAL_VALUES;
 use crate::wire::{self, WIRE_VERSION};
@@ -319,17 +319,19 @@ fn cell(cell: &v1::Cell, key: CellKey) -> Result<CellSnapshot, Error> {
     })
 }
 
-/// What an edge tests and this collector does not know has no place here.
-fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES_BPS.len()], Error> {
-    at_most("rates of a cell", sent.len(), RATES_BPS.len())?;
-    let mut sustain = [Sustain::default(); RATES_BPS.len()];
-    for one in sent {
-        let place = RATES_BPS.iter().position(|rate| *rate == one.rate_bps);
-        let place = place.ok_or_else(|| Error::Unknown {
-            field: "sustain.rate_bps",
-            value: one.rate_bps.to_string(),
-        })?;
-        sustain[place] = Sustain {
+/// The rates that an edge tests for, each once.
+fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES], Error> {
+    at_most("rates of a cell", sent.len(), RATES)?;
+    let mut sustain = [Sustain::default(); RATES];
+    for (at, one) in sent.iter().enumerate() {
+        if one.rate_bps == 0 {
+            return Err(Error::Missing("sustain.rate_bps"));
+        }
+        if sustain.iter().any(|known| known.rate_bps == one.rate_bps) {
+            return Err(Error::Twice(format!("rate of {} bit/s", one.rate_bps)));
+        }
+        sustain[at] = Sustain {
+            rate_bps: one.rate_bps,
             tested: one.tested,
             sustained: one.sustained.min(one.tested),
         };

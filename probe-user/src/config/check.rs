@@ -8,12 +8,15 @@ use tonic::transport::Uri;
 
 use super::{Alarms, Collector, Config, KILL_SWITCH, Limits, Recording, labels};
 use crate::kernel::Filter;
+use crate::qoe::cell::RATES;
 
 /// Names that cells use themselves.
 const RESERVED_NAMES: [&str; 2] = ["other", "-"];
 const MAX_NAME_BYTES: usize = 64;
 const MAX_NAMES: usize = 1024;
 const PAGE_BYTES: u32 = 4096;
+/// 100 Gbit/s.
+const MOST_KBPS: u32 = 100_000_000;
 
 /// A value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +97,7 @@ impl Config {
         if let Some(file) = &self.viewers.learned_file {
             problems.absolute("viewers.learned_file", file, "/var/lib/weir/players.json");
         }
+        self.rates(&mut problems);
         self.alarms.problems(&mut problems);
         self.limits.problems(&mut problems);
         self.collector.problems(&mut problems);
@@ -101,6 +105,21 @@ impl Config {
         self.labels.problems(&mut problems);
         labels::rule_problems(&self.rules, &mut problems);
         problems.0
+    }
+
+    fn rates(&self, problems: &mut Problems) {
+        let rates = &self.viewers.sustain_kbps;
+        let is_rising = rates.is_sorted_by(|a, b| a < b);
+        let is_within = rates.iter().all(|kbps| (1..=MOST_KBPS).contains(kbps));
+        if rates.is_empty() || rates.len() > RATES || !is_rising || !is_within {
+            problems.add(
+                "viewers.sustain_kbps",
+                format!(
+                    "viewers.sustain_kbps = {rates:?}: expected one to {RATES} rates, rising, each 1 to \
+                     {MOST_KBPS}"
+                ),
+            );
+        }
     }
 
     fn times(&self, problems: &mut Problems) {

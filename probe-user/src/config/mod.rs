@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
+use crate::qoe::cell::RATES_KBPS;
 use crate::tls;
 
 /// Where the file that turns weir off is looked for, unless the configuration says otherwise.
@@ -108,6 +109,8 @@ pub struct Viewers {
     pub from_kernel: bool,
     /// Where what is learned of players is kept; none: nowhere.
     pub learned_file: Option<PathBuf>,
+    /// Rates that deliveries are tested for, rising.
+    pub sustain_kbps: Vec<u32>,
 }
 
 /// `[alarms]`: up to these shares all is well.
@@ -304,6 +307,7 @@ impl Default for Config {
             viewers: Viewers {
                 from_kernel: false,
                 learned_file: None,
+                sustain_kbps: RATES_KBPS.to_vec(),
             },
             alarms: Alarms {
                 start_failures_permille: 20,

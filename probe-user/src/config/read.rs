@@ -150,6 +150,7 @@ fn read_viewers(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Pr
         let viewers = &mut config.viewers;
         table.set("from_kernel", &mut viewers.from_kernel, problems);
         table.set("learned_file", &mut viewers.learned_file, problems);
+        table.set("sustain_kbps", &mut viewers.sustain_kbps, problems);
     });
     root.table("alarms", problems, |table, problems| {
         let alarms = &mut config.alarms;

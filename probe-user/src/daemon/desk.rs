@@ -320,6 +320,7 @@ impl Desk {
                 .as_ref()
                 .map(|recording| recording.status()),
             labels: self.labelling.status(),
+            learned: self.intake.learned(),
         }
     }
 

@@ -32,6 +32,7 @@ pub fn settings_of(config: &Config, config_generation: u64) -> v1::RecordedSetti
         quiet_gap_ms: config.quiet_gap_ms,
         progress_ms: config.progress_ms,
         viewers_from_kernel: config.viewers.from_kernel,
+        sustain_kbps: config.viewers.sustain_kbps.clone(),
         hears_labels: config.labels.access_log_socket.is_some()
             || config.labels.tag_socket.is_some(),
         alarms: Some(v1::RecordedAlarms {

@@ -14,6 +14,15 @@ impl Intake {
         self.audience.learn_from(Learned::from(families));
     }
 
+    /// What was learned of players, as it is told.
+    pub fn learned(&self) -> Vec<v1::LearnedFamily> {
+        let families = self.audience.learned().families();
+        families
+            .iter()
+            .map(|(name, family)| wire::learned(name, family))
+            .collect()
+    }
+
     /// Those who watch.
     pub fn audience(&self) -> &Audience {
         &self.audience

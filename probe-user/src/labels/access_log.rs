@@ -12,7 +12,9 @@ use serde::de::{Deserializer, Visitor};
 
 use super::cmcd;
 use super::naming::{Asking, Named, Naming};
-use super::request::{ByteRange, Cache, NO_UPSTREAM, RequestLabel, SessionRef, Source};
+use super::request::{
+    ByteRange, Cache, Class, NO_UPSTREAM, Object, RequestLabel, SessionRef, Source,
+};
 
 /// The object begins within so many bytes; syslog's own head is a third of it.
 const MOST_HEAD_BYTES: usize = 256;
@@ -79,6 +81,8 @@ struct Line<'a> {
     http2: Text<'a>,
     #[serde(borrow)]
     server_protocol: Text<'a>,
+    #[serde(borrow)]
+    request_method: Text<'a>,
     #[serde(borrow)]
     request_uri: Text<'a>,
     #[serde(borrow)]
@@ -170,11 +174,19 @@ impl Line<'_> {
     fn label(&self, t_heard_ns: u64, naming: &Naming) -> Option<RequestLabel> {
         let session = self.session()?;
         let Named {
-            object,
+            mut object,
             viewer,
             family,
             cmcd,
         } = self.named(naming);
+        // An answer to HEAD or OPTIONS has no media in it. Logs of before have no method.
+        if self.request_method.get().is_some_and(|how| how != "GET") {
+            object = Object {
+                class: Class::Other,
+                content: object.content,
+                ..Object::default()
+            };
+        }
         let end_unix_ns = self.msec.seconds_ns().unwrap_or(0);
         let took_ns = self.request_time.seconds_ns();
         let begin_unix_ns = took_ns.map_or(0, |took| end_unix_ns.saturating_sub(took));

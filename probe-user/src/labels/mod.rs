@@ -3,6 +3,8 @@
 
 pub mod access_log;
 pub mod cmcd;
+#[cfg(test)]
+mod documented;
 pub mod family;
 pub mod geo;
 pub mod inlet;

@@ -1,16 +1,24 @@
 //! The alarms of all cells: which rates are watched, with what promise, and what their tests say.
 
+use hashbrown::HashMap;
+
 use super::alarm::{Alarm, Evidence, Promise, Watch};
-use super::cell::{Cells, Gauges};
-use super::counters::Counters;
+use super::cell::{Cell, Cells};
+use super::poll::LEFT_OUT;
 
 /// A viewer that stands still now is likely to do so in the next moment too: one look is as good as
 /// several, so there is one in so long.
 const LOOK_NS: u64 = 10_000_000_000;
 /// What is so old counts half of what is found of late.
 const RECENT_NS: f64 = 30e9;
-/// Fewer viewers are no rate.
+/// Fewer viewers are no rate, and neither are fewer client networks.
 const LEAST_VIEWERS: u64 = 10;
+const LEAST_NETWORKS: usize = 5;
+/// A client network has one say in so long on failed starts: whoever fails tries again.
+pub const START_ROUND_NS: u64 = 300_000_000_000;
+/// And on late deliveries: a viewer asks every few seconds, and what befalls one delivery befalls the
+/// next.
+pub const LATE_ROUND_NS: u64 = 30_000_000_000;
 
 /// A rate that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,20 +42,12 @@ impl Rate {
         Self::LateDeliveries,
     ];
 
-    /// Trials and bad ones, of what is counted.
-    fn counted(self, counters: &Counters) -> (u64, u64) {
+    /// Trials and bad ones of the networks that have a say; cumulative.
+    fn counted(self, cell: &Cell) -> (u64, u64) {
         match self {
-            Self::StartFailures => {
-                let failed = counters.start_failures();
-                (counters.starts + failed, failed)
-            }
+            Self::StartFailures => cell.start_poll.counted(),
             Self::StalledViewers => (0, 0),
-            Self::LateDeliveries => {
-                // A delivery that a label names is counted with its class, and its lateness here.
-                let late = counters.late_deliveries;
-                let all = counters.deliveries + counters.deliveries_labelled;
-                (all.max(late), late)
-            }
+            Self::LateDeliveries => cell.late_poll.counted(),
         }
     }
 }
@@ -95,7 +95,8 @@ pub struct Raised {
 #[derive(Clone, Debug)]
 struct Watched {
     watches: [Watch; Rate::COUNT],
-    seen: Counters,
+    /// What was counted at the last look.
+    seen: [(u64, u64); Rate::COUNT],
     /// Trials and bad ones of late, older ones counting less.
     recent: [(f64, f64); Rate::COUNT],
     t_seen_ns: u64,
@@ -130,17 +131,22 @@ impl Alarms {
 
     /// Looks at what was counted since the last time; calls `tell` with what follows. `is_sample`:
     /// only a share of the sessions is followed, of the others only what went wrong is counted.
-    pub fn look(
+    /// `viewers`: those that are active now; asked for once in a while.
+    pub fn look<V: Iterator<Item = Standing>>(
         &mut self,
         cells: &Cells,
         now_ns: u64,
         is_sample: bool,
+        viewers: impl FnOnce() -> V,
         mut tell: impl FnMut(Raised),
     ) {
         let is_turn = now_ns.saturating_sub(self.t_looked_ns) >= LOOK_NS;
-        if is_turn {
+        let shares = if is_turn {
             self.t_looked_ns = now_ns;
-        }
+            stalled_shares(cells, viewers)
+        } else {
+            HashMap::new()
+        };
         for (index, _, cell) in cells.iter_indexed() {
             let place = index as usize;
             if self.cells.len() <= place {
@@ -149,14 +155,16 @@ impl Alarms {
             let promises = self.promises;
             let watched =
                 self.cells[place].get_or_insert_with(|| Box::new(Watched::new(&promises)));
-            let since = cell.counters.since(&watched.seen);
-            watched.seen = cell.counters;
             watched.age(now_ns);
             for rate in Rate::ALL {
-                if is_sample && rate == Rate::LateDeliveries {
-                    continue;
-                }
-                let found = watched.judge(rate, &since, &cell.gauges, is_turn, now_ns);
+                let since = watched.since(rate, cell);
+                let found = match rate {
+                    Rate::LateDeliveries if is_sample => None,
+                    Rate::StalledViewers => shares
+                        .get(&index)
+                        .and_then(|share| watched.judge_share(*share, now_ns)),
+                    _ => watched.judge(rate, since, now_ns),
+                };
                 if let Some(found) = found {
                     watched.took(rate, index, &found, (now_ns, promises.alpha), &mut tell);
                 }
@@ -174,7 +182,7 @@ impl Watched {
                     alpha: promises.alpha,
                 })
             }),
-            seen: Counters::default(),
+            seen: [(0, 0); Rate::COUNT],
             recent: [(0.0, 0.0); Rate::COUNT],
             t_seen_ns: 0,
             on: [None; Rate::COUNT],
@@ -190,29 +198,26 @@ impl Watched {
         }
     }
 
-    fn judge(
-        &mut self,
-        rate: Rate,
-        since: &Counters,
-        gauges: &Gauges,
-        is_turn: bool,
-        now_ns: u64,
-    ) -> Option<Alarm> {
-        let watch = &mut self.watches[rate as usize];
-        if rate == Rate::StalledViewers {
-            let is_enough = gauges.viewers_active >= LEAST_VIEWERS;
-            if !is_turn || !is_enough {
-                return None;
-            }
-            let share = gauges.viewers_stalled as f64 / gauges.viewers_active as f64;
-            let (trials, bad) = &mut self.recent[rate as usize];
-            (*trials, *bad) = (*trials + 1.0, *bad + share);
-            return watch.saw_share(share, now_ns);
-        }
-        let (trials, bad) = rate.counted(since);
+    /// What was counted of a rate since the last look.
+    fn since(&mut self, rate: Rate, cell: &Cell) -> (u64, u64) {
+        let counted = rate.counted(cell);
+        let (trials, bad) = std::mem::replace(&mut self.seen[rate as usize], counted);
+        (
+            counted.0.saturating_sub(trials),
+            counted.1.saturating_sub(bad),
+        )
+    }
+
+    fn judge(&mut self, rate: Rate, (trials, bad): (u64, u64), now_ns: u64) -> Option<Alarm> {
         let recent = &mut self.recent[rate as usize];
         *recent = (recent.0 + trials as f64, recent.1 + bad as f64);
-        watch.saw(trials, bad, now_ns)
+        self.watches[rate as usize].saw(trials, bad, now_ns)
+    }
+
+    fn judge_share(&mut self, share: f64, now_ns: u64) -> Option<Alarm> {
+        let (trials, bad) = &mut self.recent[Rate::StalledViewers as usize];
+        (*trials, *bad) = (*trials + 1.0, *bad + share);
+        self.watches[Rate::StalledViewers as usize].saw_share(share, now_ns)
     }
 
     fn took(
@@ -243,6 +248,61 @@ impl Watched {
     }
 }
 
+/// How a viewer stands that is active.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Its cell.
+    pub cell: u32,
+    /// Its client's network ([`super::poll::network_of`]).
+    pub network: u64,
+    /// It stands still.
+    pub is_stalled: bool,
+}
+
+/// The share of viewers that stand still, of each cell with enough of them: the mean over the client
+/// networks, each of which weighs the same, without those that fare worst.
+fn stalled_shares<V: Iterator<Item = Standing>>(
+    cells: &Cells,
+    viewers: impl FnOnce() -> V,
+) -> HashMap<u32, f64> {
+    let is_enough = |cell: &Cell| cell.gauges.viewers_active >= LEAST_VIEWERS;
+    let can_be_bad =
+        |cell: &Cell| is_enough(cell) && cell.gauges.viewers_stalled > u64::from(LEFT_OUT);
+    let mut shares: HashMap<u32, f64> = cells
+        .iter_indexed()
+        .filter(|(_, _, cell)| is_enough(cell))
+        .map(|(index, _, _)| (index, 0.0))
+        .collect();
+    if !cells.iter().any(|(_, cell)| can_be_bad(cell)) {
+        return shares;
+    }
+    let mut networks: HashMap<(u32, u64), (u32, u32)> = HashMap::new();
+    for viewer in viewers() {
+        if can_be_bad(cells.get(viewer.cell)) {
+            let (all, stalled) = networks.entry((viewer.cell, viewer.network)).or_default();
+            *all += 1;
+            *stalled += u32::from(viewer.is_stalled);
+        }
+    }
+    let mut of_cells: HashMap<u32, Vec<f64>> = HashMap::new();
+    for ((cell, _), (all, stalled)) in networks {
+        let share = f64::from(stalled) / f64::from(all);
+        of_cells.entry(cell).or_default().push(share);
+    }
+    for (cell, mut of_networks) in of_cells {
+        if of_networks.len() < LEAST_NETWORKS {
+            shares.remove(&cell);
+            continue;
+        }
+        // In one order, so that a sum of floating numbers is the same in a replay.
+        of_networks.sort_by(f64::total_cmp);
+        let kept = of_networks.len() - LEFT_OUT as usize;
+        let sum: f64 = of_networks.iter().take(kept).sum();
+        shares.insert(cell, sum / of_networks.len() as f64);
+    }
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,31 +321,41 @@ mod tests {
         (cells, cell)
     }
 
+    /// Of this many networks, the first ones fare badly.
+    fn starts(cells: &mut Cells, cell: u32, second: u64, networks: u64, bad: u64) {
+        let poll = &mut cells.get_mut(cell).start_poll;
+        for network in 0..networks {
+            poll.saw(network, network < bad, second * S, START_ROUND_NS);
+        }
+    }
+
+    const S: u64 = 1_000_000_000;
+
+    fn nobody() -> std::iter::Empty<Standing> {
+        std::iter::empty()
+    }
+
     #[test]
     fn failing_starts_raise_an_alarm_once_and_good_ones_clear_it() {
         let (mut cells, cell) = cells();
         let mut alarms = Alarms::new(Promises::default());
         let mut said = Vec::new();
         let mut second = 0;
-        let mut go = |cells: &mut Cells, alarms: &mut Alarms, good: u64, bad: u64| {
-            second += 1;
-            let counters = &mut cells.get_mut(cell).counters;
-            counters.starts += good;
-            counters.start_failures_http += bad;
-            alarms.look(cells, second * 1_000_000_000, false, |raised| {
-                said.push(raised);
-            });
+        let mut go = |cells: &mut Cells, alarms: &mut Alarms, networks: u64, bad: u64| {
+            second += START_ROUND_NS / S;
+            starts(cells, cell, second, networks, bad);
+            alarms.look(cells, second * S, false, nobody, |raised| said.push(raised));
         };
-        for _ in 0..200 {
-            go(&mut cells, &mut alarms, 10, 0);
+        for _ in 0..20 {
+            go(&mut cells, &mut alarms, 100, 0);
         }
         assert_eq!(alarms.on().count(), 0);
-        for _ in 0..20 {
-            go(&mut cells, &mut alarms, 5, 5);
+        for _ in 0..3 {
+            go(&mut cells, &mut alarms, 50, 25);
         }
         assert_eq!(alarms.on().count(), 1);
-        for _ in 0..400 {
-            go(&mut cells, &mut alarms, 10, 0);
+        for _ in 0..40 {
+            go(&mut cells, &mut alarms, 100, 0);
         }
         assert_eq!(alarms.on().count(), 0);
         let on: Vec<_> = said
@@ -306,38 +376,69 @@ mod tests {
     }
 
     #[test]
-    fn lateness_is_not_judged_where_only_what_went_wrong_is_counted() {
-        let (mut cells, cell) = cells();
-        let mut alarms = Alarms::new(Promises::default());
-        for second in 1..100 {
-            let counters = &mut cells.get_mut(cell).counters;
-            counters.deliveries += 1;
-            counters.late_deliveries += 1;
-            alarms.look(&cells, second * 1_000_000_000, true, |raised| {
-                panic!("{raised:?}")
-            });
+    fn an_outage_is_found_with_the_seventh_network_that_it_hits() {
+        for (networks, is_found) in [(5, false), (8, true)] {
+            let (mut cells, cell) = cells();
+            let mut alarms = Alarms::new(Promises::default());
+            starts(&mut cells, cell, 1, networks, networks);
+            alarms.look(&cells, S, false, nobody, |_| {});
+            assert_eq!(alarms.on().count() == 1, is_found, "{networks}");
         }
-        cells.get_mut(cell).counters.late_deliveries += 100;
-        alarms.look(&cells, 100_000_000_000, false, |_| {});
-        assert_eq!(alarms.on().count(), 1);
     }
 
     #[test]
-    fn one_viewer_alone_never_raises_an_alarm() {
+    fn lateness_is_not_judged_where_only_what_went_wrong_is_counted() {
         let (mut cells, cell) = cells();
         let mut alarms = Alarms::new(Promises::default());
-        let gauges = &mut cells.get_mut(cell).gauges;
-        (gauges.viewers_active, gauges.viewers_stalled) = (1, 1);
-        for second in 1..10_000 {
-            alarms.look(&cells, second * 1_000_000_000, false, |raised| {
+        let late = |cells: &mut Cells, second: u64| {
+            let poll = &mut cells.get_mut(cell).late_poll;
+            for network in 0..20 {
+                poll.saw(network, true, second * S, LATE_ROUND_NS);
+            }
+        };
+        for second in 1..100 {
+            late(&mut cells, second);
+            alarms.look(&cells, second * S, true, nobody, |raised| {
                 panic!("{raised:?}")
             });
         }
-        let gauges = &mut cells.get_mut(cell).gauges;
-        (gauges.viewers_active, gauges.viewers_stalled) = (100, 40);
-        for second in 10_000..10_600 {
-            alarms.look(&cells, second * 1_000_000_000, false, |_| {});
-        }
+        late(&mut cells, 200);
+        alarms.look(&cells, 200 * S, false, nobody, |_| {});
         assert_eq!(alarms.on().count(), 1);
+    }
+
+    /// Viewers in networks of `each`, the first of which stand still.
+    fn standing(cell: u32, all: u64, stalled: u64, each: u64) -> impl Iterator<Item = Standing> {
+        (0..all).map(move |n| Standing {
+            cell,
+            network: n / each,
+            is_stalled: n < stalled,
+        })
+    }
+
+    #[test]
+    fn viewers_that_stand_still_in_one_or_two_networks_raise_no_alarm() {
+        for (all, stalled, each, is_found) in [
+            (1, 1, 1, false),
+            (10, 1, 1, false),
+            (10, 2, 1, false),
+            (10, 4, 1, true),
+            // A whole site, and its neighbour.
+            (200, 40, 20, false),
+            (200, 120, 20, true),
+            // All behind few networks: who it is cannot be told.
+            (100, 80, 50, false),
+        ] {
+            let (mut cells, cell) = cells();
+            let mut alarms = Alarms::new(Promises::default());
+            let gauges = &mut cells.get_mut(cell).gauges;
+            (gauges.viewers_active, gauges.viewers_stalled) = (all, stalled);
+            for second in 1..3600 {
+                let viewers = || standing(cell, all, stalled, each);
+                alarms.look(&cells, second * S, false, viewers, |_| {});
+            }
+            let case = (all, stalled, each);
+            assert_eq!(alarms.on().count() == 1, is_found, "{case:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use histogram::{Histogram, SparseHistogram};
 
+use super::poll::Poll;
 use super::viewer::Tier;
 use super::{Counters, Metric};
 use crate::kernel::BackendKind;
@@ -121,12 +122,16 @@ impl fmt::Display for CellKey {
     }
 }
 
-/// The rates that deliveries are tested for: a ladder's usual rungs.
-pub const RATES_BPS: [u64; 4] = [2_500_000, 5_000_000, 8_000_000, 16_000_000];
+/// Rates that deliveries are tested for.
+pub const RATES: usize = 4;
+/// Those, unless the configuration says others: a ladder's usual rungs.
+pub const RATES_KBPS: [u32; RATES] = [2500, 5000, 8000, 16_000];
 
 /// Of the deliveries that could test a rate, how many sustained it; cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sustain {
+    /// Which rate; 0: none has this place.
+    pub rate_bps: u64,
     /// Those that could.
     pub tested: u64,
     /// Those that did.
@@ -139,8 +144,12 @@ impl Sustain {
         self.sustained = self.sustained.saturating_add(other.sustained);
     }
 
-    fn since(&self, older: &Self) -> Self {
+    /// What was counted since an older state, in which the rate may have had another place or none.
+    fn since(&self, older: &[Self; RATES]) -> Self {
+        let same = older.iter().find(|older| older.rate_bps == self.rate_bps);
+        let older = same.copied().unwrap_or_default();
         Self {
+            rate_bps: self.rate_bps,
             tested: self.tested.saturating_sub(older.tested),
             sustained: self.sustained.saturating_sub(older.sustained),
         }
@@ -184,8 +193,12 @@ pub struct Cell {
     pub counters: Counters,
     /// Now.
     pub gauges: Gauges,
-    /// By [`RATES_BPS`].
-    pub sustain: [Sustain; RATES_BPS.len()],
+    /// By rate.
+    pub sustain: [Sustain; RATES],
+    /// Who has a say in the alarm on failed starts.
+    pub start_poll: Poll,
+    /// In that on late deliveries.
+    pub late_poll: Poll,
     /// Each made with its first value.
     histograms: [Option<Histogram>; Metric::COUNT],
 }
@@ -204,8 +217,11 @@ impl Cell {
     pub fn absorb(&mut self, other: &CellSnapshot) {
         self.counters.merge(&other.counters);
         self.gauges.merge(&other.gauges);
-        for (sustain, other) in self.sustain.iter_mut().zip(&other.sustain) {
-            sustain.merge(other);
+        // Hosts may be configured otherwise; beyond the rates that have a place, others have none.
+        for other in other.sustain.iter().filter(|other| other.rate_bps != 0) {
+            if let Some(own) = self.rate(other.rate_bps) {
+                own.merge(other);
+            }
         }
         for (metric, sparse) in &other.histograms {
             let histogram = self.histograms[*metric as usize]
@@ -219,17 +235,37 @@ impl Cell {
         }
     }
 
+    /// The place of a rate, which it may take now; none if others have all places.
+    fn rate(&mut self, rate_bps: u64) -> Option<&mut Sustain> {
+        let place = |rate_bps| move |own: &Sustain| own.rate_bps == rate_bps;
+        let own = &mut self.sustain;
+        let known = own.iter().position(place(rate_bps));
+        let at = known.or_else(|| own.iter().position(place(0)))?;
+        own[at].rate_bps = rate_bps;
+        Some(&mut own[at])
+    }
+
     /// Puts what a cell counted in the place of what it had counted before: a sum that held the
     /// older state holds the newer one afterwards, exactly, also if a count went back. Gauges are
     /// left alone. Both have this version's buckets.
     pub fn exchange(&mut self, older: Option<&CellSnapshot>, newer: &CellSnapshot) {
-        let nothing = (Counters::default(), [Sustain::default(); RATES_BPS.len()]);
+        let nothing = (Counters::default(), [Sustain::default(); RATES]);
         let (counters, sustain) = older.map_or(nothing, |older| (older.counters, older.sustain));
         self.counters.exchange(&counters, &newer.counters);
-        for (n, sum) in self.sustain.iter_mut().enumerate() {
-            let (old, new) = (sustain[n], newer.sustain[n]);
-            sum.tested = swap(sum.tested, old.tested, new.tested);
-            sum.sustained = swap(sum.sustained, old.sustained, new.sustained);
+        let of = |rates: &[Sustain; RATES], rate_bps| {
+            let same = rates.iter().find(|one| one.rate_bps == rate_bps);
+            same.copied().unwrap_or_default()
+        };
+        // A boot's rates stay as they are; if they do not, those that are not tested any more end here.
+        let gone = sustain
+            .iter()
+            .filter(|old| of(&newer.sustain, old.rate_bps).rate_bps == 0);
+        for rate_bps in newer.sustain.iter().chain(gone).map(|one| one.rate_bps) {
+            let (old, new) = (of(&sustain, rate_bps), of(&newer.sustain, rate_bps));
+            if let Some(sum) = self.rate(rate_bps).filter(|_| rate_bps != 0) {
+                sum.tested = swap(sum.tested, old.tested, new.tested);
+                sum.sustained = swap(sum.sustained, old.sustained, new.sustained);
+            }
         }
         let before = |metric| older.and_then(|older| older.histogram(metric));
         for (metric, histogram) in &newer.histograms {
@@ -306,8 +342,8 @@ pub struct CellSnapshot {
     pub counters: Counters,
     /// At that moment.
     pub gauges: Gauges,
-    /// Cumulative, by [`RATES_BPS`].
-    pub sustain: [Sustain; RATES_BPS.len()],
+    /// Cumulative, by rate.
+    pub sustain: [Sustain; RATES],
     /// At most one per metric, in the order of [`Metric::ALL`]; metrics without values are absent.
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
@@ -354,7 +390,7 @@ impl CellSnapshot {
             key: self.key.clone(),
             counters: self.counters.since(&older.counters),
             gauges: self.gauges,
-            sustain: std::array::from_fn(|n| self.sustain[n].since(&older.sustain[n])),
+            sustain: std::array::from_fn(|n| self.sustain[n].since(&older.sustain)),
             histograms: histograms.collect(),
         }
     }

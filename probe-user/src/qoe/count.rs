@@ -4,14 +4,17 @@
 use probe_ebpf::record::{Delivery, flag, kind as record_kind};
 
 use super::Counters;
+use super::alarms::LATE_ROUND_NS;
 use super::blame::{Part, Spent};
-use super::cell::{Cell, RATES_BPS};
+use super::cell::{Cell, RATES, Sustain};
 use super::delivery::{self, Kind, Phase};
 use super::fold::{Event, Fold};
 use super::metric::Metric;
+use super::poll::network_of;
 use super::session::{Partial, Recalled, Session, Traffic};
 use super::sustain::{Shown, Transfer, Untestable};
 use crate::kernel::BackendKind;
+use crate::labels::address;
 
 impl Fold {
     /// Counts what a delivery has carried since its last record. What one that is recalled carried
@@ -84,7 +87,13 @@ impl Fold {
             Some(Recalled::Sure) => reported,
             Some(Recalled::Unsure) => false,
         };
-        self.cells.get_mut(session.cell).counters.late_deliveries += u64::from(is_first);
+        let network = network_of(address(session.endpoints.remote_addr));
+        let cell = self.cells.get_mut(session.cell);
+        cell.counters.late_deliveries += u64::from(is_first);
+        if is_first {
+            let t_ns = record.header.t_ns;
+            cell.late_poll.saw(network, true, t_ns, LATE_ROUND_NS);
+        }
         still_open.then_some(Event::Late)
     }
 
@@ -98,6 +107,15 @@ impl Fold {
         phase: Phase,
     ) {
         let session = self.sessions.at(place);
+        // What is late had its say when it was.
+        if matches!(kind, Kind::Exchange | Kind::BusyPeriod)
+            && phase == Phase::Complete
+            && record.flags & flag::LATE == 0
+        {
+            let network = network_of(address(session.endpoints.remote_addr));
+            let poll = &mut self.cells.get_mut(session.cell).late_poll;
+            poll.saw(network, false, record.header.t_ns, LATE_ROUND_NS);
+        }
         let cell = self.cells.get_mut(cell);
         let counters = &mut cell.counters;
         match kind {
@@ -160,7 +178,13 @@ impl Fold {
             count_blame(&mut cell.counters, &spent);
         }
         if phase == Phase::Complete && kind == Kind::Exchange {
-            count_sustain(session, cell, record, &spent, self.tick_hz);
+            count_sustain(
+                session,
+                cell,
+                record,
+                &spent,
+                (self.tick_hz, &self.rates_bps),
+            );
         }
         if record.srtt_us > 0 {
             cell.record(Metric::SrttUs, record.srtt_us.into());
@@ -197,7 +221,7 @@ fn count_sustain(
     cell: &mut Cell,
     record: &Delivery,
     spent: &Spent,
-    tick_hz: u32,
+    (tick_hz, rates_bps): (u32, &[u64; RATES]),
 ) {
     let transfer = Transfer {
         bytes: record.acked_bytes,
@@ -217,8 +241,18 @@ fn count_sustain(
     let clip = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
     session.window_bytes = record.cwnd.saturating_mul(record.mss);
     session.ideal_window_bytes = clip(transfer.ideal_window_bytes());
-    for (n, count) in cell.sustain.iter_mut().enumerate() {
-        let shown = transfer.shows(RATES_BPS[n]);
+    for (n, (count, rate_bps)) in cell.sustain.iter_mut().zip(rates_bps).enumerate() {
+        if count.rate_bps != *rate_bps {
+            // Another rate has its place from now on.
+            *count = Sustain {
+                rate_bps: *rate_bps,
+                ..Sustain::default()
+            };
+        }
+        if *rate_bps == 0 {
+            continue;
+        }
+        let shown = transfer.shows(*rate_bps);
         match shown {
             Shown::Achieved => {
                 count.tested += 1;

@@ -122,6 +122,12 @@ counters! {
     start_failures_network,
     /// That the client gave up while delivery was healthy.
     start_failures_client,
+    /// Attempts that failed soon after one of the same viewer that is counted: they are no others.
+    failed_retries,
+    /// Visits that only looked at manifests, and had them: health checks, mostly.
+    manifest_visits,
+    /// Viewers that played already when they were first heard of: no start of theirs is counted.
+    viewers_joined,
     /// Viewers that are over.
     viewers_ended,
     /// Viewers that were several in one.
@@ -158,6 +164,12 @@ counters! {
     deliveries_labelled,
     /// Labels that met no delivery.
     labels_unmatched,
+    /// Requests that the server's log or a tag named, of viewers or of sessions that have none.
+    requests_named,
+    /// Deliveries that nothing named, where requests are named.
+    requests_nameless,
+    /// Lines of the server's log that are missing, by their numbers.
+    lines_lost,
     /// Deliveries that were late or cut off; blame is of their time.
     slow_deliveries,
     /// Of that, before the server wrote.

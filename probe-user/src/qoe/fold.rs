@@ -9,7 +9,7 @@ use probe_ebpf::record::{
     Delivery, Endpoints, Header, SessionEnd, SessionStart, ended, flag, kind as record_kind,
 };
 
-use super::cell::{CellKey, Cells, Transport};
+use super::cell::{CellKey, Cells, RATES, RATES_KBPS, Transport};
 use super::count::{add_traffic, note_path};
 use super::delivery::{self, Finished, Kind, Phase};
 use super::metric::Metric;
@@ -82,6 +82,7 @@ pub struct Fold {
     troubled: VecDeque<Finished>,
     limits: Limits,
     pub(super) tick_hz: u32,
+    pub(super) rates_bps: [u64; RATES],
     progress_ns: u64,
     sessions_evicted: u64,
     /// No session established later than this was ever forgotten.
@@ -100,6 +101,7 @@ impl Fold {
             troubled: VecDeque::with_capacity(TROUBLED_KEPT),
             limits,
             tick_hz,
+            rates_bps: RATES_KBPS.map(|kbps| u64::from(kbps) * 1000),
             progress_ns: 0,
             sessions_evicted: 0,
             forgotten_ns: 0,
@@ -110,6 +112,17 @@ impl Fold {
     /// How often the kernel reports deliveries under way; 0: never.
     pub fn set_progress_ms(&mut self, progress_ms: u32) {
         self.progress_ns = u64::from(progress_ms) * 1_000_000;
+    }
+
+    /// Which rates deliveries are tested for, rising; at most [`RATES`]. None: the usual ones.
+    pub fn set_rates_kbps(&mut self, rates_kbps: &[u32]) {
+        let rates_kbps = if rates_kbps.is_empty() {
+            &RATES_KBPS
+        } else {
+            rates_kbps
+        };
+        let mut rates = rates_kbps.iter().map(|kbps| u64::from(*kbps) * 1000);
+        self.rates_bps = std::array::from_fn(|_| rates.next().unwrap_or(0));
     }
 
     /// Nothing that was said before `now_ns` was heard. What the kernel tells of sessions that are
@@ -351,18 +364,19 @@ impl Fold {
         self.sessions.touch(place, t_ns);
     }
 
-    /// A handshake was given up.
+    /// A handshake was given up; returns where it is counted.
     pub fn half_open_give_up(
         &mut self,
         label: Label,
         transport: Transport,
         backend: BackendKind,
         synack_retransmits: u32,
-    ) {
+    ) -> u32 {
         let cell = self.cells.place(CellKey::new(label, transport, backend));
         let counters = &mut self.cells.get_mut(cell).counters;
         counters.half_open_give_ups += 1;
         counters.synack_retransmits += u64::from(synack_retransmits);
+        cell
     }
 
     /// Records of the bulk ring were lost before `now_ns`: ends of sessions may be among them.

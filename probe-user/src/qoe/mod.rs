@@ -16,6 +16,7 @@ pub mod fold;
 mod index;
 pub mod learn;
 pub mod metric;
+pub mod poll;
 pub mod risk;
 pub mod session;
 pub mod startup;

@@ -1,6 +1,7 @@
 //! The side that connects.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,11 +29,15 @@ pub struct Connector {
     /// None: plain text.
     tls: Option<Arc<Mutex<State>>>,
     meter: Meter,
+    /// With which files the latest connection was made.
+    used: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
 struct State {
     watch: Watch,
+    /// Counts how often they were read again.
+    generation: u64,
     /// None: they could not be used yet.
     config: Option<Arc<ClientConfig>>,
 }
@@ -43,6 +48,7 @@ impl Connector {
         let tls = files.map(|files| {
             Arc::new(Mutex::new(State {
                 watch: Watch::new(files),
+                generation: 0,
                 config: None,
             }))
         });
@@ -50,6 +56,7 @@ impl Connector {
             uri,
             tls,
             meter: Meter::default(),
+            used: Arc::default(),
         }
     }
 
@@ -58,6 +65,7 @@ impl Connector {
     pub fn metered(&self, meter: Meter) -> Self {
         Self {
             meter,
+            used: Arc::default(),
             ..self.clone()
         }
     }
@@ -67,30 +75,28 @@ impl Connector {
         &self.uri
     }
 
-    /// Whether the files have changed and can be used: then connections that were made with the old
-    /// ones should be made anew. Files that cannot be used leave those in force that were.
+    /// Whether the connection that was made last was made with files that have changed since, and
+    /// those that are there now can be used: then it should be made anew. Files that cannot be used
+    /// leave those in force that were.
     pub fn renew(&self) -> bool {
         let Some(tls) = &self.tls else {
             return false;
         };
         let mut tls = tls.lock().unwrap_or_else(PoisonError::into_inner);
-        if !tls.watch.have_changed(Instant::now()) {
-            return false;
-        }
-        match tls.watch.files().client() {
-            Ok(read) => {
-                tls.config = Some(read);
-                tracing::info!("the certificates have changed; read again");
-                true
-            }
-            Err(err) => {
-                tracing::error!(
-                    "the certificates have changed and cannot be used; those before stay in force: \
-                     {err}"
-                );
-                false
+        if tls.watch.have_changed(Instant::now()) {
+            match tls.watch.files().client() {
+                Ok(read) => {
+                    tls.config = Some(read);
+                    tls.generation += 1;
+                    tracing::info!("the certificates have changed; read again");
+                }
+                Err(err) => tracing::error!(
+                    "the certificates have changed and cannot be used; those before stay in \
+                     force: {err}"
+                ),
             }
         }
+        tls.generation != self.used.load(Ordering::Relaxed)
     }
 
     fn config(&self) -> Result<Option<Arc<ClientConfig>>, Error> {
@@ -101,6 +107,7 @@ impl Connector {
         if tls.config.is_none() {
             tls.config = Some(tls.watch.files().client()?);
         }
+        self.used.store(tls.generation, Ordering::Relaxed);
         Ok(tls.config.clone())
     }
 

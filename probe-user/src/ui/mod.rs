@@ -3,6 +3,7 @@
 //! It draws what the wire's messages say and measures nothing itself.
 
 pub mod doctor;
+pub mod figure;
 pub mod listing;
 pub mod losses;
 pub mod out;

@@ -2,7 +2,7 @@
 
 mod viewer;
 
-pub use viewer::{alarm, viewer, viewer_event};
+pub use viewer::{alarm, learned, viewer, viewer_event};
 
 use probe_ebpf::record::{self, ended, flag};
 use weir_proto::v1;
@@ -11,7 +11,6 @@ use crate::kernel::{self, BackendKind, KernelCounts, RingCounts, Verdict};
 use crate::labels::address;
 use crate::labels::inlet::LabelCounts;
 use crate::qoe::audience::AudienceLosses;
-use crate::qoe::cell::RATES_BPS;
 use crate::qoe::session::State;
 use crate::qoe::viewer::Tier;
 use crate::qoe::{CellKey, CellSnapshot, FoldLosses, Kind, Metric, Phase, Session, delivery};
@@ -270,12 +269,12 @@ pub fn cell(cell: &CellSnapshot, hosts: u32, heard: Heard) -> v1::Cell {
         viewers_active: cell.gauges.viewers_active,
         viewers_stalled: cell.gauges.viewers_stalled,
         viewers_at_risk: cell.gauges.viewers_at_risk,
-        sustain: RATES_BPS
+        sustain: cell
+            .sustain
             .iter()
-            .zip(&cell.sustain)
-            .filter(|(_, sustain)| sustain.tested > 0)
-            .map(|(rate_bps, sustain)| v1::Sustain {
-                rate_bps: *rate_bps,
+            .filter(|sustain| sustain.tested > 0)
+            .map(|sustain| v1::Sustain {
+                rate_bps: sustain.rate_bps,
                 tested: sustain.tested,
                 sustained: sustain.sustained,
             })

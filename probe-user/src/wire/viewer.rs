@@ -6,6 +6,7 @@ use super::{Context, cell_key};
 use crate::qoe::alarms::{Raised, Rate};
 use crate::qoe::audience::{By, Entry, Happening, Stall};
 use crate::qoe::blame::{Part, Spent};
+use crate::qoe::learn::Family;
 use crate::qoe::startup::FailureClass;
 use crate::qoe::viewer::{Bounded, Cause, Change, Ending, Phase, Thresholds};
 use crate::qoe::{CellKey, Counters};
@@ -37,8 +38,12 @@ pub fn viewer(
         started_unix_ns: context.unix_ns(entry.t_started_ns),
         updated_unix_ns: context.unix_ns(entry.t_updated_ns),
         ended_unix_ns: context.unix_ns(entry.t_ended_ns),
-        startup_us: view.sums.startup_us,
-        watched_us: view.sums.watched_us(),
+        startup_us: if entry.is_joined {
+            0
+        } else {
+            view.sums.startup_us
+        },
+        watched_us: entry.watched_us(&view.sums),
         stalled_us: Some(estimate(view.sums.stalled_us)),
         buffer_us: Some(estimate(view.ahead_us)),
         stalls: view.sums.stalls.into(),
@@ -52,6 +57,7 @@ pub fn viewer(
         acked_bytes: entry.acked_bytes,
         corrections: view.sums.idle_errors.into(),
         sessions: entry.sessions,
+        joined: entry.is_joined,
         blame: blame(&entry.blame),
         verdict: entry
             .verdict()
@@ -62,6 +68,27 @@ pub fn viewer(
             .iter()
             .map(|stall| stall_message(stall, context))
             .collect(),
+    }
+}
+
+/// What was learned of a family of players.
+pub fn learned(name: &str, family: &Family) -> v1::LearnedFamily {
+    let bracket = |[low, point, high]: [u32; 3]| v1::Estimate {
+        low: low.into(),
+        point: point.into(),
+        high: high.into(),
+    };
+    let bias = family.bias;
+    v1::LearnedFamily {
+        family: name.to_owned(),
+        start_us: family.start_us().map(bracket),
+        starts: family.starts(),
+        resume_us: family.resume_us().map(bracket),
+        resumes: family.resumes(),
+        playbacks: bias.playbacks,
+        stalled_modelled_us: bias.modelled_us,
+        stalled_declared_us: bias.declared_us,
+        correction_ppm: bias.corrected_us(1_000_000).unwrap_or(0),
     }
 }
 

@@ -81,12 +81,17 @@ fn entry(line: &str) -> Result<Entry> {
 impl Entry {
     /// What the segment holds, if it is one and came whole.
     pub fn media(&self) -> Option<Media> {
-        if self.status != 200 || !self.complete {
+        if !matches!(self.status, 200 | 206) || !self.complete {
             return None;
         }
         let path = self.uri.split('?').next()?;
         let (directory, file) = path.rsplit_once('/')?;
-        let rung = file.strip_prefix("seg-")?.split('-').next()?;
+        // Of low latency the parts are left out: this reader knows segments alone.
+        if file.contains(".part") {
+            return None;
+        }
+        let file = file.strip_prefix("seg-").or(file.strip_prefix("rung-"))?;
+        let rung = file.split(['-', '.']).next()?;
         Some(if directory.ends_with("muxed") {
             Media::Muxed
         } else if rung == "3" {
@@ -120,5 +125,7 @@ mod tests {
         assert_eq!(of("seg-3-0001", "init-3"), None);
         assert_eq!(of("cmaf/seg-3", "muxed/seg-0"), Some(Media::Muxed));
         assert_eq!(of("seg-3", "seg-0"), Some(Media::Video));
+        assert_eq!(of("seg-3-0001.m4s", "rung-3.mp4"), Some(Media::Audio));
+        assert_eq!(of("0001.m4s", "0001.part2.m4s"), None);
     }
 }

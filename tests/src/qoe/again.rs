@@ -73,11 +73,12 @@ pub fn read(dir: &Path, binary: &Path) -> Result<Run> {
         let Some(session) = plans.remove(&name) else {
             bail!("no session is planned that is called {name}: the run is of another version");
         };
-        let truth = Truth::of(reports.get(&name).map_or(&[], Vec::as_slice));
+        let truth_of = |id: &str| Truth::of(reports.get(id).map_or(&[], Vec::as_slice));
         played.push(Played {
+            truth: truth_of(&name),
+            company: session.company.map(|_| truth_of(&session.companion())),
             session,
             client,
-            truth,
         });
     }
     let entries = access_log::parse(&text("access.log")?)?;

@@ -136,6 +136,7 @@ fn model(attempt_unix_ns: u64, arrivals: &[Arrival], knows: Knows) -> ViewerSaid
                 stalled_ns += arrival.t_ns - dry;
                 said.stalls.push(Stall {
                     begin_unix_ns: dry,
+                    first_begin_unix_ns: dry,
                     end_unix_ns: arrival.t_ns,
                     told_unix_ns: match knows {
                         Knows::Afterwards => arrival.t_ns,

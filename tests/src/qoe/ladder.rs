@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 
 use crate::lab::process::Process;
 
@@ -15,6 +16,8 @@ use crate::lab::process::Process;
 pub const SECONDS: u32 = 120;
 /// Media time of a segment.
 pub const SEGMENT_SECONDS: u32 = 2;
+/// Parts of a segment.
+pub const PARTS: u32 = 4;
 /// Frames a second; few, because every player decodes on this machine.
 const FRAMES: u32 = 24;
 /// Pictures and their video bit rates, which x264 fills up to, highest first.
@@ -24,14 +27,27 @@ const RENDITIONS: [(&str, &str); 3] = [
     ("320x180", "350k"),
 ];
 
-/// Sound and picture in segments of their own, or together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How sound and picture are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Container {
     /// Apart: `cmaf/master.m3u8` and `cmaf/manifest.mpd`.
     Apart,
     /// Together: `muxed/master.m3u8`.
     Muxed,
+    /// Apart, each in one file: segments are ranges of it.
+    Ranges,
+    /// Apart, in segments of [`PARTS`] parts.
+    Parts,
 }
+
+/// All of them.
+const CONTAINERS: [Container; 4] = [
+    Container::Apart,
+    Container::Muxed,
+    Container::Ranges,
+    Container::Parts,
+];
 
 impl Container {
     /// Its directory below the programme's.
@@ -39,6 +55,8 @@ impl Container {
         match self {
             Self::Apart => "cmaf",
             Self::Muxed => "muxed",
+            Self::Ranges => "ranges",
+            Self::Parts => "parts",
         }
     }
 }
@@ -49,7 +67,11 @@ impl Container {
 /// ffmpeg is missing or fails.
 pub fn make(dir: &Path) -> Result<PathBuf> {
     let ladder = dir.join(format!("programme-{SECONDS}s"));
-    if ladder.join("muxed/master.m3u8").is_file() {
+    let is_there = |container: &Container| {
+        let master = ladder.join(container.directory()).join("master.m3u8");
+        master.is_file()
+    };
+    if CONTAINERS.iter().all(is_there) {
         return Ok(ladder);
     }
     println!(
@@ -60,12 +82,32 @@ pub fn make(dir: &Path) -> Result<PathBuf> {
     // Made beside its place and moved there whole, so that an interrupted run leaves no half.
     let making = dir.join("programme-making");
     let _ = std::fs::remove_dir_all(&making);
-    for directory in ["cmaf", "muxed"] {
-        let path = making.join(directory);
+    for container in CONTAINERS {
+        let path = making.join(container.directory());
         std::fs::create_dir_all(&path)
             .with_context(|| format!("cannot make {}", path.display()))?;
     }
-    for arguments in [encode(), package_apart(), package_muxed()] {
+    let files = [
+        encode(),
+        package_apart(
+            Container::Apart,
+            "-media_seg_name seg-$RepresentationID$-$Number%04d$.m4s",
+        ),
+        package_apart(
+            Container::Ranges,
+            "-single_file 1 -single_file_name rung-$RepresentationID$.mp4",
+        ),
+        package_apart(
+            Container::Parts,
+            &format!(
+                "-media_seg_name seg-$RepresentationID$-$Number%04d$.m4s \
+                 -frag_type duration -frag_duration {}",
+                f64::from(SEGMENT_SECONDS) / f64::from(PARTS)
+            ),
+        ),
+        package_muxed(),
+    ];
+    for arguments in files {
         let mut command = Command::new("ffmpeg");
         command
             .current_dir(&making)
@@ -74,6 +116,8 @@ pub fn make(dir: &Path) -> Result<PathBuf> {
         let mut process = Process::spawn(command, None, &dir.join("ffmpeg.log"))?;
         process.success(Duration::from_secs(300))?;
     }
+    // One of a version that knew fewer ways of packing.
+    let _ = std::fs::remove_dir_all(&ladder);
     std::fs::rename(&making, &ladder)
         .with_context(|| format!("cannot move the programme to {}", ladder.display()))?;
     Ok(ladder)
@@ -118,21 +162,21 @@ fn inputs() -> String {
     inputs + "-i a.mp4"
 }
 
-fn package_apart() -> Vec<String> {
+/// Sound and picture apart; `how` they are cut into files.
+fn package_apart(container: Container, how: &str) -> Vec<String> {
     let mut arguments: Vec<String> = words(&inputs()).collect();
     for n in 0..=RENDITIONS.len() {
         arguments.extend(words(&format!("-map {n}:0")));
     }
     arguments.extend(words(&format!(
         "-c copy -f dash -seg_duration {SEGMENT_SECONDS} -use_template 1 -use_timeline 0 \
-         -hls_playlist 1 -init_seg_name init-$RepresentationID$.mp4 \
-         -media_seg_name seg-$RepresentationID$-$Number%04d$.m4s"
+         -hls_playlist 1 -init_seg_name init-$RepresentationID$.mp4 {how}"
     )));
     arguments.extend([
         "-adaptation_sets".into(),
         "id=0,streams=v id=1,streams=a".into(),
     ]);
-    arguments.push("cmaf/manifest.mpd".into());
+    arguments.push(format!("{}/manifest.mpd", container.directory()));
     arguments
 }
 

@@ -13,9 +13,9 @@ pub const WINDOW: usize = 6;
 
 /// A segment as its playlist names it.
 #[derive(Clone, Debug, PartialEq)]
-struct Segment {
-    extinf: String,
-    uri: String,
+pub(super) struct Segment {
+    pub(super) extinf: String,
+    pub(super) uri: String,
 }
 
 /// One rendition's playlist for the whole programme.
@@ -23,7 +23,7 @@ struct Segment {
 pub struct Playlist {
     /// What stands before the first segment: the version, the map.
     head: Vec<String>,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
 }
 
 impl Playlist {
@@ -62,11 +62,7 @@ impl Playlist {
     pub fn window(&self, began: SystemTime, age: Duration) -> String {
         let there = self.segments.len().min(segments_at(age));
         let first = there.saturating_sub(WINDOW);
-        let mut text = String::from("#EXTM3U\n");
-        for line in &self.head {
-            let _ = writeln!(text, "{line}");
-        }
-        let _ = writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}");
+        let mut text = self.head_of(first);
         let mut made = began;
         for (n, segment) in self.segments[..there].iter().enumerate() {
             if n >= first {
@@ -79,6 +75,16 @@ impl Playlist {
         if there == self.segments.len() {
             text.push_str("#EXT-X-ENDLIST\n");
         }
+        text
+    }
+
+    /// What stands before a window whose first segment is this one.
+    pub(super) fn head_of(&self, first: usize) -> String {
+        let mut text = String::from("#EXTM3U\n");
+        for line in &self.head {
+            let _ = writeln!(text, "{line}");
+        }
+        let _ = writeln!(text, "#EXT-X-MEDIA-SEQUENCE:{first}");
         text
     }
 }

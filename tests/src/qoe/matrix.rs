@@ -1,5 +1,8 @@
-//! The sessions of a run: every way of going wrong on links of the training set, the same seeds of
-//! the Markov chain at each tier for the held-out set, and few of both for the quick form.
+//! The sessions of a run: every way of going wrong on links of the training set, the same ways with other
+//! links, sizes and times for the held-out set, and few for the quick form.
+
+mod held_out;
+mod odd;
 
 use super::ladder::Container;
 use super::origin::Fault;
@@ -10,12 +13,12 @@ use super::scenario::{
 use super::trace::{self, GOOD_BPS, Step};
 
 /// How long a viewer stays who has no reason to leave.
-const STAY_MS: u32 = 60_000;
-/// Seeds of the held-out traces; never used for anything else.
-const HELD_OUT_SEEDS: std::ops::Range<u64> = 9_001..9_009;
+const STAY_MS: u32 = 55_000;
 /// Seeds of the training traces.
-const TRAINING_SEEDS: std::ops::Range<u64> = 101..109;
+const TRAINING_SEEDS: std::ops::Range<u64> = 101..107;
 
+/// Begins the names of the held-out set.
+const HELD: &str = "held-";
 const ALL: [Tier; 3] = [Tier::T0, Tier::T1, Tier::T2];
 const BOTH: [Player; 2] = [Player::Hls, Player::Dash];
 
@@ -28,9 +31,11 @@ pub fn sessions(quick: bool) -> Vec<Session> {
     stalls(&mut sessions);
     starts(&mut sessions);
     healthy(&mut sessions);
-    mobile(&mut sessions, Set::Training, TRAINING_SEEDS);
-    mobile(&mut sessions, Set::HeldOut, HELD_OUT_SEEDS);
-    held_out_faults(&mut sessions);
+    for tier in ALL {
+        mobile(&mut sessions, Set::Training, tier, TRAINING_SEEDS);
+    }
+    odd::add(&mut sessions, Set::Training);
+    held_out::add(&mut sessions);
     sessions
 }
 
@@ -38,6 +43,7 @@ fn session(name: &str, set: Set, tier: Tier, player: Player, link: Vec<Step>) ->
     let word = |player| if player == Player::Hls { "hls" } else { "dash" };
     Session {
         name: format!("{name}-{}-{tier:?}", word(player)).to_lowercase(),
+        scenario: name.strip_prefix(HELD).unwrap_or(name).to_owned(),
         set,
         tier,
         player,
@@ -58,6 +64,10 @@ fn session(name: &str, set: Set, tier: Tier, player: Player, link: Vec<Step>) ->
         stay_ms: STAY_MS,
         seeks: Vec::new(),
         pauses: Vec::new(),
+        restarts_ms: Vec::new(),
+        backgrounds: Vec::new(),
+        company: None,
+        is_named: true,
         expected: Expected::default(),
         seed: 1,
     }
@@ -194,7 +204,7 @@ fn starts(sessions: &mut Vec<Session>) {
 }
 
 fn start_failures(sessions: &mut Vec<Session>, set: Set, tier: Tier, player: Player) {
-    let held = if set == Set::HeldOut { "held-" } else { "" };
+    let held = if set == Set::HeldOut { HELD } else { "" };
     let failing = |name: &str, failure, link| Session {
         expected: Expected {
             failure: Some(failure),
@@ -285,81 +295,31 @@ fn healthy(sessions: &mut Vec<Session>) {
     }
 }
 
-/// The Markov chain's links, the same at each tier.
-fn mobile(sessions: &mut Vec<Session>, set: Set, seeds: std::ops::Range<u64>) {
+/// The Markov chain's links.
+fn mobile(sessions: &mut Vec<Session>, set: Set, tier: Tier, seeds: std::ops::Range<u64>) {
     for seed in seeds {
-        for tier in ALL {
-            let player = BOTH[usize::from(seed % 2 == 0)];
-            let stream = if seed % 4 < 2 {
-                Stream::Vod
-            } else {
-                Stream::Live
-            };
-            let name = format!("mobile-{seed}");
-            sessions.push(Session {
-                stream,
-                expected: blaming(PATH),
-                transport: [Transport::Tls, Transport::H2][usize::from(seed % 3 == 0)],
-                congestion: ["cubic", "bbr"][usize::from(seed % 5 == 0)],
-                cmcd_version: if seed % 3 == 1 { 2 } else { 1 },
-                seed,
-                ..session(
-                    &name,
-                    set,
-                    tier,
-                    player,
-                    trace::mobile(seed, STAY_MS / 1000),
-                )
-            });
-        }
-    }
-}
-
-/// Faults of other sizes and at other times than those of the training set.
-fn held_out_faults(sessions: &mut Vec<Session>) {
-    for tier in [Tier::T1, Tier::T2] {
-        let held_out = |name, player, link| session(name, Set::HeldOut, tier, player, link);
+        let player = BOTH[usize::from(seed % 2 == 0)];
+        let stream = if seed % 4 < 2 {
+            Stream::Vod
+        } else {
+            Stream::Live
+        };
+        let link = trace::mobile(seed, STAY_MS / 1000);
         sessions.push(Session {
-            expected: blaming(&[Blame::Think, Blame::LateAtOrigin]),
-            faults: during(22_000, 20_000, Fault::Think { ms: 6_000 }),
-            ..held_out(
-                "held-slow-server",
-                Player::Dash,
-                vec![Step::new(0, 5_000_000, 35)],
-            )
-        });
-        sessions.push(Session {
-            expected: blaming(&[Blame::ApplicationWrite]),
-            faults: during(18_000, 22_000, Fault::Pause { ms: 6_000 }),
-            ..held_out(
-                "held-stalled-disk",
-                Player::Hls,
-                vec![Step::new(0, 5_000_000, 35)],
-            )
-        });
-        sessions.push(Session {
-            expected: blaming(&[Blame::ReceiverWindow]),
-            narrow: true,
-            ..held_out(
-                "held-small-window",
-                Player::Hls,
-                vec![Step::new(0, 5_000_000, 120)],
-            )
-        });
-        sessions.push(Session {
+            scenario: "mobile".to_owned(),
+            stream,
             expected: blaming(PATH),
-            stream: Stream::Live,
-            ..held_out(
-                "held-live-outage",
-                Player::Hls,
-                trace::cut(23_000, 0, 11_000, 35),
-            )
+            transport: [Transport::Tls, Transport::H2][usize::from(seed % 3 == 0)],
+            congestion: ["cubic", "bbr"][usize::from(seed % 5 == 0)],
+            cmcd_version: if seed % 3 == 1 { 2 } else { 1 },
+            seed,
+            ..session(&format!("mobile-{seed}"), set, tier, player, link)
         });
-        start_failures(sessions, Set::HeldOut, tier, Player::Hls);
     }
 }
 
-/// One batch: every player and tier, stalls of two causes, a failed start, and calm.
+/// One batch: every player and tier, stalls of two causes in each protocol, a failed start, a player
+/// that is begun anew, and calm.
 fn quick_ones() -> Vec<Session> {
     let mut sessions = Vec::new();
     for (tier, player) in [
@@ -369,20 +329,25 @@ fn quick_ones() -> Vec<Session> {
     ] {
         sessions.push(Session {
             expected: blaming(PATH),
-            stay_ms: 45_000,
+            stay_ms: 38_000,
+            transport: if (tier, player) == (Tier::T2, Player::Hls) {
+                Transport::H2
+            } else {
+                Transport::Tls
+            },
             ..session(
                 "rate-cut",
                 Set::Training,
                 tier,
                 player,
-                trace::cut(12_000, 150_000, 20_000, 20),
+                trace::cut(10_000, 150_000, 17_000, 20),
             )
         });
     }
     sessions.push(Session {
         expected: blaming(&[Blame::ApplicationWrite]),
-        faults: during(12_000, 20_000, Fault::Pause { ms: 4_500 }),
-        stay_ms: 45_000,
+        faults: during(10_000, 17_000, Fault::Pause { ms: 4_500 }),
+        stay_ms: 38_000,
         ..session("stalled-disk", Set::Training, Tier::T1, Player::Hls, good())
     });
     sessions.push(Session {
@@ -399,6 +364,15 @@ fn quick_ones() -> Vec<Session> {
         stay_ms: 15_000,
         ..session("start-404", Set::Training, Tier::T1, Player::Hls, good())
     });
+    sessions.push(Session {
+        restarts_ms: vec![14_000],
+        stay_ms: 32_000,
+        ..session("restart", Set::Training, Tier::T1, Player::Dash, good())
+    });
+    for session in &mut sessions {
+        // Not those of a whole run.
+        session.name = format!("quick-{}", session.name);
+    }
     sessions
 }
 
@@ -409,11 +383,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_run_has_a_hundred_sessions_of_distinct_names_at_every_tier_of_both_sets() {
+    fn a_full_run_has_sessions_of_distinct_names_enough_of_them_held_out_at_every_tier() {
         let all = sessions(false);
-        assert!(all.len() >= 100, "{}", all.len());
-        let names: HashSet<_> = all.iter().map(|session| &session.name).collect();
-        assert_eq!(names.len(), all.len());
+        let names: HashSet<_> = sessions(true)
+            .into_iter()
+            .chain(all.clone())
+            .map(|session| session.name)
+            .collect();
+        assert_eq!(names.len(), all.len() + sessions(true).len());
+        for (tier, least) in ALL.into_iter().zip([8, 30, 30]) {
+            let held_out = all
+                .iter()
+                .filter(|session| session.set == Set::HeldOut && session.tier == tier);
+            let count = held_out.count();
+            assert!((least..=40).contains(&count), "{count} at {tier:?}");
+        }
         for set in [Set::Training, Set::HeldOut] {
             for tier in ALL {
                 for player in BOTH {
@@ -426,11 +410,49 @@ mod tests {
     }
 
     #[test]
+    fn a_full_run_is_over_in_time() {
+        let stays = |session: &Session| {
+            u64::from(session.stay_ms) * if session.company.is_some() { 2 } else { 1 }
+        };
+        let all: u64 = sessions(false).iter().map(stays).sum();
+        let minutes = all / 60_000 / u64::try_from(super::super::stage::AT_ONCE).expect("few");
+        assert!(minutes < 23, "{minutes} minutes");
+    }
+
+    #[test]
+    fn what_can_happen_to_a_viewer_happens_in_both_sets() {
+        let all = sessions(false);
+        let of = |set| -> HashSet<(Tier, String)> {
+            let those = all.iter().filter(|session| session.set == set);
+            those
+                .filter(|session| session.tier != Tier::T0)
+                .map(|session| (session.tier, session.scenario.clone()))
+                .collect()
+        };
+        assert_eq!(of(Set::Training), of(Set::HeldOut));
+    }
+
+    #[test]
     fn no_link_of_the_held_out_set_is_one_of_the_training_set() {
         let all = sessions(false);
         let of = |set| all.iter().filter(move |session| session.set == set);
         for held_out in of(Set::HeldOut).filter(|session| session.expected.failure.is_none()) {
-            assert!(of(Set::Training).all(|session| session.link != held_out.link));
+            assert!(
+                of(Set::Training).all(|session| session.link != held_out.link),
+                "{}",
+                held_out.name
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_is_nameless_whom_the_origin_must_know() {
+        for session in sessions(false) {
+            assert!(
+                session.is_named || session.faults.is_empty(),
+                "{}",
+                session.name
+            );
         }
     }
 

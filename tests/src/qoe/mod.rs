@@ -9,11 +9,13 @@ pub mod access_log;
 pub mod again;
 pub mod aims;
 pub mod baseline;
+pub mod crowd;
 pub mod ladder;
 pub mod live;
 pub mod matrix;
 pub mod narrow;
 pub mod origin;
+pub mod parts;
 pub mod path;
 pub mod players;
 pub mod plot;
@@ -23,7 +25,9 @@ pub mod sampler;
 pub mod scenario;
 pub mod score;
 pub mod servers;
+pub mod setup;
 pub mod stage;
+pub mod tables;
 pub mod trace;
 pub mod truth;
 pub mod weir;
@@ -43,6 +47,10 @@ use crate::weir::Daemon;
 
 /// How the report names weir.
 const WEIR: &str = "weir";
+
+/// Of a viewer whose sessions are closed weir says after fifteen seconds that it has left, and of one
+/// whose path is dead after a minute.
+const OVER_PATIENCE: Duration = Duration::from_secs(75);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -78,15 +86,15 @@ pub fn run(plan: &Plan) -> Result<bool> {
     let out = plan.out.canonicalize()?;
     let programme = ladder::make(&out)?;
     let dir = tempfile::tempdir().context("cannot make a directory")?;
-    let knows_viewers = weir::knows_viewers(&plan.weir);
+    let knows_viewers = setup::knows_viewers(&plan.weir);
     let recording = out.join("viewers.weir");
-    let settings = weir::settings(dir.path(), &recording, knows_viewers);
+    let settings = setup::settings(dir.path(), &recording, knows_viewers);
     let mut daemon = Daemon::start(&plan.weir, &dir.path().join("weir"), &settings)?;
     let deliveries = daemon.follow()?;
     let viewers = knows_viewers
         .then(|| Viewers::follow(&daemon))
         .transpose()?;
-    let socket = knows_viewers.then(|| weir::log_socket(dir.path()));
+    let socket = knows_viewers.then(|| setup::log_socket(dir.path()));
     let mut sessions = matrix::sessions(plan.quick);
     sessions.retain(|session| plan.wants(session));
     let count = sessions.len();
@@ -99,7 +107,7 @@ pub fn run(plan: &Plan) -> Result<bool> {
         report::heading()
     );
     let played = stage.play(|played| println!("{}", report::line(played)))?;
-    settle(&daemon);
+    settle(&daemon, knows_viewers);
     let log = std::fs::read_to_string(stage.access_log()).context("cannot read the access log")?;
     let entries = access_log::parse(&log)?;
     std::fs::write(out.join("access.log"), &log)?;
@@ -170,14 +178,16 @@ pub fn judge_again(plan: &Plan) -> Result<bool> {
     Ok(report.failures.is_empty())
 }
 
-/// The viewers are gone; waits until weir has seen the last of them. One that it does not see go is
-/// still judged.
-fn settle(daemon: &Daemon) {
-    let settled = wait_for(
-        "the viewers' sessions to end",
-        Duration::from_secs(30),
-        || Ok(daemon.status()?.sessions_open == 0),
-    );
+/// The players are gone; waits until weir says of each viewer that it is over, for what it says last is
+/// what it is judged by. One that it does not see go is still judged, and named in the report.
+fn settle(daemon: &Daemon, knows_viewers: bool) {
+    let ask = daemon.asker(&["viewers"]);
+    let settled = wait_for("the viewers to be over", OVER_PATIENCE, || {
+        if daemon.status()?.sessions_open > 0 {
+            return Ok(false);
+        }
+        Ok(!knows_viewers || weir::not_over(&sampler::listing(&mut ask())?) == 0)
+    });
     if let Err(error) = settled {
         println!("{error:#}");
     }

@@ -16,7 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use super::ladder::{Container, PARTS};
 use super::live::{self, Playlist};
+use super::parts;
 use crate::lab::netns::Netns;
 
 /// How the origin treats a viewer from now on.
@@ -48,6 +50,8 @@ pub enum Fault {
     },
 }
 
+/// The longest that a reload waits for a part.
+const LONGEST_WAIT: Duration = Duration::from_secs(6);
 /// Written before a [`Fault::Pause`]: more than the client needs to begin parsing, less than any
 /// video segment.
 const BEFORE_PAUSE_BYTES: usize = 20_000;
@@ -157,7 +161,7 @@ fn serve(mut stream: TcpStream, root: &Path, faults: &Faults) -> Result<()> {
 }
 
 fn answer(stream: &mut TcpStream, target: &str, root: &Path, faults: &Faults) -> Result<()> {
-    let path = target.split('?').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let viewer = path.split('/').nth(1).unwrap_or_default();
     let fault = lock(faults).get(viewer).copied().unwrap_or_default();
     let (mut status, mut late) = (200, Duration::ZERO);
@@ -168,7 +172,7 @@ fn answer(stream: &mut TcpStream, target: &str, root: &Path, faults: &Faults) ->
         Fault::None | Fault::Pause { .. } => {}
     }
     let body = if status == 200 {
-        find(path, root, late).unwrap_or_default()
+        find(path, query, root, late).unwrap_or_default()
     } else {
         Vec::new()
     };
@@ -207,8 +211,9 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
-/// What stands at `path` now; `None` if nothing does, or not yet.
-fn find(path: &str, root: &Path, late: Duration) -> Option<Vec<u8>> {
+/// What stands at `path` now, or once it has what `query` wants to wait for; `None` if nothing does,
+/// or not yet.
+fn find(path: &str, query: &str, root: &Path, late: Duration) -> Option<Vec<u8>> {
     let mut parts = path.split('/').skip(2);
     let began = match parts.next()? {
         "vod" => None,
@@ -224,21 +229,34 @@ fn find(path: &str, root: &Path, late: Duration) -> Option<Vec<u8>> {
         return std::fs::read(on_disk).ok();
     };
     let now = SystemTime::now();
-    let age = now.duration_since(began).ok()?.saturating_sub(late);
+    let mut age = now.duration_since(began).ok()?.saturating_sub(late);
     if file.starts_with("media_") {
         let whole = std::fs::read_to_string(on_disk).ok()?;
-        return Some(
-            Playlist::parse(&whole)
-                .ok()?
-                .window(began, age)
-                .into_bytes(),
-        );
+        let playlist = Playlist::parse(&whole).ok()?;
+        if container != Container::Parts.directory() {
+            return Some(playlist.window(began, age).into_bytes());
+        }
+        if let Some(wanted) = parts::age_wanted(query) {
+            let wait = wanted.saturating_sub(age).min(LONGEST_WAIT);
+            std::thread::sleep(wait);
+            age += wait;
+        }
+        return Some(playlist.window_of_parts(began, age).into_bytes());
     }
     if extension(file) == "mpd" {
         let whole = std::fs::read_to_string(on_disk).ok()?;
         return Some(live::manifest(&whole, began, now).ok()?.into_bytes());
     }
-    let first = usize::from(container == "cmaf");
+    // ffmpeg counts from 1 in what it packs as DASH.
+    let first = usize::from(container != Container::Muxed.directory());
+    if let Some((segment, part)) = parts::segment_of(file) {
+        let before = live::number(&segment, first)?.checked_sub(1)?;
+        if before * PARTS as usize + part >= parts::parts_at(age) {
+            return None;
+        }
+        let whole = std::fs::read(on_disk.with_file_name(segment)).ok()?;
+        return parts::cut(&whole, part).map(<[u8]>::to_vec);
+    }
     if live::number(file, first).is_some_and(|number| number > live::segments_at(age)) {
         return None;
     }
@@ -262,12 +280,13 @@ mod tests {
             .expect("after 1970")
             .as_millis();
         let path = |n| format!("/viewer/live/{began}/cmaf/seg-0-000{n}.m4s");
-        assert!(find(&path(1), dir.path(), Duration::ZERO).is_some());
-        assert!(find(&path(2), dir.path(), Duration::ZERO).is_none());
-        assert!(find(&path(1), dir.path(), Duration::from_secs(1)).is_none());
+        assert!(find(&path(1), "", dir.path(), Duration::ZERO).is_some());
+        assert!(find(&path(2), "", dir.path(), Duration::ZERO).is_none());
+        assert!(find(&path(1), "", dir.path(), Duration::from_secs(1)).is_none());
         assert!(
             find(
                 "/viewer/vod/cmaf/seg-0-0002.m4s",
+                "",
                 dir.path(),
                 Duration::ZERO
             )
@@ -286,7 +305,7 @@ mod tests {
             "",
             "/v/live/x/a/b",
         ] {
-            assert!(find(path, root, Duration::ZERO).is_none(), "{path}");
+            assert!(find(path, "", root, Duration::ZERO).is_none(), "{path}");
         }
     }
 }

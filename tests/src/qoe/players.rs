@@ -12,12 +12,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use super::scenario::{Cmcd, Pause, Player, Seek, Session};
+use super::scenario::{Cmcd, Company, Pause, Player, Seek, Session};
 use crate::lab::netns::Netns;
 use crate::lab::process::Process;
 
 /// How far ahead a player fills its buffer: short, so that a cut link is felt within seconds.
 const BUFFER_SECONDS: u32 = 8;
+/// How much later than the first a second viewer comes, and goes.
+const COMPANY_AFTER_MS: u32 = 5_000;
 /// A browser that has not started by then never will.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,7 +43,7 @@ pub enum Event {
     Ready {
         version: String,
     },
-    /// The player was given its URL.
+    /// The player was given its URL; again: it was thrown away, and another begun.
     Load,
     Manifest,
     /// The first frame moves.
@@ -54,10 +56,16 @@ pub enum Event {
     Frozen,
     Moving,
     Seeking {
-        to: f64,
+        /// Whether the viewer asked for it, or the player jumps by itself.
+        of_viewer: bool,
     },
     Seeked,
     Paused,
+    /// The viewer wants to go on, whether or not the player can.
+    Unpaused,
+    /// Another page stands before the player's, and no longer.
+    Hidden,
+    Shown,
     Buffer {
         ahead: f64,
         position: f64,
@@ -110,6 +118,19 @@ struct Options<'a> {
     limit_ms: u32,
     seeks: &'a [Seek],
     pauses: &'a [Pause],
+    restarts_ms: &'a [u32],
+    backgrounds: &'a [Pause],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    company: Option<Box<Companion<'a>>>,
+}
+
+/// A second player.
+#[derive(Serialize)]
+struct Companion<'a> {
+    after_ms: u32,
+    same_browser: bool,
+    #[serde(flatten)]
+    options: Options<'a>,
 }
 
 /// The reports of all browsers of a run, in the order they come; a copy is kept in a file.
@@ -228,23 +249,39 @@ impl Players {
         Ok(players)
     }
 
-    /// Lets a session begin.
+    /// Lets a session begin; `urls` are what its player is given, and what its second one.
     ///
     /// # Errors
     /// The browser is gone.
-    pub fn play(&mut self, session: &Session, url: &str) -> Result<()> {
-        let options = Options {
-            id: &session.name,
+    pub fn play(&mut self, session: &Session, urls: &[String; 2]) -> Result<()> {
+        let companion = session.companion();
+        let options = |id, url| Options {
+            id,
             family: session.player,
             url,
             cmcd: session.cmcd,
             cmcd_version: session.cmcd_version,
-            sid: &session.name,
+            sid: id,
             cid: "programme",
             buffer_s: BUFFER_SECONDS,
             limit_ms: session.stay_ms,
             seeks: &session.seeks,
             pauses: &session.pauses,
+            restarts_ms: &session.restarts_ms,
+            backgrounds: &session.backgrounds,
+            company: None,
+        };
+        let [url, other] = urls;
+        let company = session.company.map(|company| {
+            Box::new(Companion {
+                after_ms: COMPANY_AFTER_MS,
+                same_browser: company == Company::SameBrowser,
+                options: options(&companion, other),
+            })
+        });
+        let options = Options {
+            company,
+            ..options(&session.name, url)
         };
         let line = serde_json::to_string(&options).context("cannot write a session's options")?;
         self.write(&line)

@@ -1,8 +1,7 @@
 //! The report of a run: scores by teller, set and tier, beside what is aimed at, and what a short
 //! run must not fall short of.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -10,14 +9,17 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::aims::{self, Aim};
+use super::crowd::{self, Crowd};
 use super::said::ViewerSaid;
-use super::scenario::{PATH, Set, Tier};
+use super::scenario::{PATH, Player, Set, Tier};
 use super::score::{Pair, Score, interval, quantile, score, share};
 use super::stage::Played;
 use super::truth::SHORTEST_STALL_MS;
 
 /// Below such a recall or precision, finding stalls has collapsed.
 const COLLAPSE: f64 = 0.4;
+/// Beyond such a mean error of the rebuffer ratio, in points, it says nothing any more.
+const RATIO_COLLAPSE: f64 = 8.0;
 
 /// Who says something of the viewers.
 #[derive(Clone, Debug)]
@@ -37,6 +39,10 @@ pub struct Row {
     pub set: Set,
     /// Which of them.
     pub tier: Tier,
+    /// Only those of this player; none: both.
+    pub player: Option<Player>,
+    /// Only those in which this happens.
+    pub scenario: Option<String>,
     /// How right it is.
     pub score: Score,
     /// Shares and quantiles of the score, by name; absent where there is nothing to have one of.
@@ -47,11 +53,13 @@ pub struct Row {
 
 /// A session as the report keeps it.
 #[derive(Clone, Debug, Serialize)]
-struct Kept<'a> {
+pub(super) struct Kept<'a> {
     #[serde(flatten)]
     session: &'a super::scenario::Session,
     client: Ipv4Addr,
-    truth: &'a super::truth::Truth,
+    pub(super) truth: &'a super::truth::Truth,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    company: Option<&'a super::truth::Truth>,
     said: BTreeMap<&'static str, &'a ViewerSaid>,
 }
 
@@ -66,9 +74,17 @@ pub struct Report<'a> {
     pub browser: String,
     /// The scores.
     pub rows: Vec<Row>,
+    /// The first teller's by player, and by what happens, both sets together.
+    pub by_player: Vec<Row>,
+    /// See `by_player`.
+    pub by_scenario: Vec<Row>,
+    /// What the first teller makes of addresses with several viewers; these are in no other number.
+    pub crowds: Vec<Crowd>,
+    /// Of whom the first teller had not said that they are over.
+    pub not_over: Vec<String>,
     /// The first teller beside what is aimed at.
     pub aims: Vec<Aim>,
-    sessions: Vec<Kept<'a>>,
+    pub(super) sessions: Vec<Kept<'a>>,
     /// What does not hold, in words.
     pub failures: Vec<String>,
 }
@@ -92,23 +108,35 @@ impl<'a> Report<'a> {
     ) -> Self {
         let mut rows = Vec::new();
         for teller in tellers {
-            for set in [Set::Training, Set::HeldOut] {
-                for tier in [Tier::T0, Tier::T1, Tier::T2] {
-                    let of_part = played
-                        .iter()
-                        .filter(|one| one.session.set == set && one.session.tier == tier);
-                    let pairs = of_part.map(|one| Pair {
-                        expected: &one.session.expected,
-                        truth: &one.truth,
-                        said: about(one, &teller.said),
-                    });
-                    let score = score(pairs);
-                    if score.sessions > 0 {
-                        rows.push(Row::new(teller.name, set, tier, score));
-                    }
+            for (set, tier) in parts() {
+                rows.extend(Row::of(teller, set, tier, None, None, played));
+            }
+        }
+        let (mut by_player, mut by_scenario) = (Vec::new(), Vec::new());
+        if let Some(teller) = tellers.first() {
+            let scenarios: BTreeSet<&str> = played
+                .iter()
+                .map(|one| one.session.scenario.as_str())
+                .collect();
+            for (set, tier) in parts() {
+                for player in [Player::Hls, Player::Dash] {
+                    by_player.extend(Row::of(teller, set, tier, Some(player), None, played));
+                }
+                for scenario in &scenarios {
+                    by_scenario.extend(Row::of(teller, set, tier, None, Some(scenario), played));
                 }
             }
         }
+        let crowds = tellers
+            .first()
+            .map(|teller| crowd::judge(played, &teller.said))
+            .unwrap_or_default();
+        let not_over = tellers.first().map(|teller| {
+            let lasting = played
+                .iter()
+                .filter(|one| about(one, &teller.said).is_some_and(|said| !said.is_over));
+            lasting.map(|one| one.session.name.clone()).collect()
+        });
         let first = tellers.first().map(|teller| teller.name);
         let of_first = rows.iter().filter(|row| Some(row.teller) == first);
         let aims = aims::judge(of_first.map(|row| (row.set, row.tier, &row.score)));
@@ -118,6 +146,7 @@ impl<'a> Report<'a> {
                 session: &one.session,
                 client: one.client,
                 truth: &one.truth,
+                company: one.company.as_ref(),
                 said: tellers
                     .iter()
                     .filter_map(|teller| Some((teller.name, about(one, &teller.said)?)))
@@ -130,13 +159,17 @@ impl<'a> Report<'a> {
             browser,
             aims,
             rows,
+            by_player,
+            by_scenario,
+            crowds,
+            not_over: not_over.unwrap_or_default(),
             sessions,
             failures: failures(played),
         }
     }
 
     /// Holds weir to what even a short run can tell: that finding stalls has not collapsed, that they
-    /// are told soon, and that not most are invented. A handful of stalls says no more; the aims are
+    /// are told soon, that not most are invented, and that ratios and blame are no guesswork. A handful of stalls says no more; the aims are
     /// for a whole run.
     pub fn hold(&mut self, teller: &str) {
         let mut all = Score::default();
@@ -152,6 +185,9 @@ impl<'a> Report<'a> {
             all.failures_found += row.score.failures_found;
             all.failures_false += row.score.failures_false;
             all.told_after_ms.extend(&row.score.told_after_ms);
+            all.ratio_errors.extend(&row.score.ratio_errors);
+            all.faults_blamed += row.score.faults_blamed;
+            all.faults_right += row.score.faults_right;
         }
         let delay = quantile(&all.told_after_ms, 0.5);
         for (holds, what) in [
@@ -187,6 +223,21 @@ impl<'a> Report<'a> {
                     all.failures_false
                 ),
             ),
+            (
+                // Of nothing there is no mean; a run without ratios fails by its stalls.
+                all.ratio_errors.is_empty() || all.ratio_error_points() <= RATIO_COLLAPSE,
+                format!(
+                    "{teller} is {:.1} points off with the rebuffer ratio, at the mean",
+                    all.ratio_error_points()
+                ),
+            ),
+            (
+                2 * all.faults_right >= all.faults_blamed,
+                format!(
+                    "{teller} blamed {} of {} faults rightly",
+                    all.faults_right, all.faults_blamed
+                ),
+            ),
         ] {
             if !holds {
                 self.failures.push(what);
@@ -216,98 +267,62 @@ impl<'a> Report<'a> {
         let text = serde_json::to_string_pretty(self).context("cannot write the report")?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
-
-    /// The tables for a terminal.
-    pub fn summary(&self) -> String {
-        let mut text = String::from(
-            "\nstalls: true onsets found within 1 s; delay from the true onset to when it was told; \
-             rebuffer ratio: mean absolute error in points, share within one point\n",
-        );
-        text += "teller       set       tier  n  said | stalls found false recall  prec    F1 | delay p50   p99 ms | ratio err <=1pt bounded\n";
-        for row in &self.rows {
-            let s = &row.score;
-            let _ = writeln!(
-                text,
-                "{} {:>2} {:>5} | {:>6} {:>5} {:>5} {} {} {} | {} {} | {} {} {}",
-                row.name(),
-                s.sessions,
-                s.spoken_of,
-                s.stalls,
-                s.stalls_found,
-                s.stalls_false,
-                figure(s.recall(), 6, 2),
-                figure(s.precision(), 5, 2),
-                figure(s.f1(), 5, 2),
-                figure(quantile(&s.told_after_ms, 0.5), 9, 0),
-                figure(quantile(&s.told_after_ms, 0.99), 8, 0),
-                figure(s.ratio_error_points(), 9, 2),
-                figure(s.ratios_close(), 5, 2),
-                figure(share(s.ratios_bounded, s.ratio_errors.len()), 7, 2),
-            );
-        }
-        text += "\nstarts: median error of the start-up time; failed ones found of all, with the right class, false, not seeable | warnings | blame by fault\n";
-        text += "teller       set       tier  n | start err | failed found class false unseen | warned right lead p50 ms stalls | faults right\n";
-        for row in &self.rows {
-            let s = &row.score;
-            let _ = writeln!(
-                text,
-                "{} {:>2} | {} | {:>6} {:>5} {:>5} {:>5} {:>6} | {:>6} {:>5} {} {:>6} | {:>6} {:>5}",
-                row.name(),
-                s.sessions,
-                figure(s.startup_error() * 100.0, 7, 1) + " %",
-                s.failures,
-                s.failures_found,
-                s.failures_classed,
-                s.failures_false,
-                s.failures_unseeable,
-                s.warnings,
-                s.warnings_right,
-                figure(quantile(&s.lead_ms, 0.5), 11, 0),
-                s.stalls_warned,
-                s.faults_blamed,
-                s.faults_right,
-            );
-        }
-        if let Some(row) = self.rows.first().filter(|_| !self.aims.is_empty()) {
-            let _ = writeln!(text, "\n{} on the held-out set:", row.teller);
-            for aim in &self.aims {
-                let _ = writeln!(text, "{}", aim.line());
-            }
-        }
-        let (frames, dropped) = self.sessions.iter().fold((0, 0), |(frames, dropped), one| {
-            (
-                frames + one.truth.frames,
-                dropped + one.truth.dropped_frames,
-            )
-        });
-        let _ = writeln!(
-            text,
-            "\nof {frames} frames {dropped} were dropped: many, and the machine was too busy for its players"
-        );
-        if self.weir.is_none() {
-            text += "\nthis weir has no `viewers`: the baselines alone were judged\n";
-        }
-        for failure in &self.failures {
-            let _ = writeln!(text, "FAILED: {failure}");
-        }
-        text
-    }
 }
 
-fn figure(value: f64, width: usize, digits: usize) -> String {
-    if value.is_finite() {
-        format!("{value:>width$.digits$}")
-    } else {
-        format!("{:>width$}", "-")
-    }
+/// All there are of sets and tiers.
+fn parts() -> impl Iterator<Item = (Set, Tier)> {
+    [Set::Training, Set::HeldOut].into_iter().flat_map(|set| {
+        [Tier::T0, Tier::T1, Tier::T2]
+            .into_iter()
+            .map(move |tier| (set, tier))
+    })
 }
 
 impl Row {
+    /// Of the sessions that are such; `None`: there are none.
+    fn of(
+        teller: &Teller,
+        set: Set,
+        tier: Tier,
+        player: Option<Player>,
+        scenario: Option<&str>,
+        played: &[Played],
+    ) -> Option<Self> {
+        let of_part = played
+            .iter()
+            .map(|one| (one, &one.session))
+            .filter(|(_, session)| {
+                // Several viewers are judged apart.
+                session.company.is_none()
+                    && (session.set, session.tier) == (set, tier)
+                    && player.is_none_or(|player| player == session.player)
+                    && scenario.is_none_or(|scenario| scenario == session.scenario)
+            });
+        let score = score(of_part.map(|(one, session)| Pair {
+            expected: &session.expected,
+            truth: &one.truth,
+            said: about(one, &teller.said),
+        }));
+        let scenario = scenario.map(str::to_owned);
+        (score.sessions > 0).then(|| Self {
+            player,
+            scenario,
+            ..Self::new(teller.name, set, tier, score)
+        })
+    }
+
     fn new(teller: &'static str, set: Set, tier: Tier, score: Score) -> Self {
         let figures = [
             ("recall", score.recall()),
             ("precision", score.precision()),
             ("f1", score.f1()),
+            ("precision_kept", score.precision_kept()),
+            ("precision_as_told", score.precision_as_told()),
+            ("f1_as_told", score.f1_as_told()),
+            (
+                "ratios_bounded",
+                share(score.ratios_bounded, score.ratio_errors.len()),
+            ),
             ("delay_p50_ms", quantile(&score.told_after_ms, 0.5)),
             ("delay_p99_ms", quantile(&score.told_after_ms, 0.99)),
             ("ratio_error_points", score.ratio_error_points()),
@@ -328,6 +343,14 @@ impl Row {
             ("recall", interval(score.stalls_found, score.stalls)),
             ("precision", interval(score.stalls_found, told)),
             (
+                "precision_kept",
+                interval(score.stalls_found, told + score.stalls_retracted),
+            ),
+            (
+                "ratios_bounded",
+                interval(score.ratios_bounded, score.ratio_errors.len()),
+            ),
+            (
                 "warnings_right",
                 interval(score.warnings_right, score.warnings),
             ),
@@ -344,6 +367,8 @@ impl Row {
             teller,
             set,
             tier,
+            player: None,
+            scenario: None,
             figures: figures
                 .into_iter()
                 .filter(|(_, value)| value.is_finite())
@@ -354,15 +379,6 @@ impl Row {
                 .collect(),
             score,
         }
-    }
-
-    fn name(&self) -> String {
-        let set = if self.set == Set::Training {
-            "training"
-        } else {
-            "held out"
-        };
-        format!("{:<12} {set:<9} {:?}  ", self.teller, self.tier)
     }
 }
 

@@ -11,6 +11,8 @@ use super::scenario::{Blame, Failure, Tier};
 pub struct Stall {
     /// When playback stopped, by the estimate.
     pub begin_unix_ns: u64,
+    /// The same as it was first told, before anything better was known.
+    pub first_begin_unix_ns: u64,
     /// When it went on; 0: it was not seen to.
     pub end_unix_ns: u64,
     /// When this was first said.
@@ -59,7 +61,11 @@ pub struct ViewerSaid {
     /// Its stalls, without those that were taken back.
     pub stalls: Vec<Stall>,
     /// Told, and taken back later.
-    pub retracted: u32,
+    pub retracted: Vec<Stall>,
+    /// Whether no more will be said of it.
+    pub is_over: bool,
+    /// Several viewers were found behind it, and it is in no number.
+    pub is_excluded: bool,
     /// Warnings.
     pub warnings: Vec<Warning>,
     /// Wall clock from the first request to the end, without pauses.
@@ -82,8 +88,19 @@ impl ViewerSaid {
         let t_ns = t_ms.saturating_mul(1_000_000);
         let mut said = self.clone();
         said.stalls.retain(|stall| stall.begin_unix_ns <= t_ns);
+        said.retracted.retain(|stall| stall.begin_unix_ns <= t_ns);
         said.warnings.retain(|warning| warning.told_unix_ns <= t_ns);
         said
+    }
+
+    /// Its stalls as they were first told, those that were taken back included.
+    pub fn as_told(&self) -> Vec<Stall> {
+        let all = self.stalls.iter().chain(&self.retracted);
+        all.map(|stall| Stall {
+            begin_unix_ns: stall.first_begin_unix_ns,
+            ..*stall
+        })
+        .collect()
     }
 
     /// Stalled time per watched time.

@@ -75,7 +75,11 @@ impl Sampler {
     }
 }
 
-fn listing(command: &mut Command) -> Result<String> {
+/// What a listing prints.
+///
+/// # Errors
+/// It cannot be run.
+pub fn listing(command: &mut Command) -> Result<String> {
     let out = command
         .stdin(Stdio::null())
         .stderr(Stdio::null())

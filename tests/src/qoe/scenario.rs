@@ -7,6 +7,9 @@ use super::ladder::Container;
 use super::origin::Fault;
 use super::trace::Step;
 
+/// Ends the name of a session's second player.
+pub const COMPANION: &str = "-two";
+
 /// Which links a threshold may be tuned on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -29,7 +32,7 @@ pub enum Tier {
 }
 
 /// Which player.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Player {
     /// hls.js, on HLS.
     #[serde(rename = "hls.js")]
@@ -144,7 +147,7 @@ pub struct Seek {
     pub to_s: f64,
 }
 
-/// The viewer holds on.
+/// The viewer holds on, or looks at another page.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Pause {
     /// Since the start.
@@ -153,15 +156,26 @@ pub struct Pause {
     pub for_ms: u32,
 }
 
+/// Who else watches from the viewer's address, from some seconds later on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Company {
+    /// Another page of the same browser; over HTTP/2 both share a session.
+    SameBrowser,
+    /// Another browser of the same kind, as behind one address of a household.
+    OtherBrowser,
+}
+
 /// A viewer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the types say it")]
 pub struct Session {
     pub name: String,
+    /// What happens in it, whoever plays.
+    pub scenario: String,
     pub set: Set,
     pub tier: Tier,
     pub player: Player,
-    #[serde(skip)]
     pub container: Container,
     pub stream: Stream,
     pub transport: Transport,
@@ -179,6 +193,13 @@ pub struct Session {
     pub stay_ms: u32,
     pub seeks: Vec<Seek>,
     pub pauses: Vec<Pause>,
+    /// When the page throws its player away and begins anew, since the start.
+    pub restarts_ms: Vec<u32>,
+    /// While another page stands before the player's, and the browser throttles it.
+    pub backgrounds: Vec<Pause>,
+    pub company: Option<Company>,
+    /// Whether URLs say whose they are.
+    pub is_named: bool,
     pub expected: Expected,
     pub seed: u64,
 }
@@ -187,5 +208,10 @@ impl Session {
     /// Whether the origin must be asked rather than the disk.
     pub fn by_origin(&self) -> bool {
         self.stream == Stream::Live || !self.faults.is_empty()
+    }
+
+    /// How the second player in it is called, if there is one.
+    pub fn companion(&self) -> String {
+        format!("{}{COMPANION}", self.name)
     }
 }

@@ -43,11 +43,17 @@ pub struct Score {
     pub stalls_false: usize,
     /// Said, and taken back later.
     pub stalls_retracted: usize,
+    /// True stalls with an onset within the tolerance as it was first said, whether or not it was taken
+    /// back.
+    pub stalls_found_as_told: usize,
+    /// First said so, and none.
+    pub stalls_false_as_told: usize,
     /// When a stall that was found was told, after its true onset.
     pub told_after_ms: Vec<f64>,
     /// Said minus true rebuffer ratio.
     pub ratio_errors: Vec<f64>,
-    /// Sessions whose true ratio is between the bounds that were said.
+    /// Sessions whose true ratio is between the bounds that were said, with the stalls that are too short
+    /// to be judged or without them.
     pub ratios_bounded: usize,
     /// Said over true start-up time, less one.
     pub startup_errors: Vec<f64>,
@@ -100,7 +106,10 @@ impl Score {
         // Nobody watches a broken element, though its player may go on fetching.
         let seen = truth.is_broken.then(|| said.until(truth.left_ms));
         let said = seen.as_ref().unwrap_or(said);
-        self.stalls_retracted += said.retracted as usize;
+        self.stalls_retracted += said.retracted.len();
+        let as_told = match_stalls(&truth.stalls, &said.as_told());
+        self.stalls_found_as_told += as_told.found.len();
+        self.stalls_false_as_told += as_told.false_ones;
         let matched = match_stalls(&truth.stalls, &said.stalls);
         self.stalls += matched.real;
         self.stalls_found += matched.found.len();
@@ -119,7 +128,9 @@ impl Score {
             let watched = said.watched_us as f64;
             let low = said.stalled_us.low as f64 / watched;
             let high = said.stalled_us.high as f64 / watched;
-            self.ratios_bounded += usize::from((low..=high).contains(&ratio));
+            // A browser's hiccups are judged neither way.
+            let judged = truth.judged_ratio().unwrap_or(ratio);
+            self.ratios_bounded += usize::from(low <= ratio && judged <= high);
         }
     }
 
@@ -208,12 +219,33 @@ impl Score {
         share(self.stalls_found, self.stalls_found + self.stalls_false)
     }
 
+    /// Of the said stalls, the true ones, if those that were taken back count as false.
+    pub fn precision_kept(&self) -> f64 {
+        let told = self.stalls_found + self.stalls_false + self.stalls_retracted;
+        share(self.stalls_found, told)
+    }
+
+    /// F1 of what somebody knew who listened while it happened: onsets as first said, nothing taken
+    /// back.
+    pub fn f1_as_told(&self) -> f64 {
+        share(
+            2 * self.stalls_found_as_told,
+            self.stalls + self.stalls_found_as_told + self.stalls_false_as_told,
+        )
+    }
+
     /// The harmonic mean of both.
     pub fn f1(&self) -> f64 {
         share(
             2 * self.stalls_found,
             self.stalls + self.stalls_found + self.stalls_false,
         )
+    }
+
+    /// Of what somebody was told while it happened, what was so.
+    pub fn precision_as_told(&self) -> f64 {
+        let told = self.stalls_found_as_told + self.stalls_false_as_told;
+        share(self.stalls_found_as_told, told)
     }
 
     /// Mean absolute error of the rebuffer ratio, in points.
@@ -284,16 +316,16 @@ fn ms(ns: u64) -> f64 {
 
 /// Which said stall is which true one.
 #[derive(Debug, Default)]
-struct Matched {
+pub(super) struct Matched {
     real: usize,
     touched: usize,
-    false_ones: usize,
-    found: Vec<(Span, Stall)>,
+    pub(super) false_ones: usize,
+    pub(super) found: Vec<(Span, Stall)>,
 }
 
 /// Matches one to one by onset. Both in order of time, so that taking the first within the tolerance
 /// matches as many as can be.
-fn match_stalls(truth: &[Span], said: &[Stall]) -> Matched {
+pub(super) fn match_stalls(truth: &[Span], said: &[Stall]) -> Matched {
     let mut left: Vec<Stall> = said.to_vec();
     left.sort_by_key(|stall| stall.begin_unix_ns);
     // As the true ones are joined.

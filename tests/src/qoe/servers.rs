@@ -91,8 +91,13 @@ pub fn page() -> String {
     format!("http://{SERVER_V4}:{PAGE_PORT}/player.html")
 }
 
-/// What the session's player is given. `began_unix_ms` is when its live stream began.
-pub fn url(session: &Session, server: Ipv4Addr, began_unix_ms: u64) -> String {
+/// What the session's player is given, and what its second one. `began_unix_ms` is when its live
+/// stream began.
+pub fn urls(session: &Session, server: Ipv4Addr, began_unix_ms: u64) -> [String; 2] {
+    [&session.name, &session.companion()].map(|viewer| url(session, viewer, server, began_unix_ms))
+}
+
+fn url(session: &Session, viewer: &str, server: Ipv4Addr, began_unix_ms: u64) -> String {
     let listeners = if session.tier == Tier::T0 {
         UNHEARD
     } else {
@@ -112,7 +117,12 @@ pub fn url(session: &Session, server: Ipv4Addr, began_unix_ms: u64) -> String {
     } else {
         "https"
     };
-    let room = if session.by_origin() { "o" } else { "s" };
+    let room = match (session.is_named, session.by_origin()) {
+        (true, true) => format!("o/{viewer}"),
+        (true, false) => format!("s/{viewer}"),
+        // The origin fails for whom it knows by name.
+        (false, _) => "n".to_owned(),
+    };
     let stream = match session.stream {
         Stream::Vod => "vod".to_owned(),
         Stream::Live => format!("live/{began_unix_ms}"),
@@ -122,8 +132,7 @@ pub fn url(session: &Session, server: Ipv4Addr, began_unix_ms: u64) -> String {
         Player::Dash => "manifest.mpd",
     };
     format!(
-        "{scheme}://{server}:{port}/{room}/{}/{stream}/{}/{manifest}",
-        session.name,
+        "{scheme}://{server}:{port}/{room}/{stream}/{}/{manifest}",
         session.container.directory()
     )
 }
@@ -155,6 +164,9 @@ fn config(
          add_header Access-Control-Max-Age 600 always;\n    \
          if ($request_method = OPTIONS) {{ return 204; }}\n    \
          location ~ ^/s/[^/]+/vod/(.*)$ {{ alias {programme}/$1; }}\n    \
+         location ~ ^/n/vod/(.*)$ {{ alias {programme}/$1; }}\n    \
+         location /n/live/ {{ proxy_pass http://origin/n/live/; proxy_http_version 1.1; \
+         proxy_set_header Connection ''; proxy_buffering off; }}\n    \
          location /o/ {{ proxy_pass http://origin/; proxy_http_version 1.1; \
          proxy_set_header Connection ''; proxy_buffering off; }}"
     );

@@ -12,7 +12,7 @@ use super::narrow;
 use super::origin::{Fault, Origin};
 use super::path::{self, Path};
 use super::players::{Event, Players, Report, Reports, directory};
-use super::scenario::Session;
+use super::scenario::{COMPANION, Session};
 use super::servers::{self, Edge, ORIGIN_PORT};
 use super::trace::Step;
 use super::truth::Truth;
@@ -21,7 +21,7 @@ use crate::lab::netns::Netns;
 use crate::lab::shaper::Shape;
 
 /// Players at once: what two processors decode without dropping frames.
-const AT_ONCE: usize = 7;
+pub(super) const AT_ONCE: usize = 7;
 /// Between two starts, so that pages do not load all at once.
 const BETWEEN_STARTS: Duration = Duration::from_millis(700);
 /// How old a live stream is when its viewer comes: the window is full.
@@ -38,6 +38,8 @@ pub struct Played {
     pub client: Ipv4Addr,
     /// What its player says happened.
     pub truth: Truth,
+    /// What its second player says, if it has one.
+    pub company: Option<Truth>,
 }
 
 /// Everything that a run needs and that is not weir.
@@ -72,6 +74,8 @@ struct Running {
     /// Latest first.
     changes: Vec<(Duration, Change)>,
     reports: Vec<Report>,
+    /// Of the second player.
+    of_company: Vec<Report>,
 }
 
 impl Stage {
@@ -160,11 +164,17 @@ impl Stage {
             let Some(report) = self.reports.next(soonest)? else {
                 continue;
             };
+            if let Some(name) = report.id.strip_suffix(COMPANION) {
+                if let Some(one) = running.get_mut(name) {
+                    one.of_company.push(report);
+                }
+                continue;
+            }
             let Some(one) = running.get_mut(&report.id) else {
                 continue;
             };
             let closed = report.event == Event::Closed;
-            if report.event == Event::Load {
+            if report.event == Event::Load && one.loaded.is_none() {
                 one.loaded = Some(Instant::now());
             }
             let name = report.id.clone();
@@ -186,12 +196,12 @@ impl Stage {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let began = u64::try_from(now.saturating_sub(LIVE_AGE).as_millis())?;
-        let url = servers::url(&session, path.server, began);
+        let urls = servers::urls(&session, path.server, began);
         let players = match &mut self.narrow {
             Some((players, _)) if session.narrow => players,
             _ => &mut self.players,
         };
-        players.play(&session, &url)?;
+        players.play(&session, &urls)?;
         let at = |ms: u32| Duration::from_millis(ms.into());
         let mut changes: Vec<(Duration, Change)> = session
             .link
@@ -212,6 +222,7 @@ impl Stage {
             loaded: None,
             changes,
             reports: Vec::new(),
+            of_company: Vec::new(),
         })
     }
 
@@ -236,6 +247,7 @@ impl Running {
         self.path.leave(lab);
         Played {
             truth: Truth::of(&self.reports),
+            company: self.session.company.map(|_| Truth::of(&self.of_company)),
             session: self.session,
             client: self.path.client,
         }

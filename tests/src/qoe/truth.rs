@@ -56,19 +56,24 @@ pub struct Failing {
 pub struct Truth {
     /// When the player was given its URL, Unix milliseconds; 0: it never was.
     pub load_ms: u64,
-    /// When the first frame moved.
+    /// When the first frame moved, for the first time.
     pub started_ms: Option<u64>,
+    /// While the page had thrown its player away and the next had not begun to play: no stalls, but
+    /// starts.
+    pub restarts: Vec<Span>,
     /// When it was over.
     pub left_ms: u64,
-    /// Stalls, of whatever length: from when the player waits or the picture stands still for want
-    /// of media, until neither is so.
+    /// Stalls, of whatever length: from when the player waits, the picture stands still for want of
+    /// media, or the player jumps by itself (to be live again, say), until none of it is so.
     pub stalls: Vec<Span>,
     /// How often the player itself said that it waits.
     pub waits: usize,
     /// While the viewer held on.
     pub pauses: Vec<Span>,
-    /// While the player jumped.
+    /// While the player went where its viewer wanted.
     pub seeks: Vec<Span>,
+    /// While another page stood before the player's.
+    pub hidden: Vec<Span>,
     /// Whether the programme came to its end.
     pub ended: bool,
     /// Bit rates that were switched to.
@@ -108,6 +113,7 @@ impl Truth {
         });
         open.pause.close(left, &mut truth.pauses);
         open.seek.close(left, &mut truth.seeks);
+        open.hidden.close(left, &mut truth.hidden);
         truth
     }
 
@@ -116,8 +122,22 @@ impl Truth {
             return;
         }
         match event {
+            Event::Load if self.load_ms != 0 => {
+                open.stall.close(t, &mut self.stalls);
+                open.pause.close(t, &mut self.pauses);
+                open.seek.close(t, &mut self.seeks);
+                let hidden = std::mem::take(&mut open.hidden);
+                *open = Open {
+                    hidden,
+                    restart: Since(Some(t)),
+                    ..Open::default()
+                };
+            }
             Event::Load => self.load_ms = t,
-            Event::Started => self.started_ms = self.started_ms.or(Some(t)),
+            Event::Started => {
+                self.started_ms = self.started_ms.or(Some(t));
+                open.restart.close(t, &mut self.restarts);
+            }
             Event::Stall { .. } => {
                 self.waits += 1;
                 open.waiting = true;
@@ -135,23 +155,29 @@ impl Truth {
                 open.frozen = false;
                 open.plays_on(t, &mut self.stalls);
             }
-            Event::Seeking { .. } => open.seek.begin(t),
-            Event::Seeked => open.seek.close(t, &mut self.seeks),
+            Event::Seeking { of_viewer, .. } => {
+                if *of_viewer {
+                    open.seek.begin(t);
+                } else {
+                    open.jumping = true;
+                    open.stall.begin(t);
+                }
+            }
+            Event::Seeked => {
+                open.jumping = false;
+                open.seek.close(t, &mut self.seeks);
+                open.plays_on(t, &mut self.stalls);
+            }
             Event::Paused => open.pause.begin(t),
+            Event::Unpaused => open.pause.close(t, &mut self.pauses),
+            Event::Hidden => open.hidden.begin(t),
+            Event::Shown => open.hidden.close(t, &mut self.hidden),
             Event::Buffer {
                 ahead,
                 position,
                 frames,
                 dropped,
             } => {
-                // A pause has no end of its own: the playhead moves again.
-                if self
-                    .buffer
-                    .last()
-                    .is_some_and(|last| *position > last.position_s)
-                {
-                    open.pause.close(t, &mut self.pauses);
-                }
                 self.buffer.push(Sample {
                     t_ms: t,
                     ahead_s: *ahead,
@@ -189,23 +215,51 @@ impl Truth {
         }
     }
 
-    /// From the URL to the first moving frame.
+    /// From the URL to the first moving frame; of a player that was begun anew, from then.
     pub fn startup_ms(&self) -> Option<u64> {
-        Some(self.started_ms?.saturating_sub(self.load_ms))
+        let first = self.started_ms?.saturating_sub(self.load_ms);
+        Some(self.restarts.last().map_or(first, |last| last.lasts_ms()))
     }
 
-    /// Wall clock from the URL to the end, without pauses.
+    /// Wall clock from the URL to the end, without pauses; of a player that was begun anew, from then.
     pub fn watched_ms(&self) -> u64 {
-        let paused: u64 = self.pauses.iter().map(|pause| pause.lasts_ms()).sum();
-        self.left_ms
-            .saturating_sub(self.load_ms)
-            .saturating_sub(paused)
+        let begin = self.begin_ms();
+        let paused: u64 = self
+            .pauses
+            .iter()
+            .filter(|pause| pause.begin_ms >= begin)
+            .map(|pause| pause.lasts_ms())
+            .sum();
+        self.left_ms.saturating_sub(begin).saturating_sub(paused)
+    }
+
+    /// When the playback that was the last began.
+    fn begin_ms(&self) -> u64 {
+        self.restarts
+            .last()
+            .map_or(self.load_ms, |last| last.begin_ms)
     }
 
     /// Stalled time per watched time; `None` if it never started.
     pub fn rebuffer_ratio(&self) -> Option<f64> {
+        self.ratio_of(0)
+    }
+
+    /// The same without the stalls that are too short to be judged.
+    pub fn judged_ratio(&self) -> Option<f64> {
+        self.ratio_of(SHORTEST_STALL_MS)
+    }
+
+    fn ratio_of(&self, shortest_ms: u64) -> Option<f64> {
         self.started_ms?;
-        let stalled: u64 = self.stalls.iter().map(|stall| stall.lasts_ms()).sum();
+        let begin = self.begin_ms();
+        let stalled: u64 = self
+            .stalls
+            .iter()
+            .filter(|stall| stall.begin_ms >= begin)
+            .map(|stall| stall.lasts_ms())
+            .filter(|lasts_ms| *lasts_ms >= shortest_ms)
+            .sum();
         let watched = self.watched_ms();
         (watched > 0).then(|| stalled as f64 / watched as f64)
     }
@@ -240,14 +294,18 @@ impl Since {
 struct Open {
     waiting: bool,
     frozen: bool,
+    /// The player goes elsewhere by itself.
+    jumping: bool,
     stall: Since,
     pause: Since,
     seek: Since,
+    hidden: Since,
+    restart: Since,
 }
 
 impl Open {
     fn plays_on(&mut self, t: u64, into: &mut Vec<Span>) {
-        if !self.waiting && !self.frozen {
+        if !self.waiting && !self.frozen && !self.jumping {
             self.stall.close(t, into);
         }
     }
@@ -335,28 +393,87 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_not_watched_and_ends_when_the_playhead_moves() {
+    fn a_pause_is_not_watched_and_ends_when_its_viewer_wants_to_go_on() {
         let truth = truth(vec![
             (0, Event::Load),
             (500, Event::Started),
             (4_000, buffer(3.5)),
             (4_100, Event::Paused),
-            (4_250, buffer(3.5)),
-            (8_000, buffer(3.5)),
-            (8_250, buffer(3.7)),
+            // The position at the pause is further than the last look's: nothing has moved since.
+            (4_250, buffer(3.6)),
+            (8_000, buffer(3.6)),
+            (8_200, Event::Unpaused),
+            // What it does not have it must wait for.
+            (8_200, Event::Stall { ahead: 0.0 }),
+            (9_000, Event::Resumed),
             (10_000, Event::Ended),
             (10_500, Event::Stall { ahead: 0.0 }),
             (11_000, Event::Closed),
         ]);
+        let span = |begin_ms, end_ms| Span { begin_ms, end_ms };
+        assert_eq!(truth.pauses, [span(4_100, 8_200)]);
+        assert_eq!(truth.watched_ms(), 5_900);
+        assert_eq!(truth.stalls, [span(8_200, 9_000)]);
+        assert!(truth.ended);
+    }
+
+    #[test]
+    fn a_player_that_is_begun_anew_starts_again_and_does_not_stall() {
+        let truth = truth(vec![
+            (1_000, Event::Load),
+            (1_500, Event::Started),
+            (4_000, Event::Hidden),
+            (5_000, Event::Stall { ahead: 0.0 }),
+            (6_000, Event::Load),
+            (6_700, Event::Started),
+            (7_000, Event::Shown),
+            (9_000, Event::Closed),
+        ]);
+        let span = |begin_ms, end_ms| Span { begin_ms, end_ms };
+        assert_eq!(truth.restarts, [span(6_000, 6_700)]);
+        assert_eq!(truth.stalls, [span(5_000, 6_000)]);
+        assert_eq!(truth.hidden, [span(4_000, 7_000)]);
         assert_eq!(
-            truth.pauses,
-            [Span {
-                begin_ms: 4_100,
-                end_ms: 8_250
-            }]
+            (truth.started_ms, truth.startup_ms()),
+            (Some(1_500), Some(700))
         );
-        assert_eq!(truth.watched_ms(), 5_850);
-        assert!(truth.stalls.is_empty() && truth.ended);
+        // Of the last playback, as what is said of it.
+        assert_eq!(truth.watched_ms(), 3_000);
+        assert_eq!(truth.rebuffer_ratio(), Some(0.0));
+    }
+
+    #[test]
+    fn a_player_that_jumps_by_itself_lets_its_viewer_wait_and_one_that_is_told_to_does_not() {
+        let jump = |of_viewer| Event::Seeking { of_viewer };
+        let truth = truth(vec![
+            (0, Event::Load),
+            (500, Event::Started),
+            (4_000, jump(true)),
+            (5_000, Event::Seeked),
+            (7_000, Event::Stall { ahead: 0.0 }),
+            (7_500, jump(false)),
+            (8_000, Event::Resumed),
+            (9_000, Event::Seeked),
+            (20_000, Event::Closed),
+        ]);
+        let span = |begin_ms, end_ms| Span { begin_ms, end_ms };
+        assert_eq!(truth.seeks, [span(4_000, 5_000)]);
+        assert_eq!(truth.stalls, [span(7_000, 9_000)]);
+    }
+
+    #[test]
+    fn what_is_too_short_to_be_judged_is_in_the_ratio_and_not_in_the_judged_one() {
+        let truth = truth(vec![
+            (1, Event::Load),
+            (501, Event::Started),
+            (4_000, Event::Stall { ahead: 0.0 }),
+            (4_050, Event::Resumed),
+            (5_000, Event::Stall { ahead: 0.0 }),
+            (6_000, Event::Resumed),
+            (10_001, Event::Closed),
+        ]);
+        assert_eq!(truth.rebuffer_ratio(), Some(0.105));
+        assert_eq!(truth.judged_ratio(), Some(0.1));
     }
 
     #[test]

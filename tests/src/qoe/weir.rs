@@ -1,115 +1,16 @@
-//! What weir says of viewers: its daemon set up for the lab, `weir viewers --follow` read, and an
-//! account of each viewer put together from the events.
+//! What weir says of viewers: `weir viewers --follow` read, and an account of each viewer put together
+//! from the events.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::path::CLIENTS;
 use super::said::{Estimate, Stall, ViewerSaid, Warning};
 use super::sampler::Sampler;
 use super::scenario::{Blame, Failure, Tier};
-use super::servers;
-use crate::weir::{Daemon, Follower, Settings};
-
-/// Silence after which a delivery is over: the lab's paths have round trips of 200 ms at most.
-const QUIET_GAP_MS: u32 = 300;
-
-/// Whether this weir knows viewers at all.
-pub fn knows_viewers(binary: &Path) -> bool {
-    Command::new(binary)
-        .args(["viewers", "--help"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-}
-
-/// Where weir is sent the access log.
-pub fn log_socket(dir: &Path) -> PathBuf {
-    dir.join("log.sock")
-}
-
-/// What the daemon is started with; the log's socket is in `dir`, and `recording` gets all that it is
-/// told, so that what it says can be looked into afterwards (`weir replay`).
-pub fn settings(dir: &Path, recording: &Path, viewers: bool) -> Settings {
-    let mut more = String::new();
-    if viewers {
-        let _ = write!(
-            more,
-            "[labels]\naccess_log_socket = {:?}\n{RULES}\n[viewers]\nfrom_kernel = true\n\n[recording]\nfile = {:?}\nmax_files = 2\n",
-            log_socket(dir).display().to_string(),
-            recording.display().to_string()
-        );
-    }
-    Settings {
-        quiet_gap_ms: QUIET_GAP_MS,
-        first: "progress_ms = 250".to_owned(),
-        ports: servers::ports(),
-        prefixes: vec![CLIENTS.to_owned()],
-        more,
-        ..Settings::default()
-    }
-}
-
-/// What an operator of this service would write: whose URL it is, and how long segments play.
-const RULES: &str = r"
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/vod/cmaf/seg-(?P<rung>3)-(?P<number>\d+)\.m4s'
-class = 'segment'
-media = 'audio'
-duration_ms = 2000
-stream = 'vod'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/vod/cmaf/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
-class = 'segment'
-media = 'video'
-duration_ms = 2000
-stream = 'vod'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/vod/.*/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
-class = 'segment'
-media = 'muxed'
-duration_ms = 2000
-stream = 'vod'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/cmaf/seg-(?P<rung>3)-(?P<number>\d+)\.m4s'
-class = 'segment'
-media = 'audio'
-duration_ms = 2000
-stream = 'live'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/cmaf/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
-class = 'segment'
-media = 'video'
-duration_ms = 2000
-stream = 'live'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/live/(?P<content>\d+)/.*/seg-(?P<rung>\d+)-(?P<number>\d+)\.m4s'
-class = 'segment'
-media = 'muxed'
-duration_ms = 2000
-stream = 'live'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/live/'
-stream = 'live'
-
-[[rule]]
-match = '/[os]/(?P<viewer>[^/]+)/'
-stream = 'vod'
-";
+use crate::weir::{Daemon, Follower};
 
 /// `weir viewers --follow`, being read.
 #[derive(Debug)]
@@ -159,6 +60,17 @@ pub(super) fn account(lines: impl IntoIterator<Item = Line>) -> Vec<ViewerSaid> 
     accounts.finish()
 }
 
+/// How many of the viewers that a listing shows are not over.
+pub fn not_over(text: &str) -> usize {
+    let viewers = text
+        .lines()
+        .filter_map(|line| match serde_json::from_str(line) {
+            Ok(Line::NamedViewer { viewer } | Line::Viewer(viewer)) => Some(viewer),
+            _ => None,
+        });
+    viewers.filter(|viewer| !viewer.is_over()).count()
+}
+
 /// A line: a viewer as it is, or what happened to one; plain, or under the name of its kind.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
@@ -194,6 +106,10 @@ pub(super) struct Viewer {
     #[serde(default)]
     tier: String,
     #[serde(default)]
+    state: String,
+    #[serde(default)]
+    ended: String,
+    #[serde(default)]
     cell: Option<Cell>,
     #[serde(default)]
     start_failure: String,
@@ -210,6 +126,16 @@ pub(super) struct Viewer {
     verdict: String,
     #[serde(default)]
     latest_stalls: Vec<WireStall>,
+}
+
+impl Viewer {
+    fn is_over(&self) -> bool {
+        self.state == "ended" || self.is_excluded()
+    }
+
+    fn is_excluded(&self) -> bool {
+        self.ended == "excluded"
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -309,6 +235,7 @@ impl Accounts {
             "cmcd" => Some(Tier::T2),
             _ => said.tier,
         };
+        (said.is_over, said.is_excluded) = (viewer.is_over(), viewer.is_excluded());
         said.attempt_unix_ns = viewer.attempt_unix_ns;
         said.started_unix_ns = viewer.started_unix_ns;
         said.startup_us = viewer.startup_us;
@@ -340,6 +267,7 @@ fn happened(said: &mut ViewerSaid, change: &str, unix_ns: u64, told_unix_ns: u64
     match change {
         "stall_began" => said.stalls.push(Stall {
             begin_unix_ns: unix_ns,
+            first_begin_unix_ns: unix_ns,
             end_unix_ns: 0,
             told_unix_ns,
             cause: None,
@@ -354,8 +282,13 @@ fn happened(said: &mut ViewerSaid, change: &str, unix_ns: u64, told_unix_ns: u64
             }
         }
         "stall_retracted" => {
-            let told = said.stalls.pop();
-            said.retracted += u32::from(told.is_some());
+            // The latest, or the one before it that was over already.
+            let told = said.stalls.iter().enumerate();
+            let nearest = told.min_by_key(|(_, stall)| stall.begin_unix_ns.abs_diff(unix_ns));
+            if let Some((at, _)) = nearest {
+                let told = said.stalls.remove(at);
+                said.retracted.push(told);
+            }
         }
         "at_risk" => said.warnings.push(Warning {
             told_unix_ns,
@@ -435,11 +368,12 @@ mod tests {
         let [said] = &said[..] else {
             panic!("one viewer")
         };
-        assert_eq!(said.retracted, 1);
+        assert_eq!(said.retracted.len(), 1);
         assert_eq!(
             said.stalls,
             [Stall {
                 begin_unix_ns: 90,
+                first_begin_unix_ns: 100,
                 end_unix_ns: 120,
                 told_unix_ns: 105,
                 cause: Some(Blame::ApplicationWrite)

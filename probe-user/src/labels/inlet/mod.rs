@@ -286,14 +286,21 @@ impl Reader {
                 return Ok(());
             }
             let naming = self.heard.naming();
+            // A tag is sent before the line of its request, so after the log all tags of its lines are
+            // there: they are read last and go first.
             for (id, at) in (0..).zip(0..self.sources.len()) {
-                if ready.iter().any(|event| event.data() == id)
+                let reading = &self.sources[at];
+                let is_ready = ready.iter().any(|event| event.data() == id);
+                if (is_ready || reading.source == Source::Tag && reading.resume.is_none())
                     && let Some(pause) = self.read_some(at, &naming)
                 {
                     self.sources[at].resume = Some(Instant::now() + pause);
                     self.listen(at, EpollFlags::empty())?;
                 }
             }
+            self.labels
+                .sort_by_key(|label| label.source == Source::AccessLog);
+            self.heard.queue.put(&mut self.labels);
         }
     }
 
@@ -369,7 +376,6 @@ impl Reader {
                 }
             }
         }
-        self.heard.queue.put(&mut self.labels);
         pause
     }
 }

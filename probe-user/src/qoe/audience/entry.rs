@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
+use super::super::alarms::{START_ROUND_NS, Standing};
 use super::super::blame::Spent;
 use super::super::cell::{Cell, Cells};
 use super::super::learn::Pupil;
 use super::super::metric::Metric;
+use super::super::poll::network_of;
 use super::super::startup::FailureClass;
 use super::super::verdict::{Evidence, Verdict, verdict};
 use super::super::viewer::{Cause, Change, Ending, Phase, Sums, Thresholds, Tier, View, Viewer};
@@ -15,6 +17,9 @@ use super::Key;
 use crate::labels::family::Family;
 use crate::labels::request::ShortText;
 
+/// A viewer that tries again and fails within so long has failed once (CTA-2066 counts the viewer's
+/// intent, and a player that retries is no other intent).
+const RETRIES_NS: u64 = 300_000_000_000;
 /// Stalls that are listed of a viewer.
 const MOST_STALLS: usize = 16;
 
@@ -51,6 +56,10 @@ impl Stall {
 
 /// One viewer.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own"
+)]
 pub struct Entry {
     /// What tells it from others.
     pub key: Key,
@@ -68,7 +77,7 @@ pub struct Entry {
     pub is_live: bool,
     /// Where it is counted.
     pub cell: u32,
-    /// First request.
+    /// Its attempt to play began: its first session was opened, or its first request came.
     pub t_attempt_ns: u64,
     /// First frame; 0: none yet.
     pub t_started_ns: u64,
@@ -76,6 +85,14 @@ pub struct Entry {
     pub t_updated_ns: u64,
     /// When it ended; 0: it has not.
     pub t_ended_ns: u64,
+    /// It played already when it was first heard of.
+    pub is_joined: bool,
+    /// It asked for more than manifests that it was given.
+    pub(super) has_asked: bool,
+    /// It had a session, so that its address is its own.
+    pub(super) was_reached: bool,
+    /// When the first of a row of failed attempts of it failed; 0: none did.
+    pub(super) t_failed_ns: u64,
     /// How it ended.
     pub ended: Option<Ending>,
     /// Why it never began.
@@ -132,7 +149,10 @@ pub(super) struct Origin {
     pub(super) family: Family,
     pub(super) tier: Tier,
     pub(super) cell: u32,
-    pub(super) t_request_ns: u64,
+    /// When its attempt to play began.
+    pub(super) t_attempt_ns: u64,
+    /// It plays already.
+    pub(super) is_joined: bool,
 }
 
 impl Entry {
@@ -146,10 +166,14 @@ impl Entry {
             tier: origin.tier,
             is_live: false,
             cell: origin.cell,
-            t_attempt_ns: origin.t_request_ns,
+            t_attempt_ns: origin.t_attempt_ns,
             t_started_ns: 0,
-            t_updated_ns: origin.t_request_ns,
+            t_updated_ns: origin.t_attempt_ns,
             t_ended_ns: 0,
+            is_joined: origin.is_joined,
+            has_asked: false,
+            was_reached: false,
+            t_failed_ns: 0,
             ended: None,
             failure: None,
             is_shared: false,
@@ -165,8 +189,8 @@ impl Entry {
             under_way: Spent::default(),
             pupil: None,
             shadow: (origin.tier == Tier::Declared)
-                .then(|| Box::new(Viewer::new(origin.t_request_ns))),
-            model: Viewer::new(origin.t_request_ns),
+                .then(|| Box::new(Viewer::new(origin.t_attempt_ns))),
+            model: Viewer::new(origin.t_attempt_ns),
             counted: Sums::default(),
             shown: Shown::default(),
             wake_ns: u64::MAX,
@@ -176,6 +200,15 @@ impl Entry {
     /// What it is doing.
     pub fn view(&self, now_ns: u64, with: &Thresholds) -> View {
         self.model.view(now_ns, with)
+    }
+
+    /// How it stands, if it is active.
+    pub fn standing(&self) -> Option<Standing> {
+        self.shown.is_active.then(|| Standing {
+            cell: self.cell,
+            network: network_of(self.client),
+            is_stalled: self.shown.is_stalled,
+        })
     }
 
     /// Whether the viewing is over.
@@ -191,11 +224,13 @@ impl Entry {
             || self.ended == Some(Ending::UnderStress)
     }
 
-    /// How much it needs looking at: stalled first, then at risk, then by what it stalled.
-    pub fn badness(&self) -> (bool, bool, bool, u64) {
+    /// How much it needs looking at: stalled first, then at risk, then who is still there, then failed
+    /// starts, then by what it stalled.
+    pub fn badness(&self) -> (bool, bool, bool, bool, u64) {
         (
             self.shown.is_stalled,
             self.shown.is_at_risk,
+            !self.is_ended(),
             self.failure.is_some(),
             self.counted.stalled_us.point,
         )
@@ -243,28 +278,56 @@ impl Entry {
         }
     }
 
+    /// What others hear of a change that its model says: the model does not know that it played
+    /// before, nor that it looked at a manifest and no more. None: nothing.
+    pub(super) fn told(&self, change: &Change) -> Option<Change> {
+        match *change {
+            Change::Started { .. } if self.is_joined => None,
+            Change::Failed { t_ns, class } if self.is_joined || self.is_visit(class) => {
+                Some(Change::Ended {
+                    t_ns,
+                    how: Ending::Left,
+                })
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Whether one that never played never tried to either: it had its manifests and went.
+    fn is_visit(&self, class: FailureClass) -> bool {
+        class == FailureClass::Client && self.tier != Tier::Kernel && !self.has_asked
+    }
+
     /// Takes note of what its model said, and counts what is final.
     pub(super) fn note(&mut self, change: &Change, now_ns: u64, cell: &mut Cell) {
         match *change {
             Change::Started { t_ns, startup_us } => {
                 self.t_started_ns = t_ns;
+                if self.is_joined {
+                    return;
+                }
                 cell.counters.start_attempts += 1;
                 cell.counters.starts += 1;
                 cell.record(Metric::StartupTimeUs, startup_us.into());
+                let network = network_of(self.client);
+                cell.start_poll.saw(network, false, now_ns, START_ROUND_NS);
             }
             Change::Failed { t_ns, class } => {
-                self.failure = Some(class);
                 self.t_ended_ns = t_ns.max(1);
                 self.ended = Some(Ending::Left);
                 self.leave(cell);
-                let counters = &mut cell.counters;
-                counters.start_attempts += 1;
-                *match class {
-                    FailureClass::Http => &mut counters.start_failures_http,
-                    FailureClass::Origin => &mut counters.start_failures_origin,
-                    FailureClass::Network => &mut counters.start_failures_network,
-                    FailureClass::Client => &mut counters.start_failures_client,
-                } += 1;
+                if self.is_joined {
+                    cell.counters.viewers_ended += 1;
+                } else if self.is_visit(class) {
+                    cell.counters.manifest_visits += 1;
+                } else {
+                    self.failure = Some(class);
+                    self.count_failure(t_ns, class, cell);
+                    if self.was_reached {
+                        let network = network_of(self.client);
+                        cell.start_poll.saw(network, true, now_ns, START_ROUND_NS);
+                    }
+                }
             }
             Change::StallBegan { t_ns, cause } => {
                 if self.stalls.len() >= MOST_STALLS {
@@ -336,13 +399,36 @@ impl Entry {
         }
     }
 
+    /// Counts an attempt that failed; of a row of them one in a while.
+    fn count_failure(&mut self, t_ns: u64, class: FailureClass, cell: &mut Cell) {
+        let counters = &mut cell.counters;
+        if self.t_failed_ns != 0 && t_ns < self.t_failed_ns.saturating_add(RETRIES_NS) {
+            counters.failed_retries += 1;
+            return;
+        }
+        self.t_failed_ns = t_ns.max(1);
+        counters.start_attempts += 1;
+        *match class {
+            FailureClass::Http => &mut counters.start_failures_http,
+            FailureClass::Origin => &mut counters.start_failures_origin,
+            FailureClass::Network => &mut counters.start_failures_network,
+            FailureClass::Client => &mut counters.start_failures_client,
+        } += 1;
+    }
+
+    /// Time watched, of which the start of one that joined is no part.
+    pub fn watched_us(&self, sums: &Sums) -> u64 {
+        let startup_us = if self.is_joined { sums.startup_us } else { 0 };
+        sums.watched_us().saturating_sub(startup_us)
+    }
+
     /// Adds to its cell what has become final.
     pub(super) fn count(&mut self, cell: &mut Cell) {
         let sums = self.model.sums();
         let more = sums.since(&self.counted);
         self.counted = sums;
         let counters = &mut cell.counters;
-        counters.watched_us += more.watched_us();
+        counters.watched_us += self.watched_us(&more);
         counters.stalls += u64::from(more.stalls);
         counters.stalled_us += more.stalled_us.point;
         counters.stalled_low_us += more.stalled_us.lo;
@@ -373,7 +459,7 @@ impl Entry {
         }
     }
 
-    fn leave(&mut self, cell: &mut Cell) {
+    pub(super) fn leave(&mut self, cell: &mut Cell) {
         self.no_longer_at_risk(cell);
         self.shown_stalled(false, cell);
         if std::mem::take(&mut self.shown.is_active) {

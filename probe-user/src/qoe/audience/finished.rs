@@ -33,6 +33,9 @@ impl Audience {
         cells.get_mut(cell).counters.deliveries_labelled += u64::from(is_over && !heard.is_empty());
         let mut told = told::finished(record, session);
         if heard.is_empty() {
+            if is_over {
+                self.count_nameless(record, cell, cells);
+            }
             let Some(place) = self.nameless_or_owner(record, cells) else {
                 return;
             };
@@ -129,6 +132,17 @@ impl Audience {
         }
     }
 
+    /// Nothing names a delivery, where deliveries are named. Those of a session that is over are counted
+    /// with its end.
+    fn count_nameless(&self, record: &record::Delivery, cell: u32, cells: &mut Cells) {
+        if self.named.contains_key(&record.endpoints.local_port)
+            && let Some(side) = self.sides.get(&record.cookie)
+        {
+            let of_viewer = self.cell_of(side.viewer, cell);
+            cells.get_mut(of_viewer).counters.requests_nameless += 1;
+        }
+    }
+
     /// What a player says of its buffer teaches what its family does with it.
     fn learn(&mut self, place: u32, told: &viewer::Finished, claim: &viewer::Claim) {
         let Some(entry) = self.viewers.get_mut(place) else {
@@ -211,7 +225,7 @@ fn count_object(cell: u32, label: &RequestLabel, told: &viewer::Finished, cells:
     let latency_us = told.t_last_acked_ns.saturating_sub(told.t_request_ns) / 1000;
     let duration_us = u64::from(object.duration_us);
     cell.counters.media_us += duration_us;
-    if latency_us > 0 && !object.is_range {
+    if latency_us > 0 && object.range.is_none() {
         cell.counters.chunks += 1;
         cell.counters.slow_chunks += u64::from(latency_us > duration_us);
         cell.record(

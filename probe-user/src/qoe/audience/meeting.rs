@@ -1,13 +1,16 @@
 //! Where labels and deliveries meet: on their session, by time, whichever comes first.
 
-use probe_ebpf::record::{self, kind as record_kind};
+use probe_ebpf::record::{self, flag, kind as record_kind};
 
 use super::super::blame::Spent;
 use super::super::cell::Cells;
 use super::super::delivery::{self, Kind};
 use super::super::viewer::{Finished, Labelled, RequestId, Tier};
+use super::pairing::Paired;
 use super::side::{self, Heard, Open, Side};
+use super::unreached;
 use super::{Audience, Clocks, MOST_HOMELESS, SILENT_NS, canonical, canonical_ref, ends_of, told};
+use crate::labels::address;
 use crate::labels::request::{Class, RequestLabel, SessionRef};
 
 impl Audience {
@@ -19,10 +22,15 @@ impl Audience {
         clocks: Clocks,
         cells: &mut Cells,
     ) {
-        let Some(side) = self.side(record.cookie, &record.endpoints, cell) else {
+        let Some(side) = self.side(record.cookie, &record.endpoints, cell, record.header.t_ns)
+        else {
             return;
         };
         side.t_updated_ns = record.header.t_ns;
+        side.t_open_ns = opened_ns(record);
+        if record.flags & flag::ADOPTED != 0 {
+            side.t_adopted_ns = record.header.t_ns;
+        }
         // Labels of others are looked at when time passes.
         let (remote, local_port) = ends_of(&record.endpoints);
         let by_ends = SessionRef::Ends { remote, local_port };
@@ -86,13 +94,22 @@ impl Audience {
         self.sides.contains_key(&cookie).then_some(cookie)
     }
 
-    fn side(&mut self, cookie: u64, ends: &record::Endpoints, cell: u32) -> Option<&mut Side> {
+    fn side(
+        &mut self,
+        cookie: u64,
+        ends: &record::Endpoints,
+        cell: u32,
+        now_ns: u64,
+    ) -> Option<&mut Side> {
         if self.is_idle() {
             return None;
         }
         if !self.sides.contains_key(&cookie) {
             if self.sides.len() >= self.limits.max_sessions {
                 return None;
+            }
+            if self.t_born_ns == 0 {
+                self.t_born_ns = now_ns.max(1);
             }
             self.next_session = self.next_session.wrapping_add(1);
             let side = Side::new(self.next_session, *ends, cell);
@@ -131,16 +148,34 @@ impl Audience {
             reaches_bytes: 0,
             t_acked_ns: 0,
         };
+        let paired = self.pair(cookie, &mut heard, cells);
+        if matches!(paired, Paired::Known) {
+            return;
+        }
+        let label = heard.label;
+        let label = &label;
         let place = told::is_playback(label)
             .then(|| self.viewer_of(cookie, &heard, cells))
             .flatten();
+        let Some(side) = self.sides.get(&cookie) else {
+            return;
+        };
+        if matches!(paired, Paired::Alone) {
+            let cell = self.cell_of(place.or(side.viewer), side.cell);
+            cells.get_mut(cell).counters.requests_named += 1;
+        }
         let Some(side) = self.sides.get_mut(&cookie) else {
             return;
         };
         self.named.insert(side.ends.local_port, now_ns);
+        let tagged = match paired {
+            Paired::With(id) => Some((id, side.take_tagged(id).is_some())),
+            Paired::Alone | Paired::Known => None,
+        };
         if let Some(record) = side.take_delivery(&heard) {
             let (number, cell) = (side.number, side.cell);
             heard.id = told::late_request_id(number, record.index, heard.t_begin_ns);
+            self.keep_tag(cookie, &heard);
             self.finished(&record, number, cell, &[heard], clocks, now_ns, cells);
             return;
         }
@@ -148,22 +183,30 @@ impl Audience {
             index,
             mut t_request_ns,
         } = side.awaited_by(&heard);
-        heard.id = if label.is_http2 {
+        heard.id = if let Some((id, _)) = tagged
+            && !label.is_http2
+        {
+            id
+        } else if label.is_http2 {
             t_request_ns = t_request_ns.max(heard.t_begin_ns);
             side.name_shared(index, &heard)
         } else {
             told::request_id(side.number, index, 0)
         };
         side.t_updated_ns = now_ns;
-        let was_queued = std::mem::replace(&mut side.is_queued, true);
         let cell = side.cell;
         heard.is_told = place.is_some();
-        if side.keep_label(&heard).is_some() {
-            cells.get_mut(cell).counters.labels_unmatched += 1;
+        // Of one whose delivery met its tag and is over, only what became of it is news.
+        if tagged.is_none_or(|(_, is_waiting)| is_waiting) {
+            let was_queued = std::mem::replace(&mut side.is_queued, true);
+            if side.keep_label(&heard).is_some() {
+                cells.get_mut(cell).counters.labels_unmatched += 1;
+            }
+            if !was_queued {
+                self.waiting.push_back(cookie);
+            }
         }
-        if !was_queued {
-            self.waiting.push_back(cookie);
-        }
+        self.keep_tag(cookie, &heard);
         if let Some(place) = place {
             let told = Labelled {
                 id: heard.id,
@@ -207,7 +250,7 @@ impl Audience {
     fn heard_of(&mut self, record: &record::Delivery, cell: u32) -> Option<(&mut Side, bool)> {
         let now_ns = record.header.t_ns;
         let infers = self.infers(record.endpoints.local_port, now_ns);
-        let side = self.side(record.cookie, &record.endpoints, cell)?;
+        let side = self.side(record.cookie, &record.endpoints, cell, now_ns)?;
         side.t_updated_ns = now_ns;
         Some((side, infers))
     }
@@ -343,7 +386,15 @@ impl Audience {
             record.ended,
             record::ended::CLIENT_FIN | record::ended::CLIENT_RST
         );
+        let side = self.sides.get(&record.cookie);
+        let nobodys = side.filter(|side| side.viewer.is_none()).map(|s| s.cell);
         self.part_with(record.cookie, by_client, record.header.t_ns, clocks, cells);
+        if let Some(cell) = nobodys
+            && unreached::died_in_handshake(record)
+        {
+            let client = address(record.endpoints.remote_addr);
+            self.half_open_give_up(client, record.endpoints.local_port, cell);
+        }
     }
 
     /// Sessions of which nothing was heard for long are not followed any further: their ends may
@@ -381,6 +432,10 @@ impl Audience {
         let (labels, deliveries) = side.take_all();
         cells.get_mut(side.cell).counters.labels_unmatched += labels.len() as u64;
         let (number, cell, viewer) = (side.number, side.cell, side.viewer);
+        let missing = side.numbered.as_ref().map_or(0, |known| known.missing());
+        let counters = &mut cells.get_mut(self.cell_of(viewer, cell)).counters;
+        counters.lines_lost += u64::from(missing);
+        counters.requests_nameless += deliveries.len() as u64;
         for record in deliveries {
             self.finished(&record, number, cell, &[], clocks, now_ns, cells);
         }
@@ -388,4 +443,21 @@ impl Audience {
             self.session_gone(place, number, now_ns, by_client, cells);
         }
     }
+}
+
+/// When the client sent its first SYN: half of the handshake's round trip before the SYN-ACK. Where
+/// SYN-ACKs were repeated the round trip is not known, and it is when that was first sent. 0: not
+/// known.
+fn opened_ns(record: &record::SessionStart) -> u64 {
+    if record.flags & flag::ADOPTED != 0 || record.handshake_us == 0 {
+        return 0;
+    }
+    let handshake_ns = u64::from(record.handshake_us) * 1000;
+    let on_its_way_ns = match record.synack_retransmits {
+        0 => handshake_ns / 2,
+        _ => 0,
+    };
+    record
+        .t_established_ns
+        .saturating_sub(handshake_ns + on_its_way_ns)
 }

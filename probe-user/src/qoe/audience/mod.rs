@@ -10,9 +10,11 @@ mod finished;
 mod learned;
 mod meeting;
 mod owners;
+mod pairing;
 mod side;
 mod table;
 mod told;
+mod unreached;
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -23,12 +25,14 @@ use probe_ebpf::record;
 pub use entry::{Entry, Stall};
 pub use learned::Learned;
 
+use super::alarms::Standing;
 use super::cell::Cells;
 use super::viewer::{self, Change};
 use crate::labels::address;
-use crate::labels::request::{RequestLabel, SessionRef};
+use crate::labels::request::{KeyBy, RequestLabel, SessionRef, ViewerKey};
 use side::Side;
 use table::Viewers;
+use unreached::Unreached;
 
 /// Labels that wait for their session to be known: it may still be on its way in a ring.
 const MOST_HOMELESS: usize = 4096;
@@ -152,10 +156,13 @@ pub struct Audience {
     /// How many of these wait for which session.
     awaited: HashMap<SessionRef, u32>,
     t_silent_ns: u64,
+    /// When a session was heard of first; 0: none was.
+    t_born_ns: u64,
     viewers: Viewers,
     /// When a label of a service at this port was heard last.
     named: HashMap<u16, u64>,
     learned: Learned,
+    unreached: Unreached,
     happenings: VecDeque<Happening>,
     changes: Vec<Change>,
     losses: AudienceLosses,
@@ -174,9 +181,11 @@ impl Audience {
             homeless: VecDeque::new(),
             awaited: HashMap::new(),
             t_silent_ns: 0,
+            t_born_ns: 0,
             viewers: Viewers::new(limits.max_viewers),
             named: HashMap::new(),
             learned: Learned::default(),
+            unreached: Unreached::default(),
             happenings: VecDeque::new(),
             changes: Vec::new(),
             losses: AudienceLosses::default(),
@@ -202,6 +211,13 @@ impl Audience {
     /// Every viewer from a place on, with its place, in the order of their places.
     pub fn iter_from(&self, from: usize) -> impl Iterator<Item = (u32, &Entry)> {
         self.viewers.iter_from(from)
+    }
+
+    /// How those stand who are active, for the alarms.
+    pub fn standing(&self) -> impl Iterator<Item = Standing> {
+        self.viewers
+            .iter_from(0)
+            .filter_map(|(_, entry)| entry.standing())
     }
 
     /// Places, free ones included.
@@ -234,9 +250,16 @@ impl Audience {
         self.limits.max_viewers == 0 || !(self.settings.hears || self.settings.infers)
     }
 
+    /// Whether viewers may have asked for something that nothing was heard of, so lately that they
+    /// are met only now.
+    fn is_young(&self, now_ns: u64) -> bool {
+        now_ns < self.t_born_ns.saturating_add(side::YOUNG_NS)
+    }
+
     /// Lets time pass.
     pub fn advance(&mut self, now_ns: u64, clocks: Clocks, cells: &mut Cells) {
         self.house(now_ns, clocks, cells);
+        self.judge_unreached(now_ns, cells);
         for _ in 0..self.waiting.len() {
             let Some(cookie) = self.waiting.pop_front() else {
                 break;
@@ -299,6 +322,19 @@ impl Key {
         Self {
             hash: hasher.finish(),
             by: By::Address,
+        }
+    }
+}
+
+impl From<ViewerKey> for Key {
+    fn from(key: ViewerKey) -> Self {
+        Self {
+            hash: key.hash,
+            by: match key.by {
+                KeyBy::Sid => By::Sid,
+                KeyBy::Token => By::Token,
+                KeyBy::Heuristic => By::Heuristic,
+            },
         }
     }
 }

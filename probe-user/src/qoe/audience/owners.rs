@@ -9,7 +9,7 @@ use super::side::Heard;
 use super::{Audience, By, Happening, Key, MOST_CHANGES, NAMED_NS, told};
 use crate::labels::address;
 use crate::labels::family::Family;
-use crate::labels::request::KeyBy;
+use crate::labels::request::{Class, RequestLabel, Stream};
 
 impl Audience {
     /// The viewer whose request a label is, which is made if it is new; it owns the session now.
@@ -22,20 +22,20 @@ impl Audience {
         let label = &heard.label;
         let side = self.sides.get(&cookie)?;
         let client = address(side.ends.remote_addr);
-        let key = label.viewer.map_or_else(
-            || Key::of_address(client, side.ends.local_port),
-            |key| Key {
-                hash: key.hash,
-                by: match key.by {
-                    KeyBy::Sid => By::Sid,
-                    KeyBy::Token => By::Token,
-                    KeyBy::Heuristic => By::Heuristic,
-                },
-            },
-        );
+        let key = label
+            .viewer
+            .map_or_else(|| Key::of_address(client, side.ends.local_port), Key::from);
         let tier = told::tier(label);
         let cell = cells.of_viewers(side.cell, tier);
         let (owner, port) = (side.viewer, side.ends.local_port);
+        let t_attempt_ns = side.attempt_ns(if heard.t_begin_ns == 0 {
+            label.t_heard_ns
+        } else {
+            heard.t_begin_ns
+        });
+        let is_young = self.is_young(label.t_heard_ns);
+        let is_joined = side.is_adopted_lately(label.t_heard_ns) && !is_manifest_of_vod(label)
+            || told::plays_already(label, is_young);
         let place = match self.viewers.find(key) {
             Some(place) => place,
             None => match self.adopt_nameless(owner, key) {
@@ -49,17 +49,15 @@ impl Audience {
                         family: label.family,
                         tier,
                         cell,
-                        t_request_ns: if heard.t_begin_ns == 0 {
-                            label.t_heard_ns
-                        } else {
-                            heard.t_begin_ns
-                        },
+                        t_attempt_ns,
+                        is_joined,
                     },
                     cells,
                 )?,
             },
         };
         let entry = self.viewers.get_mut(place)?;
+        entry.has_asked |= label.object.class != Class::Manifest || label.status >= 400;
         entry.family = label.family;
         self.learned.meet(label.family);
         entry.name = entry.name.or(label.viewer.and_then(|key| key.name));
@@ -90,10 +88,17 @@ impl Audience {
             let place = self.viewers.most_forgettable()?;
             let is_watching = self.viewers.get(place).is_some_and(|e| !e.is_ended());
             self.losses.viewers_evicted += u64::from(is_watching);
-            self.forget(place, origin.t_request_ns, cells);
+            self.forget(place, origin.t_attempt_ns, cells);
         }
         let mut entry = Entry::new(origin);
-        entry.enter(cells.get_mut(origin.cell));
+        if let Some(before) = self.viewers.latest(origin.key)
+            && before.failure.is_some()
+        {
+            entry.t_failed_ns = before.t_failed_ns;
+        }
+        let cell = cells.get_mut(origin.cell);
+        cell.counters.viewers_joined += u64::from(origin.is_joined);
+        entry.enter(cell);
         Some(self.viewers.insert(entry))
     }
 
@@ -109,6 +114,7 @@ impl Audience {
         }
         if let Some(entry) = self.viewers.get_mut(place) {
             entry.sessions += 1;
+            entry.was_reached = true;
         }
         if let Some(before) = before {
             self.session_gone(before, number, now_ns, false, cells);
@@ -141,11 +147,13 @@ impl Audience {
 
     /// Whether viewers are made out by the kernel's numbers alone at this port now.
     pub(super) fn infers(&self, port: u16, now_ns: u64) -> bool {
-        self.settings.infers
-            && self
-                .named
-                .get(&port)
-                .is_none_or(|heard_ns| heard_ns.saturating_add(NAMED_NS) < now_ns)
+        self.settings.infers && !self.is_named(port, now_ns)
+    }
+
+    /// Whether a label of a service at this port was heard lately.
+    pub(super) fn is_named(&self, port: u16, now_ns: u64) -> bool {
+        let heard_ns = self.named.get(&port);
+        heard_ns.is_some_and(|heard_ns| heard_ns.saturating_add(NAMED_NS) >= now_ns)
     }
 
     /// The viewer that a session without labels has: everyone behind one address is one.
@@ -157,6 +165,8 @@ impl Audience {
         let client = address(side.ends.remote_addr);
         let key = Key::of_address(client, side.ends.local_port);
         let cell = side.cell;
+        let t_attempt_ns = side.attempt_ns(record.t_request_ns);
+        let is_joined = side.is_adopted_lately(record.header.t_ns);
         let place = match self.viewers.find(key) {
             Some(place) => place,
             None => self.make(
@@ -168,7 +178,8 @@ impl Audience {
                     family: Family::default(),
                     tier: Tier::Kernel,
                     cell,
-                    t_request_ns: record.t_request_ns,
+                    t_attempt_ns,
+                    is_joined,
                 },
                 cells,
             )?,
@@ -258,14 +269,18 @@ impl Audience {
         what(&mut entry.model, &with, &mut self.changes);
         entry.t_updated_ns = entry.t_updated_ns.max(now_ns);
         for change in &self.changes {
+            let told = entry.told(change);
             entry.note(change, now_ns, cells.get_mut(entry.cell));
+            let Some(change) = told else {
+                continue;
+            };
             if self.happenings.len() >= MOST_CHANGES {
                 self.happenings.pop_front();
                 self.losses.changes_dropped += 1;
             }
             self.happenings.push_back(Happening {
                 viewer: place,
-                change: *change,
+                change,
                 now_ns,
             });
         }
@@ -280,4 +295,9 @@ impl Audience {
         }
         self.viewers.plan(place);
     }
+}
+
+/// A manifest of what is not live is fetched to begin, and not to go on.
+fn is_manifest_of_vod(label: &RequestLabel) -> bool {
+    label.object.class == Class::Manifest && label.object.stream == Stream::Vod
 }

@@ -10,16 +10,23 @@ use probe_ebpf::record::{self, flag};
 use super::super::delivery::{self, Kind};
 use super::super::viewer::RequestId;
 use super::super::viewer::cadence::Cadence;
+use super::pairing::Numbered;
 use crate::labels::request::RequestLabel;
 use shared::Shared;
 
 /// A server notes the begin of a request when it has read it, which is later than its arrival in
 /// the kernel, and in whole milliseconds, which may be earlier.
-const EARLIER_NS: u64 = 20_000_000;
+pub(super) const EARLIER_NS: u64 = 20_000_000;
 /// Labels without their delivery, and deliveries without their label, of one session.
 const MOST_WAITING: usize = 16;
 /// Neither waits longer.
 pub(super) const PATIENCE_NS: u64 = 3_000_000_000;
+
+/// A session that was opened longer before its first request was not opened for that.
+const MOST_OPENING_NS: u64 = 5_000_000_000;
+
+/// Whoever played when weir began has asked for something after so long.
+pub(super) const YOUNG_NS: u64 = 120_000_000_000;
 
 /// The latest delivery of a session waits so long: a server that pauses in the middle of an answer
 /// logs it when it has written the rest.
@@ -56,6 +63,10 @@ pub(super) struct Side {
     pub(super) ends: record::Endpoints,
     /// Where it is counted.
     pub(super) cell: u32,
+    /// When its client began to open it; 0: not known.
+    pub(super) t_open_ns: u64,
+    /// When it was adopted; 0: it was not.
+    pub(super) t_adopted_ns: u64,
     /// The delivery that comes after the last one that is over.
     pub(super) next_index: u32,
     /// When that was over; 0: none is.
@@ -68,6 +79,8 @@ pub(super) struct Side {
     pub(super) open: Option<Open>,
     /// What its requests' pace tells, where nobody labels them.
     pub(super) cadence: Option<Box<Cadence>>,
+    /// What its labels are numbered, and the tags whose lines have not come.
+    pub(super) numbered: Option<Box<Numbered>>,
     waiting: Option<Box<Waiting>>,
     /// How far requests have come that share it.
     shared: Option<Box<Shared>>,
@@ -95,16 +108,35 @@ impl Side {
             viewer: None,
             ends,
             cell,
+            t_open_ns: 0,
+            t_adopted_ns: 0,
             next_index: 0,
             t_latest_ns: 0,
             t_updated_ns: 0,
             is_queued: false,
             open: None,
             cadence: None,
+            numbered: None,
             waiting: None,
             shared: None,
             paused: None,
         }
+    }
+
+    /// When a viewer's attempt began whose first request came here at `t_request_ns`: with the
+    /// session, if that was opened for it.
+    pub(super) fn attempt_ns(&self, t_request_ns: u64) -> u64 {
+        let before_ns = t_request_ns.saturating_sub(self.t_open_ns);
+        if self.t_open_ns != 0 && self.viewer.is_none() && before_ns <= MOST_OPENING_NS {
+            self.t_open_ns.min(t_request_ns)
+        } else {
+            t_request_ns
+        }
+    }
+
+    /// Whether it was there before weir, so lately that whoever uses it may have used it then.
+    pub(super) fn is_adopted_lately(&self, now_ns: u64) -> bool {
+        self.t_adopted_ns != 0 && now_ns < self.t_adopted_ns.saturating_add(YOUNG_NS)
     }
 
     /// Whether anything waits here.
@@ -206,6 +238,11 @@ impl Side {
         };
         labels.push_back(*heard);
         over
+    }
+
+    /// The labels that wait here.
+    pub(super) fn labels_mut(&mut self) -> Option<&mut VecDeque<Heard>> {
+        Some(&mut self.waiting.as_mut()?.labels)
     }
 
     /// Keeps a delivery that is over until its label comes; returns one that has no room any more.

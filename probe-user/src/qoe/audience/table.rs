@@ -58,6 +58,11 @@ impl Viewers {
             .then_some(place)
     }
 
+    /// The latest viewing of this key that is not removed yet, whether or not it is over.
+    pub(super) fn latest(&self, key: Key) -> Option<&Entry> {
+        self.get(*self.index.get(&key)?)
+    }
+
     pub(super) fn iter_from(&self, from: usize) -> impl Iterator<Item = (u32, &Entry)> {
         (0..)
             .zip(&self.places)

@@ -1,5 +1,7 @@
+mod alone;
+
 use probe_ebpf::record::{
-    Delivery, Endpoints, SessionEnd, SessionStart, ended, kind as record_kind,
+    Delivery, Endpoints, SessionEnd, SessionStart, ended, flag, kind as record_kind,
 };
 
 use super::super::viewer::Tier;
@@ -361,7 +363,8 @@ fn a_start_that_fails_leaves_nothing_active_and_a_new_attempt_is_another() {
     let ends = ends(9, 5000);
     scene.start(1, 900, ends);
     for attempt in 0..2 {
-        let at_ms = 1000 + attempt * 100_000;
+        // Long enough apart: whoever tries again at once is no other attempt.
+        let at_ms = 1000 + attempt * 400_000;
         scene.label(ends, 77, at_ms, at_ms + 10, segment(2000, 0));
         for now_ms in (at_ms..at_ms + 60_000).step_by(250) {
             scene.advance(now_ms);
@@ -396,4 +399,62 @@ fn a_session_whose_end_was_lost_is_let_go() {
     scene.advance(1_000_000);
     assert_eq!(scene.audience.sides.len(), 0);
     assert!(scene.audience.by_ends.is_empty());
+}
+
+#[test]
+fn who_never_got_a_session_failed_to_start_unless_something_else_is_known_of_it() {
+    let client = |last: u8| IpAddr::from([192, 0, 2, last]);
+    let mut scene = Scene::new(100, false);
+    let gives_up = |scene: &mut Scene, last: u8| {
+        let cell = scene.cell;
+        scene.audience.half_open_give_up(client(last), PORT, cell);
+    };
+    // Before any label nothing says that this service has viewers.
+    gives_up(&mut scene, 1);
+    scene.advance(1000);
+    scene.start(1, 900, ends(2, 5000));
+    scene.label(ends(2, 5000), 77, 1000, 1010, segment(2000, 0));
+    // Twice, once beside a session that came through, and a flood.
+    for last in [3, 3, 2] {
+        gives_up(&mut scene, last);
+    }
+    scene.advance(2000);
+    let failed = |scene: &Scene| scene.counters(Tier::Kernel, "-").start_failures_network;
+    assert_eq!(failed(&scene), 1);
+    assert_eq!(scene.counters(Tier::Kernel, "-").start_attempts, 1);
+    for last in 10..=250 {
+        gives_up(&mut scene, last);
+    }
+    scene.advance(2500);
+    assert_eq!(failed(&scene), 1, "judged once a second");
+    scene.advance(3500);
+    assert_eq!(failed(&scene), 1 + 64);
+}
+
+#[test]
+fn a_path_that_dies_in_the_tls_handshake_is_a_failed_start_and_a_client_that_goes_is_none() {
+    let mut scene = Scene::new(100, false);
+    scene.start(1, 900, ends(2, 5000));
+    scene.label(ends(2, 5000), 77, 1000, 1010, segment(2000, 0));
+    for (client, retrans_rto, acked_bytes) in [(3, 7, 240), (4, 0, 240), (5, 7, 90_000)] {
+        let endpoints = ends(client, 5000);
+        scene.start(client.into(), 1500, endpoints);
+        let mut record = SessionEnd {
+            cookie: client.into(),
+            endpoints,
+            ended: ended::CLIENT_RST,
+            flags: flag::TLS,
+            retrans_rto,
+            acked_bytes,
+            ..SessionEnd::default()
+        };
+        record.header.t_ns = 20_000 * MS;
+        scene
+            .audience
+            .session_end(&record, clocks(), &mut scene.cells);
+    }
+    scene.advance(21_000);
+    let counters = scene.counters(Tier::Kernel, "-");
+    assert_eq!(counters.start_failures_network, 1);
+    assert_eq!(counters.start_attempts, 1);
 }

@@ -7,7 +7,11 @@ use super::super::viewer::{self, Claim, End, Finished, RequestId, Tier, UnderWay
 use crate::labels::cmcd::{Cmcd, PlayState};
 use crate::labels::request::{Class, Media, RequestLabel, Stream};
 
+/// Segments are counted from 0 or 1, and of the first two or three one may be heard of late.
+const FIRST_NUMBERS: u64 = 3;
 /// Requests that are told apart within one delivery (a busy period may hold many).
+/// Where segments are ranges of one file, that begins with its initialisation segment and its index.
+const MOST_HEAD_BYTES: u64 = 8 << 10;
 const PER_DELIVERY: u32 = 4096;
 
 /// The request `ordinal` of a delivery. Those of the latter half are for labels that come when it is
@@ -37,8 +41,14 @@ pub(super) fn late_request_id(session: u32, index: u32, t_begin_ns: u64) -> Requ
 /// What was asked for, as the model takes it.
 pub(super) fn object(label: &RequestLabel) -> viewer::Object {
     let object = &label.object;
+    let range = label.range.map(|range| viewer::Range {
+        first: range.first,
+        last: range.last,
+    });
+    let is_head = range.is_some_and(|range| range.last < MOST_HEAD_BYTES);
     viewer::Object {
         class: match object.class {
+            Class::Segment if is_head => viewer::Class::Init,
             Class::Manifest => viewer::Class::Manifest,
             Class::Init => viewer::Class::Init,
             Class::Segment => viewer::Class::Segment,
@@ -55,7 +65,7 @@ pub(super) fn object(label: &RequestLabel) -> viewer::Object {
         rung: object.rung,
         number: object.number,
         is_live: object.stream == Stream::Live,
-        is_range: label.range.is_some(),
+        range,
     }
 }
 
@@ -83,6 +93,24 @@ pub(super) fn claim(cmcd: &Cmcd) -> Claim {
         startup_ms: cmcd.msd_ms,
         failed: cmcd.sta == Some(PlayState::Fatal),
     }
+}
+
+/// Whether a viewer whose first request this is says or shows that it plays already. `is_young`: what
+/// it asked for before may have been before weir.
+pub(super) fn plays_already(label: &RequestLabel, is_young: bool) -> bool {
+    if let Some(claim) = label.cmcd.as_ref().map(claim)
+        && let Some(has_media) = match claim.starting {
+            Some(starting) => Some(!starting),
+            None => claim.ahead_ms.map(|ms| ms > 0),
+        }
+    {
+        return has_media;
+    }
+    let object = &label.object;
+    is_young
+        && object.class == Class::Segment
+        && object.stream == Stream::Vod
+        && object.number.is_some_and(|number| number > FIRST_NUMBERS)
 }
 
 /// Whether the labelled request belongs to a playback at all.

@@ -142,6 +142,16 @@ impl Family {
         }
     }
 
+    /// Media that it wants before it begins: least, likely, most; none: too few lessons.
+    pub fn start_us(&self) -> Option<[u32; 3]> {
+        self.start.bounds_us()
+    }
+
+    /// The same before it goes on after a stall.
+    pub fn resume_us(&self) -> Option<[u32; 3]> {
+        self.resume.bounds_us()
+    }
+
     /// Starts that were learned from.
     pub fn starts(&self) -> u64 {
         self.start.with_us.n

@@ -1,6 +1,7 @@
 //! What the fold must keep to, whatever is lost and however the rings are read.
 
 mod properties;
+mod slow;
 mod story;
 
 use super::*;

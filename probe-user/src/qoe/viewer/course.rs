@@ -14,10 +14,9 @@ impl Viewer {
         Around {
             with,
             t_begin_ns: self.t_begin_ns,
-            t_unknown_ns: if self.tier == Tier::Kernel && self.first_us > 0 {
-                self.t_begin_ns + u64::from(self.first_us) * 1000
-            } else {
-                0
+            t_unknown_ns: match self.first_answer_us() {
+                us @ 1.. if self.tier == Tier::Kernel => self.t_begin_ns + u64::from(us) * 1000,
+                _ => 0,
             },
             t_poll_ns: self.t_poll_ns,
             segment_us: self.orders[0].duration_us.max(self.orders[1].duration_us),
@@ -41,8 +40,9 @@ impl Viewer {
             .insert(u32::try_from(after_us).unwrap_or(u32::MAX), what);
     }
 
-    /// Puts down what the player said with a request. What it says of the sound's buffer is left: it
-    /// is known what was delivered of it, and one playhead serves both.
+    /// Puts down what the player said with a request. What it says of the sound's buffer is left, but
+    /// for what it says of a silence: it is known what was delivered of it, and one playhead serves
+    /// both.
     pub(super) fn say(
         &mut self,
         claim: &Claim,
@@ -51,6 +51,9 @@ impl Viewer {
         with: &Thresholds,
     ) {
         if told.object.media == Media::Audio {
+            if let (true, None, Some(sound_ms)) = (claim.starved, thought_ms, claim.ahead_ms) {
+                self.at(told.t_request_ns, What::Waits { sound_ms }, with);
+            }
             return;
         }
         // Final already: by how much the model was wrong then is how much it is wrong now.

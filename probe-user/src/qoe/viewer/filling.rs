@@ -6,7 +6,7 @@ use super::order::Step;
 use super::output::Change;
 use super::thresholds::{POINT, Thresholds};
 use super::timeline::What;
-use super::{Viewer, clip};
+use super::{DEAD_MS, Viewer, clip};
 
 impl Viewer {
     /// Puts down what a finished delivery did to the buffer.
@@ -156,7 +156,13 @@ impl Viewer {
             self.signs.add(Signs::ORIGIN_SLOW);
         }
         let is_cut = told.end != End::Complete;
-        if told.had_timeouts || is_cut && told.t_first_write_ns != 0 && told.acked_bytes == 0 {
+        let unheard_ns = match (told.t_first_write_ns, told.acked_bytes) {
+            (0, _) | (_, 1..) => 0,
+            (t_ns, 0) => told.t_ns.saturating_sub(t_ns),
+        };
+        // Who leaves before a first acknowledgement can have come says nothing of the path.
+        let is_dead = is_cut && unheard_ns > u64::from(DEAD_MS) * 1_000_000;
+        if told.had_timeouts || is_dead {
             self.signs.add(Signs::PATH_DEAD);
         }
         if told.end == End::ClientAbort {

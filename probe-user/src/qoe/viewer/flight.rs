@@ -31,6 +31,9 @@ pub(super) struct Slot {
     pub is_claimed: bool,
     /// The player said that it had media when it asked.
     pub has_ahead: bool,
+    /// Low byte of the segment's number, if `is_segment`.
+    number: u8,
+    is_segment: bool,
     pub acked_bytes: u32,
     /// Of the answer, as far as is known; 0: not known.
     pub whole_bytes: u32,
@@ -48,9 +51,20 @@ impl Slot {
         (self.ahead_ms != UNKNOWN_MS).then_some(self.ahead_ms)
     }
 
+    /// It is for the segment of this number.
+    pub(super) fn is_for(&mut self, number: u64) {
+        self.number = low_byte(number);
+        self.is_segment = true;
+    }
+
     pub(super) fn set_ahead_ms(&mut self, ahead_ms: u32) {
         self.ahead_ms = ahead_ms;
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low byte is meant")]
+fn low_byte(number: u64) -> u8 {
+    number as u8
 }
 
 const FREE: Slot = Slot {
@@ -64,6 +78,8 @@ const FREE: Slot = Slot {
     may_be_whole: false,
     is_claimed: false,
     has_ahead: false,
+    number: 0,
+    is_segment: false,
     acked_bytes: 0,
     whole_bytes: 0,
     t_seen_ms: 0,
@@ -132,6 +148,13 @@ impl Flight {
 
     pub(super) fn at(&mut self, place: u8) -> &mut Slot {
         &mut self.slots[usize::from(place)]
+    }
+
+    /// Whether the segment of this number is under way, as far as its low byte tells.
+    pub(super) fn is_under_way(&self, media: Media, number: u64) -> bool {
+        let is_it =
+            |slot: &Slot| slot.is_segment && slot.media == media && slot.number == low_byte(number);
+        self.open().any(|(_, slot)| is_it(slot))
     }
 
     /// Those under way.

@@ -67,8 +67,17 @@ pub struct Object {
     pub number: Option<u64>,
     /// The stream is live.
     pub is_live: bool,
-    /// Only a range of the object was asked for.
-    pub is_range: bool,
+    /// Only this range of its bytes was asked for.
+    pub range: Option<Range>,
+}
+
+/// A range of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The first.
+    pub first: u64,
+    /// The last; `u64::MAX`: to the end.
+    pub last: u64,
 }
 
 /// What the player said of itself with a request (CMCD); it holds at the time of the request.

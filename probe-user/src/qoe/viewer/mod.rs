@@ -23,7 +23,8 @@ mod viewing;
 mod tests;
 
 pub use input::{
-    Claim, Class, End, Finished, Labelled, Media, Object, RequestId, SessionOver, Tier, UnderWay,
+    Claim, Class, End, Finished, Labelled, Media, Object, Range, RequestId, SessionOver, Tier,
+    UnderWay,
 };
 pub use output::{Bounded, Cause, Change, Ending, Phase, Sums, View};
 pub use thresholds::Thresholds;
@@ -46,6 +47,9 @@ const TRIAL_NS: u64 = 4_000_000_000;
 const LAST_NS: u64 = u64::MAX / 4;
 /// A request under way of which nothing was heard so long is not under way any more.
 const STALE_MS: u32 = 30_000;
+/// An answer that is as large is taken for media where nothing says what it is: a second of a picture at
+/// 400 kbit/s.
+const MEDIA_BYTES: u64 = 50_000;
 /// Written, and not acknowledged any further for so long: the path is dead.
 const DEAD_MS: u32 = 3_000;
 
@@ -79,8 +83,10 @@ pub struct Viewer {
     /// Size of the latest object of the picture.
     usual_bytes: u32,
     bitrate_kbps: u32,
-    /// First request to the end of the first answer; 0: there was none.
+    /// The attempt's begin to the end of the first answer; 0: there was none.
     first_us: u32,
+    /// The same of the first that is as large as media.
+    first_media_us: u32,
     came_late: u32,
     seeks: u16,
     switches_up: u16,
@@ -98,7 +104,7 @@ pub struct Viewer {
 
 // What a viewer costs. The buffer itself is a quarter of it; the rest is what lets records and labels
 // come late: the events that are not final, and the requests in flight.
-const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 688);
+const _: () = assert!(size_of::<Playback>() <= 192 && size_of::<Viewer>() <= 752);
 
 impl Viewer {
     /// A viewer whose first request, of whatever class, came at `t_request_ns`.
@@ -124,6 +130,7 @@ impl Viewer {
             usual_bytes: 0,
             bitrate_kbps: 0,
             first_us: 0,
+            first_media_us: 0,
             came_late: 0,
             seeks: 0,
             switches_up: 0,
@@ -262,6 +269,9 @@ impl Viewer {
         if let Some(place) = place {
             let slot = self.flight.at(place);
             slot.media = told.object.media;
+            if let (Class::Segment, Some(number)) = (class, told.object.number) {
+                slot.is_for(number);
+            }
             slot.is_written |= told.is_written;
             if told.expected_bytes > 0 {
                 slot.whole_bytes = clip(told.expected_bytes);
@@ -310,8 +320,14 @@ impl Viewer {
         }
         .max(told.t_request_ns);
         self.sign(told.t_last_acked_ns.max(told.t_request_ns));
-        if self.first_us == 0 && told.end == End::Complete && told.status < 400 {
-            self.first_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
+        if told.end == End::Complete && told.status < 400 {
+            let took_us = clip(t_end_ns.saturating_sub(self.t_begin_ns) / 1000).max(1);
+            if self.first_us == 0 {
+                self.first_us = took_us;
+            }
+            if self.first_media_us == 0 && told.acked_bytes >= MEDIA_BYTES {
+                self.first_media_us = took_us;
+            }
         }
         let object = told.object.or_else(|| self.unlabelled(told));
         let step = match &object {
@@ -320,9 +336,13 @@ impl Viewer {
                 let mut order = self.orders[order::kind(object.media)];
                 let was = order.rung();
                 let asked_ms = self.ms(told.t_request_ns);
-                let step = order.judge(object, told.acked_bytes, asked_ms, || {
-                    self.at_now(self.now_ns, with).ahead_of_us(object.media)
-                });
+                let step = order.judge(
+                    object,
+                    told.acked_bytes,
+                    asked_ms,
+                    |number| self.flight.is_under_way(object.media, number),
+                    || self.at_now(self.now_ns, with).ahead_of_us(object.media),
+                );
                 self.orders[order::kind(object.media)] = order;
                 let is_other = was != 0 && order.rung() != 0 && was != order.rung();
                 self.note_rendition(object, told.acked_bytes, is_other);
@@ -343,6 +363,10 @@ impl Viewer {
             .max(told.t_request_ns);
         let media = object.map_or(Media::Muxed, |object| object.media);
         self.fill(step, place, media, told, t_there_ns, with, out);
+        if self.orders.iter().any(Order::is_torn) && !self.told.is_shared {
+            self.told.is_shared = true;
+            out.push(Change::Shared { t_ns: t_there_ns });
+        }
         self.look(now_ns, with, out);
     }
 

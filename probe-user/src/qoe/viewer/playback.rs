@@ -360,6 +360,7 @@ impl Playback {
             }
             What::Seek => self.seek(around),
             What::Say(said) => return self.hear(&said, around),
+            What::Waits { sound_ms } => self.hear_of_sound(sound_ms),
         }
         None
     }
@@ -398,6 +399,8 @@ impl Playback {
                 self.idle_errors += 1;
             }
             self.speaks_again(self.ahead_us(POINT).saturating_sub(had_us));
+        } else {
+            self.was_not_silent();
         }
         if !self.is_declared && self.runs[POINT].doing != Doing::Stall {
             self.settle();
@@ -427,6 +430,9 @@ impl Playback {
         }
         self.since_append_us = 0;
         for n in 0..RUNS {
+            if media == Media::Audio {
+                self.sound_comes(n);
+            }
             let ahead_us = self.ahead_us(n);
             match self.runs[n].doing {
                 Doing::Start | Doing::Seek if ahead_us >= around.with.start_us[n] => {

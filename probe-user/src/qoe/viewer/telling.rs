@@ -1,7 +1,7 @@
 //! What a viewer's model tells, and when it is sure enough to tell it.
 
 use super::super::risk;
-use super::super::startup;
+use super::super::startup::{self, Signs};
 use super::flight::{Slot, Stage};
 use super::input::Tier;
 use super::output::{Cause, Change, Ending};
@@ -414,6 +414,20 @@ impl Viewer {
                 t_last_ns
             },
             how,
+        });
+    }
+
+    /// It could not even open a session.
+    pub fn never_came(&mut self, now_ns: u64, out: &mut Vec<Change>) {
+        if self.begin_at(now_ns).is_none() {
+            return;
+        }
+        self.signs.add(Signs::PATH_DEAD);
+        self.told.is_ended = true;
+        self.wake_ns = u64::MAX;
+        out.push(Change::Failed {
+            t_ns: self.t_begin_ns,
+            class: startup::class_of(self.signs),
         });
     }
 

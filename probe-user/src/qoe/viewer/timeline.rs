@@ -24,6 +24,8 @@ pub(super) enum What {
     Seek,
     /// What the player said of itself.
     Say(Said),
+    /// It waits, and has so much of the sound ahead.
+    Waits { sound_ms: u32 },
 }
 
 /// A claim about the picture (and what is muxed with it), as the buffer's model takes it.
@@ -55,6 +57,7 @@ const APPEND: u8 = 2;
 const DROP: u8 = 3;
 const SEEK: u8 = 4;
 const SAY: u8 = 5;
+const WAITS: u8 = 6;
 const STARVED: u8 = 1;
 const STARTING: u8 = 1 << 1;
 const PLAYING: u8 = 1 << 2;
@@ -81,6 +84,7 @@ impl Packed {
             } => packed(APPEND, slot, media, duration_us),
             What::Drop { media, duration_us } => packed(DROP, 0, media, duration_us),
             What::Seek => packed(SEEK, 0, Media::Muxed, 0),
+            What::Waits { sound_ms } => packed(WAITS, 0, Media::Audio, sound_ms),
             What::Say(said) => {
                 let bit = |is: bool, bit: u8| if is { bit } else { 0 };
                 Self {
@@ -116,6 +120,9 @@ impl Packed {
                 duration_us,
             },
             SEEK => What::Seek,
+            WAITS => What::Waits {
+                sound_ms: self.value,
+            },
             _ => What::Say(Said {
                 ahead_ms: is(AHEAD).then_some(self.value),
                 starved: is(STARVED),

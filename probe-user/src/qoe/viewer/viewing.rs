@@ -13,9 +13,18 @@ impl Viewer {
     pub(super) fn startup_us(&self, play: &Playback) -> u32 {
         match (self.told.declared_us, self.tier) {
             _ if !play.has_started() => 0,
-            (0, Tier::Kernel) => self.first_us.clamp(1, play.startup_us),
+            (0, Tier::Kernel) => self.first_answer_us().clamp(1, play.startup_us),
             (0, _) => play.startup_us,
             (declared_us, _) => declared_us,
+        }
+    }
+
+    /// The attempt's begin to the end of the first answer that is as large as media, else of the first; 0:
+    /// there was none.
+    pub(super) fn first_answer_us(&self) -> u32 {
+        match self.first_media_us {
+            0 => self.first_us,
+            us => us,
         }
     }
 
@@ -56,8 +65,8 @@ impl Viewer {
     /// What it is doing now.
     pub fn view(&self, now_ns: u64, with: &Thresholds) -> View {
         let now_ns = now_ns.min(LAST_NS);
-        // What was left in the buffer when it ended is not played.
-        let play = if self.told.is_ended {
+        // What was left in the buffer when it ended is not played, and of several nothing is known.
+        let play = if self.told.is_ended || self.told.is_shared {
             self.play
         } else {
             self.at_now(now_ns, with)

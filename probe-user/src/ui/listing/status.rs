@@ -2,8 +2,12 @@
 
 use std::io::{self, Write};
 
-use weir_proto::v1::{BudgetStatus, LabelStatus, Losses, Probe, RecordingStatus, Status, Verdict};
+use weir_proto::v1::{
+    BudgetStatus, Estimate, LabelStatus, LearnedFamily, Losses, Probe, RecordingStatus, Status,
+    Verdict,
+};
 
+use crate::qoe::learn::LEAST_TO_CORRECT;
 use crate::ui::losses;
 use crate::ui::out::{Mark, Style};
 use crate::ui::units;
@@ -20,6 +24,33 @@ pub fn is_degraded(status: &Status) -> bool {
 /// Whether this probe's absence costs something.
 pub fn is_missing(probe: &Probe) -> bool {
     !matches!(probe.verdict(), Verdict::Ok | Verdict::NotApplicable)
+}
+
+/// `chrome/hls: begins with 2.0 s (1.8-2.4, n 40), goes on with - (n 3); stalled 12.0 s by the model
+/// alone, 10.1 s by the players, correction - (n 52 of 200)`.
+fn learned_sentence(family: &LearnedFamily) -> String {
+    let seconds = |us: u64| format!("{:.1}", us as f64 / 1e6);
+    let wants = |what: Option<Estimate>, n: u64| match what {
+        Some(Estimate { low, point, high }) => {
+            let (low, point, high) = (seconds(low), seconds(point), seconds(high));
+            format!("{point} s ({low}-{high}, n {n})")
+        }
+        None => format!("- (n {n})"),
+    };
+    let correction = match family.correction_ppm {
+        0 => "-".to_owned(),
+        ppm => format!("{:.2}", ppm as f64 / 1e6),
+    };
+    format!(
+        "{}: begins with {}, goes on with {}; stalled {} s by the model alone, {} s by the players, \
+         correction {correction} (n {} of {LEAST_TO_CORRECT})",
+        family.family,
+        wants(family.start_us, family.starts),
+        wants(family.resume_us, family.resumes),
+        seconds(family.stalled_modelled_us),
+        seconds(family.stalled_declared_us),
+        family.playbacks,
+    )
 }
 
 /// Writes the status as `name: value` lines, then the probes that are missing.
@@ -74,6 +105,9 @@ pub fn write(
     line("recording", &recording, mark)?;
     let labels = labels_sentence(status.labels.as_ref(), &losses);
     line("labels", &labels, Mark::Plain)?;
+    for family in &status.learned {
+        line("learned", &learned_sentence(family), Mark::Plain)?;
+    }
     let refused = status.queries_refused.to_string();
     line("queries_refused", &refused, Mark::Plain)?;
     let mark = if losses::total(&losses) == 0 {

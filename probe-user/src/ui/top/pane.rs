@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use weir_proto::v1::{
-    Delivery, DeliveryPhase, EndCause, Session, SessionState, Viewer, ViewerState,
+    Delivery, DeliveryPhase, EndCause, Session, SessionState, StartFailure, Viewer, ViewerState,
 };
 
 use super::model::{CellRow, Rates};
@@ -265,6 +265,9 @@ pub const VIEWERS: &[Column<Viewer>] = &[
                 // The loudest word for what matters most.
                 ViewerState::Stalled => "STALLED".to_owned(),
                 ViewerState::Playing if row.at_risk => "at risk".to_owned(),
+                ViewerState::Ended if row.start_failure() != StartFailure::Unspecified => {
+                    "no start".to_owned()
+                }
                 state => state.word(),
             };
             (word, viewer_mark(row))

@@ -15,6 +15,7 @@ fn span(begin_ms: u64, end_ms: u64) -> Span {
 fn told(begin_ms: u64, end_ms: u64) -> Stall {
     Stall {
         begin_unix_ns: begin_ms * 1_000_000,
+        first_begin_unix_ns: begin_ms * 1_000_000,
         end_unix_ns: end_ms * 1_000_000,
         told_unix_ns: (begin_ms + 300) * 1_000_000,
         cause: None,
@@ -63,6 +64,30 @@ fn a_stall_is_found_within_the_tolerance_and_false_beyond_it() {
         (0.5, 0.5, 0.5)
     );
     assert_eq!(score.told_after_ms, [1_200.0]);
+}
+
+#[test]
+fn what_is_taken_back_or_corrected_is_counted_as_it_was_told_too() {
+    let truth = truth(vec![span(10_000, 12_000), span(30_000, 33_000)]);
+    let mut said = said(vec![
+        Stall {
+            first_begin_unix_ns: 8_000_000_000,
+            ..told(10_000, 12_000)
+        },
+        told(30_000, 33_000),
+    ]);
+    said.retracted = vec![told(20_000, 0)];
+    let score = score_of(&truth, &said);
+    assert_eq!((score.stalls_found, score.stalls_false), (2, 0));
+    assert_eq!(score.stalls_retracted, 1);
+    assert!((score.precision_kept() - 2.0 / 3.0).abs() < 1e-9);
+    // Of three that were told live one was where it was said to be.
+    assert_eq!(
+        (score.stalls_found_as_told, score.stalls_false_as_told),
+        (1, 2)
+    );
+    assert!((score.precision_as_told() - 1.0 / 3.0).abs() < 1e-9);
+    assert!((score.f1_as_told() - 0.4).abs() < 1e-9);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::thresholds::{POINT, RUNS};
 use super::super::timeline::Said;
-use super::{Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, Sound, VIDEO, clip, us};
+use super::{AUDIO, Around, Doing, LEAST_STALL_US, ORIGIN_US, Playback, Sound, VIDEO, clip, us};
 
 /// A player's word that differs by more from the model means a pause or a jump, not a stall.
 const FAR_US: i64 = 30_000_000;
@@ -13,6 +13,9 @@ const LEAST_AHEAD_MS: u32 = 100;
 /// A player that plays on may say what was ahead when it decided to fetch: before the handshake, or
 /// before the initialisation segment of another rendition. It has less ahead then, not more.
 const STALE_US: i64 = 1_000_000;
+
+/// A playhead so far from its origin has moved, however what is ahead was rounded.
+const LEAST_MOVED_US: u32 = 300_000;
 
 /// Corrections are remembered up to this.
 const MOST_LEAD_US: i64 = 10_000_000;
@@ -42,7 +45,8 @@ impl Playback {
                 return None;
             }
             for (run, late_us) in self.runs.iter_mut().zip(&mut late_us) {
-                if ahead_ms == 0 && run.playhead_us > playhead_us {
+                let is_past = run.playhead_us > self.fetched_us[VIDEO];
+                if is_past && (ahead_ms == 0 || said.is_late) {
                     // The sound went on without a picture: nothing is ahead wherever it is.
                     continue;
                 }
@@ -106,6 +110,13 @@ impl Playback {
         retracted
     }
 
+    /// Takes what it says of the sound while it waits. That is no more than what was delivered of it,
+    /// and what came of a silence.
+    pub(super) fn hear_of_sound(&mut self, ahead_ms: u32) {
+        let ahead_us = ahead_ms.saturating_mul(1000);
+        self.lacks_what_was_granted(self.fetched_us[AUDIO].saturating_sub(ahead_us));
+    }
+
     fn stalls_on(&mut self) {
         for run in &mut self.runs {
             if run.doing != Doing::Stall {
@@ -131,8 +142,16 @@ impl Playback {
             return;
         }
         let waited_us = us(self.t_ns.saturating_sub(around.t_begin_ns));
+        // Some say after the start, too, that they begin: while they wait. Less is ahead then than came.
+        let most_before_us = if around.is_live {
+            around.segment_us
+        } else {
+            LEAST_MOVED_US
+        };
+        let moved_us = self.runs[POINT].playhead_us.saturating_sub(ORIGIN_US);
+        let has_moved = said.ahead_ms.is_some() && moved_us > most_before_us;
         match said.starting {
-            Some(true) if self.has_started() => {
+            Some(true) if self.has_started() && !has_moved => {
                 // It had not begun when the model held that it had.
                 self.startup_us = self.startup_us.max(waited_us);
             }

@@ -1,7 +1,7 @@
 //! What a player that ran dry does meanwhile, and what it needs to go on.
 
 use super::super::around::Around;
-use super::{AUDIO, Playback, Sound};
+use super::{AUDIO, Doing, LEAST_STALL_US, Playback, Sound};
 
 /// A browser lets the sound go on so long while there is no picture (Chromium's renderer defers the
 /// underflow of the picture by 3 s).
@@ -33,6 +33,15 @@ impl Playback {
             } else {
                 Sound::HeldBack
             };
+        }
+    }
+
+    /// Sound came. If that was while the sound before it was played to its end, it goes on.
+    pub(super) fn sound_comes(&mut self, n: usize) {
+        let run = &mut self.runs[n];
+        let is_in_time = run.doing == Doing::Stall && run.recent_us < LEAST_STALL_US;
+        if is_in_time && run.sound == Sound::Dry {
+            run.sound = Sound::Plays;
         }
     }
 

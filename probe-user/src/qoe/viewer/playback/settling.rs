@@ -5,7 +5,7 @@ use super::{AUDIO, LEAST_STALL_US, Past, Playback, Sound};
 
 /// What the length of a stall is not known to, whatever the thresholds: when the player took in
 /// what had arrived, when it noticed, and the rounding of what it says.
-const NOISE_US: u64 = 100_000;
+const NOISE_US: u64 = 300_000;
 
 impl Playback {
     /// Another playback of the same viewer, from `t_ns` on; the sums go on.

@@ -46,6 +46,13 @@ impl Playback {
         }
     }
 
+    /// It asks so soon that there was no silence.
+    pub(super) fn was_not_silent(&mut self) {
+        if self.silence.asked_us == 0 {
+            self.silence = Silence::default();
+        }
+    }
+
     fn silent_us(&self) -> u32 {
         us(self.t_ns.saturating_sub(self.silence.t_dry_ns))
     }

@@ -55,7 +55,10 @@ fn object() -> impl Strategy<Value = Object> {
                 rung,
                 number,
                 is_live,
-                is_range,
+                range: is_range.then_some(Range {
+                    first: number.unwrap_or(0),
+                    last: u64::MAX,
+                }),
             },
         )
 }
