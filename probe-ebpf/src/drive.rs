@@ -26,6 +26,10 @@ pub trait Host {
     fn srtt_us(&self) -> u32;
     /// The kernel's count of segments sent again.
     fn total_retrans(&self) -> u32;
+    /// When bytes were last acknowledged, one way or another; 0: not told.
+    fn delivered_ns(&self) -> u64 {
+        0
+    }
     /// Congestion state (enum `tcp_ca_state`).
     fn ca_state(&self) -> u8;
     /// The socket's pending error.
@@ -232,6 +236,10 @@ pub fn wrote<H: Host>(host: &mut H, s: &mut Session, now_ns: u64, write_seq: u32
 /// When things happened that a look at a socket finds done: each the time of the latest of its
 /// kind, or that of the look where it cannot be told.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says of one time whether it is a bound"
+)]
 pub struct Look {
     /// Of the look.
     pub now_ns: u64,
@@ -250,6 +258,12 @@ pub struct Look {
     pub t_acked_ns: u64,
     /// That is no bound.
     pub sees_ack: bool,
+    /// Nor is it, if it is the first of the answer.
+    pub sees_first_ack: bool,
+    /// Nor is the time of the last write, if it wrote more to an answer that is under way.
+    pub sees_last_write: bool,
+    /// Received up to here, where that is not what the socket says.
+    pub received_seq: Option<u32>,
 }
 
 impl Look {
@@ -265,6 +279,9 @@ impl Look {
             sees_writes: false,
             t_acked_ns: now_ns,
             sees_ack: false,
+            sees_first_ack: true,
+            sees_last_write: true,
+            received_seq: None,
         }
     }
 }
@@ -281,7 +298,10 @@ impl Look {
 pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look: &Look) {
     let write_seq = s.end_seq(host.write_seq());
     let una = host.snd_una();
-    let rcv_nxt = host.rcv_nxt();
+    let rcv_nxt = match look.received_seq {
+        Some(seq) => seq,
+        None => host.rcv_nxt(),
+    };
     let mut before = s.written_seq;
     let has_asked = s.fin_received == 0 && after(rcv_nxt, s.rcv_nxt);
     let mut has_written = after(write_seq, before);
@@ -299,6 +319,9 @@ pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look:
     if has_written && look.sees_writes && s.phase == phase::ANSWERING {
         if s.t_last_write_ns < t_written_ns {
             s.t_last_write_ns = t_written_ns;
+        }
+        if !look.sees_last_write {
+            s.delivery_flags |= flag::LAST_WRITE_BOUNDED;
         }
         s.written_seq = write_seq;
         before = write_seq;
@@ -371,6 +394,9 @@ pub fn looked<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, look:
 
 #[inline(always)]
 fn found_acked<H: Host>(host: &H, s: &mut Session, look: &Look, una: u32, end: u32) {
+    if !look.sees_first_ack && s.t_first_acked_ns == 0 && s.is_open() && after(una, s.acked_seq) {
+        s.delivery_flags |= flag::FIRST_ACKED_BOUNDED;
+    }
     if look.sees_ack {
         s.acked(look.t_acked_ns, una, end, host.srtt_us());
     } else {

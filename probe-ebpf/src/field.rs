@@ -77,6 +77,8 @@ fields! {
     CaState = "inet_connection_sock"."icsk_ca_state", "the kind of a retransmission";
     /// The mask of the bits within the byte at [`Field::CaState`].
     CaStateMask = "inet_connection_sock"."icsk_ca_state:mask", "the kind of a retransmission";
+    /// When bytes were last acknowledged, microseconds of `CLOCK_MONOTONIC` (Linux 4.13).
+    DeliveredMstamp = "tcp_sock"."delivered_mstamp", "the exact end of deliveries while only a share of the sessions is followed";
     /// Pending error.
     SkErr = "sock"."sk_err", "whether a session ended by timeout";
     /// Address family.

@@ -76,6 +76,12 @@ pub mod flag {
     /// The session was left out for a time, to keep within the budget: deliveries of that time
     /// are not reported, unless they were late or cut off.
     pub const LEFT_OUT: u32 = 1 << 15;
+    /// The first acknowledgement was found together with later ones, to keep within the budget: an
+    /// upper bound.
+    pub const FIRST_ACKED_BOUNDED: u32 = 1 << 16;
+    /// The last write was found at a later look at the socket, to keep within the budget: an upper
+    /// bound.
+    pub const LAST_WRITE_BOUNDED: u32 = 1 << 17;
 }
 
 /// Values of [`SessionEnd::ended`] and [`Delivery::ended`]: who ended it.

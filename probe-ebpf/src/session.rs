@@ -175,6 +175,7 @@ impl Seen {
                 self.t_acked_ns
             },
             sees_ack: self.ack_seq == snd_una,
+            ..Look::at(now_ns)
         }
     }
 }

@@ -36,8 +36,8 @@ pub struct Settings {
     /// Sessions that are followed, of [`WHOLE`]; with less than that, those that are not are only
     /// looked at by the sweep.
     pub share: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: where only a share is followed, a program runs whenever bytes of a client arrive.
+    pub sees_arrivals: u32,
 }
 
 /// All sessions are followed: the value of [`Settings::share`] for that.

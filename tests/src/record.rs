@@ -68,6 +68,8 @@ pub struct Delivery {
     pub end_bounded: bool,
     pub first_write_bounded: bool,
     pub request_bounded: bool,
+    pub first_acked_bounded: bool,
+    pub last_write_bounded: bool,
 }
 
 /// `Session`

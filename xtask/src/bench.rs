@@ -24,6 +24,8 @@ use crate::{
 pub(crate) enum Part {
     /// Nanoseconds of each kernel program, beside empty ones on the same hooks
     Kernel,
+    /// What the budget costs and what it leaves, at limits below what following everything takes
+    Budget,
     /// nginx under load: weir off and on, and other ways of looking
     Host,
     /// Records drained and folded, from a thousand sessions to a million

@@ -2,7 +2,7 @@
 
 use super::{Host, after, catch_up, show};
 use crate::{
-    record::ended,
+    record::{ended, flag},
     session::{Session, phase},
     settings::Settings,
     tracker::{UNMARKED, Watched},
@@ -71,7 +71,7 @@ pub fn swept<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, now_ns
     if s.is_silent(now_ns, settings.quiet_gap_ns) && after(host.snd_una(), s.acked_seq) {
         // An acknowledgement went unseen, as above, and nothing has followed. Whatever comes in
         // this very moment raises the epoch, or takes the same step.
-        catch_up(host, s, now_ns);
+        unseen_ack(host, s, now_ns);
         return;
     }
     if s.is_settled(now_ns, write_seq, settings.quiet_gap_ns) {
@@ -84,6 +84,21 @@ pub fn swept<H: Host>(host: &mut H, s: &mut Session, settings: &Settings, now_ns
         s.t_progress_ns = now_ns;
         host.delivery_progress(s, now_ns);
     }
+}
+
+/// Takes notice of an acknowledgement that nobody saw. The kernel tells when the latest came.
+#[inline(always)]
+fn unseen_ack<H: Host>(host: &H, s: &mut Session, now_ns: u64) {
+    let (t_acked_ns, una) = (host.delivered_ns(), host.snd_una());
+    let write_seq = host.write_seq();
+    if t_acked_ns == 0 {
+        catch_up(host, s, now_ns);
+        return;
+    }
+    if s.t_first_acked_ns == 0 {
+        s.delivery_flags |= flag::FIRST_ACKED_BOUNDED;
+    }
+    s.acked(t_acked_ns, una, write_seq, host.srtt_us());
 }
 
 /// The sweep turns away from a session in which nothing has been open for a while, so that its

@@ -60,7 +60,7 @@ pub extern "C" fn adopt(ctx: *mut c_void) -> i32 {
             && let Some(settings) = maps::settings()
             && thin::follows(settings, s.cookie)
             && let Some(tcp) = sk.tcp()
-            && let Some(callbacks) = arm(tcp, thin::FOLLOW_FLAGS)
+            && let Some(callbacks) = arm(tcp, thin::follow_flags(settings))
         {
             s.callbacks = callbacks;
             s.is_called = 1;

@@ -48,6 +48,11 @@ impl Host for TcpSock {
     }
 
     #[inline(always)]
+    fn delivered_ns(&self) -> u64 {
+        self.get::<u64>(Field::DeliveredMstamp) * 1000
+    }
+
+    #[inline(always)]
     fn ca_state(&self) -> u8 {
         self.bits(Field::CaState, Field::CaStateMask)
     }

@@ -20,12 +20,17 @@ pub fn arm(ctx: &SockOpsContext, flags: u32) {
     }
 }
 
-/// Whether a [`HDR_OPT_LEN_CB`] is made because a send call begins, and nothing of an answer is
-/// under way.
+/// Whether a [`HDR_OPT_LEN_CB`] is made because a send call begins, and not for a segment.
 #[inline(always)]
-pub fn begins_write<H: Host>(ctx: &SockOpsContext, s: &Session, host: &H) -> bool {
+pub fn is_send_call(ctx: &SockOpsContext) -> bool {
     const WRITE_HDR_TCP_CURRENT_MSS: u32 = 1;
     ctx.arg(0) == WRITE_HDR_TCP_CURRENT_MSS
+}
+
+/// The same, and nothing of an answer is under way.
+#[inline(always)]
+pub fn begins_write<H: Host>(ctx: &SockOpsContext, s: &Session, host: &H) -> bool {
+    is_send_call(ctx)
         && matches!(host.tcp_state(), state::ESTABLISHED | state::CLOSE_WAIT)
         && (s.phase != phase::ANSWERING || s.is_complete(host.write_seq()))
 }

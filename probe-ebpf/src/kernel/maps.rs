@@ -40,7 +40,7 @@ pub static HALF_OPEN: HashMap<HalfOpenKey, HalfOpen> = HashMap::with_max_entries
 #[cfg(not(feature = "portable"))]
 #[map]
 pub static LISTENERS: HashMap<ListenerKey, u8> =
-    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 /// One element; see [`Clock`].
 #[cfg(not(feature = "portable"))]
 #[map]

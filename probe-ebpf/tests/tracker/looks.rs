@@ -20,7 +20,7 @@ const SETTINGS: Settings = Settings {
     cgroup_count: 0,
     cgroups: [0; 8],
     share: WHOLE,
-    reserved: 0,
+    sees_arrivals: 0,
 };
 
 /// A session that is looked at; `t` in milliseconds.
@@ -222,6 +222,56 @@ fn an_acknowledgement_that_is_looked_at_as_it_comes_is_exact() {
     });
     assert_eq!(w.session.t_last_acked_ns, 40 * MS);
     assert_eq!(w.session.delivery_flags & flag::END_BOUNDED, 0);
+}
+
+#[test]
+fn a_first_acknowledgement_that_is_found_with_later_ones_is_a_bound() {
+    let mut w = Watched::default();
+    w.asks(100);
+    w.look(10);
+    w.answers(5000);
+    w.look(20);
+    w.socket.snd_una += 1000;
+    w.acknowledges_all();
+    w.look_knowing(&Look {
+        t_acked_ns: 90 * MS,
+        sees_ack: true,
+        sees_first_ack: false,
+        ..Look::at(100 * MS)
+    });
+    assert_eq!(w.session.t_last_acked_ns, 90 * MS);
+    let bounds = flag::FIRST_ACKED_BOUNDED | flag::END_BOUNDED;
+    assert_eq!(w.session.delivery_flags & bounds, flag::FIRST_ACKED_BOUNDED);
+}
+
+#[test]
+fn a_write_that_is_found_later_and_a_request_that_is_about_to_be_told_are_taken_as_such() {
+    let mut w = Watched::default();
+    w.asks(100);
+    w.look_knowing(&Look {
+        sees_request: true,
+        ..Look::at(10 * MS)
+    });
+    let later = |t, received_seq| Look {
+        sees_writes: true,
+        sees_last_write: false,
+        received_seq,
+        ..Look::at(t * MS)
+    };
+    w.answers(1);
+    w.look(20);
+    w.answers(4999);
+    w.asks(77);
+    let told = w.session.rcv_nxt;
+    w.look_knowing(&later(30, Some(told)));
+    assert_eq!(w.session.request_bytes, 100, "the rest is told by another");
+    assert_ne!(
+        w.session.delivery_flags & flag::LAST_WRITE_BOUNDED,
+        0,
+        "written between two looks"
+    );
+    w.look_knowing(&later(40, None));
+    assert_eq!(w.session.request_bytes, 177);
 }
 
 #[test]

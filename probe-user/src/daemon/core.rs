@@ -31,6 +31,9 @@ const BULK_BATCH: usize = 256;
 /// Batches of the bulk ring that one sweep takes at most, so that queries are answered even when
 /// records come faster than they are folded: more than the largest ring holds.
 const MOST_BATCHES: usize = 16_384;
+/// So long of one sweep others are let in between batches; on a processor that is never free, they would
+/// else take it until the ring is full.
+const MOST_YIELDING: Duration = Duration::from_millis(100);
 const HOT_BATCH: usize = 1024;
 /// Batches of it that labels wait for at most, because what is in them may be older than they are.
 const LABEL_BULK_BATCHES: usize = 16;
@@ -351,10 +354,15 @@ impl Core {
             self.warnings.failure("looking through the sessions", &err);
         }
         // The bulk ring wakes the daemon seldom: all that was written since is taken along.
+        let begin = Instant::now();
         for _ in 0..MOST_BATCHES {
             while self.drain(Ring::Hot, HOT_BATCH)? == HOT_BATCH {}
             if self.drain(Ring::Bulk, BULK_BATCH)? < BULK_BATCH {
                 break;
+            }
+            if begin.elapsed() < MOST_YIELDING {
+                // A server that has something to do on this very processor does not wait for all of it.
+                std::thread::yield_now();
             }
         }
         let now_ns = monotonic_ns()?;

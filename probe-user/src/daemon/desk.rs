@@ -2,6 +2,7 @@
 //!
 //! Apart from the backend, so that the backend can lend its records while this takes them in.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -48,18 +49,45 @@ pub(super) struct Identity {
 /// others, and does not lose its own among them.
 #[derive(Debug)]
 pub(super) struct Followers {
-    all: broadcast::Sender<Followed>,
-    troubled: broadcast::Sender<Followed>,
-    pub(super) viewers: broadcast::Sender<FollowedViewer>,
+    all: Channel<Followed>,
+    troubled: Channel<Followed>,
+    pub(super) viewers: Channel<FollowedViewer>,
+}
+
+/// What followers of one kind are told through. Made for the first of them: it takes a megabyte.
+#[derive(Debug)]
+pub(super) struct Channel<T> {
+    lag: usize,
+    sender: OnceCell<broadcast::Sender<T>>,
+}
+
+impl<T: Clone> Channel<T> {
+    fn new(lag: usize) -> Self {
+        Self {
+            lag,
+            sender: OnceCell::new(),
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<T> {
+        let sender = self.sender.get_or_init(|| broadcast::Sender::new(self.lag));
+        sender.subscribe()
+    }
+
+    /// The way to those who follow, if there is anybody.
+    pub(super) fn to_followers(&self) -> Option<&broadcast::Sender<T>> {
+        let sender = self.sender.get();
+        sender.filter(|sender| sender.receiver_count() > 0)
+    }
 }
 
 impl Followers {
     /// Nobody yet. `lag`: deliveries that each may be behind.
     pub(super) fn new(lag: usize) -> Self {
         Self {
-            all: broadcast::Sender::new(lag),
-            troubled: broadcast::Sender::new(lag),
-            viewers: broadcast::Sender::new(lag),
+            all: Channel::new(lag),
+            troubled: Channel::new(lag),
+            viewers: Channel::new(lag),
         }
     }
 
@@ -73,11 +101,13 @@ impl Followers {
 
     fn tell(&self, record: &Delivery, followed: impl Fn() -> Followed) {
         // Fails only if the last follower has just gone.
-        if self.all.receiver_count() > 0 {
-            let _ = self.all.send(followed());
+        if let Some(all) = self.all.to_followers() {
+            let _ = all.send(followed());
         }
-        if self.troubled.receiver_count() > 0 && delivery::troubled(record) {
-            let _ = self.troubled.send(followed());
+        if let Some(troubled) = self.troubled.to_followers()
+            && delivery::troubled(record)
+        {
+            let _ = troubled.send(followed());
         }
     }
 }

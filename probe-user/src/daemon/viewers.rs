@@ -15,8 +15,8 @@ use crate::uplink::HotEvent;
 impl Desk {
     /// Lets those know who follow viewers; costs next to nothing if nobody does.
     pub(super) fn tell_happening(&self, happening: &Happening) {
-        let is_followed = self.followers.viewers.receiver_count() > 0;
-        if !is_followed && self.events.is_none() {
+        let followers = self.followers.viewers.to_followers();
+        if followers.is_none() && self.events.is_none() {
             return;
         }
         let Some(entry) = self.intake.audience().get(happening.viewer) else {
@@ -28,9 +28,9 @@ impl Desk {
         if let Some(events) = self.events.as_ref().filter(|_| happening.is_hot()) {
             events.push(HotEvent::Viewer(Arc::new(event.clone())));
         }
-        if is_followed {
+        if let Some(followers) = followers {
             let message = Some(viewer_message::Message::Event(event));
-            let _ = self.followers.viewers.send(FollowedViewer {
+            let _ = followers.send(FollowedViewer {
                 cell: self.intake.fold().cells().key(entry.cell).clone(),
                 viewer: Some((entry.client, entry.port)),
                 troubled: entry.troubled(),
@@ -59,9 +59,9 @@ impl Desk {
         if let Some(events) = &self.events {
             events.push(HotEvent::Alarm(Arc::new(alarm.clone())));
         }
-        if self.followers.viewers.receiver_count() > 0 {
+        if let Some(followers) = self.followers.viewers.to_followers() {
             let message = Some(viewer_message::Message::Alarm(alarm));
-            let _ = self.followers.viewers.send(FollowedViewer {
+            let _ = followers.send(FollowedViewer {
                 cell: cell.clone(),
                 viewer: None,
                 troubled: true,

@@ -20,15 +20,15 @@ use probe_ebpf::{
 };
 
 use super::{
-    Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Options, Probe, Record,
-    Ring, Settings,
+    Backend, BackendKind, Filter, HalfOpenGiveUp, IterLink, KernelCounts, Means, Options, Probe,
+    Record, Ring, Settings,
     half_open::HalfOpenTable,
     maps::{Maps, take},
     namespaces,
     offsets::Offsets,
     pod::Pod,
     polled::sockdiag::make_cookies,
-    probes::{self, Clocks},
+    probes::{self, Attached, Clocks},
     sys,
     table::Table,
     walks::Walks,
@@ -78,6 +78,8 @@ pub struct Exact {
     probes: Vec<Probe>,
     /// The programs that run for every segment and every write.
     clocks: Clocks,
+    /// The program that runs when bytes of a client arrive; only while a share is followed.
+    arrivals: Clocks,
     maps: Maps,
     /// Only where the programs cannot use socket storage.
     table: Option<Table>,
@@ -106,6 +108,7 @@ impl Exact {
             mut ebpf,
             probes,
             clocks,
+            arrivals,
             maps,
         } = load_programs(object, options, settings)?;
         if let Some(probe) = probes::missing_required(&probes) {
@@ -143,6 +146,7 @@ impl Exact {
             logger,
             probes,
             clocks,
+            arrivals,
             maps,
             table,
             listeners: take(&mut ebpf, "LISTENERS")?.try_into()?,
@@ -152,20 +156,6 @@ impl Exact {
             adopt,
             tick_hz,
         })
-    }
-
-    /// The sum over all programs of one of the kernel's counts.
-    fn sum_of(&self, count: impl Fn(&sys::ProgramCounts) -> u64) -> Result<u64> {
-        let mut sum = 0;
-        for (name, program) in self.ebpf.programs() {
-            // Those that could not be loaded have no descriptor.
-            if let Ok(fd) = program.fd() {
-                let counts = sys::program_counts(fd.as_fd())
-                    .with_context(|| format!("asking the kernel about {name}"))?;
-                sum += count(&counts);
-            }
-        }
-        Ok(sum)
     }
 }
 
@@ -197,6 +187,7 @@ struct Loaded {
     ebpf: Ebpf,
     probes: Vec<Probe>,
     clocks: Clocks,
+    arrivals: Clocks,
     maps: Maps,
 }
 
@@ -230,11 +221,16 @@ fn load_programs(object: Object, options: &Options, settings: &Settings) -> Resu
     let mut maps = Maps::take(&mut ebpf)?;
     maps.apply(settings)
         .context("the configured filter cannot be put in force")?;
-    let (probes, clocks) = probes::attach_all(object, &mut ebpf, &btf);
+    let Attached {
+        probes,
+        clocks,
+        arrivals,
+    } = probes::attach_all(object, &mut ebpf, &btf);
     Ok(Loaded {
         ebpf,
         probes,
         clocks,
+        arrivals,
         maps,
     })
 }
@@ -347,22 +343,34 @@ impl Backend for Exact {
         self.half_open.give_ups()
     }
 
-    fn run_time(&self) -> Result<Option<Duration>> {
-        if self.walks.is_none() {
+    fn means(&self) -> Means {
+        if self.walks.is_some() {
+            Means::Share
+        } else {
             // Nothing would look at the sessions that are left out.
-            return Ok(None);
+            Means::Nothing("before Linux 5.12 no session can be left out")
         }
-        let ns = self.sum_of(|counts| counts.run_time_ns)?;
-        Ok(Some(Duration::from_nanos(ns)))
+    }
+
+    fn run_time(&self) -> Result<Duration> {
+        probes::run_time(&self.ebpf)
     }
 
     fn follow(&mut self, share: u32) -> Result<()> {
         if share == WHOLE {
             // The callbacks of those that were followed end by themselves.
             self.clocks.start(&mut self.ebpf)?;
-            return self.maps.set_share(share);
+            self.maps.set_share(share, false)?;
+            self.arrivals.stop();
+            return Ok(());
         }
-        self.maps.set_share(share)?;
+        if share == 0 {
+            self.arrivals.stop();
+        } else if let Err(err) = self.arrivals.start(&mut self.ebpf) {
+            // Callbacks tell of requests then, and mark their times.
+            tracing::warn!("no request is seen as it arrives: {err:#}");
+        }
+        self.maps.set_share(share, self.arrivals.is_attached())?;
         self.clocks.stop();
         // Sessions that are open have not asked for callbacks.
         let Some(adopt) = &self.adopt else {
@@ -377,7 +385,7 @@ impl Backend for Exact {
         if let Some(table) = &self.table {
             table.add_to(&mut counts);
         }
-        counts.programs_skipped = self.sum_of(|counts| counts.recursion_misses)?;
+        counts.programs_skipped = probes::sum_of(&self.ebpf, |counts| counts.recursion_misses)?;
         Ok(counts)
     }
 }

@@ -89,7 +89,7 @@ impl Maps {
             cgroup_count,
             cgroups,
             share: self.applied.share,
-            reserved: 0,
+            sees_arrivals: self.applied.sees_arrivals,
         };
         self.settings
             .set(0, Pod(value), 0)
@@ -111,9 +111,11 @@ impl Maps {
     }
 
     /// Puts a share of the sessions to be followed in force.
-    pub(super) fn set_share(&mut self, share: u32) -> Result<()> {
+    /// `sees_arrivals`: a program tells when bytes of clients arrive.
+    pub(super) fn set_share(&mut self, share: u32, sees_arrivals: bool) -> Result<()> {
         let value = settings::Settings {
             share,
+            sees_arrivals: u32::from(sees_arrivals),
             ..self.applied
         };
         self.settings

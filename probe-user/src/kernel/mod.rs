@@ -285,6 +285,17 @@ impl Options {
     }
 }
 
+/// By what a way of measuring can be kept within a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// By following a share of the sessions ([`Backend::follow`]).
+    Share,
+    /// By looking less often; it does so itself ([`Backend::pace`]).
+    Pace,
+    /// By nothing, for the reason given; what it costs can be measured.
+    Nothing(&'static str),
+}
+
 /// What every way of measuring gives.
 pub trait Backend: Send {
     /// How exact it is.
@@ -319,17 +330,24 @@ pub trait Backend: Send {
     /// second.
     fn half_open_give_ups(&mut self) -> anyhow::Result<Vec<HalfOpenGiveUp>>;
 
-    /// How long its programs have run, as long as statistics were kept ([`Statistics`]); none
-    /// if its cost cannot be bounded.
-    fn run_time(&self) -> anyhow::Result<Option<std::time::Duration>> {
-        Ok(None)
-    }
+    /// By what its cost can be kept within a budget.
+    fn means(&self) -> Means;
+
+    /// How long it has run since it began: its programs, as long as statistics were kept
+    /// ([`Statistics`]); where there are none ([`Means::Pace`]), what this thread did for it.
+    fn run_time(&self) -> anyhow::Result<std::time::Duration>;
 
     /// Follows this many of [`WHOLE`] sessions, the others only so far that what is late or cut
-    /// off is told. To be called only where [`Backend::run_time`] gives one.
+    /// off is told. To be called only with [`Means::Share`].
     fn follow(&mut self, share: u32) -> anyhow::Result<()> {
         let _ = share;
         Ok(())
+    }
+
+    /// Keeps itself to so many thousandths of a core, 0 for no limit; does nothing but with
+    /// [`Means::Pace`].
+    fn pace(&mut self, limit_core_permille: u32) {
+        let _ = limit_core_permille;
     }
 
     /// The programs' own counts.

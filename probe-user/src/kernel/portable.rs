@@ -4,6 +4,7 @@
 use std::{
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -18,10 +19,10 @@ use aya::{
 use probe_ebpf::record::backend;
 
 use super::{
-    Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Options, Probe, Record, Ring,
-    Settings, Verdict, cgroup,
+    Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Means, Options, Probe, Record,
+    Ring, Settings, Verdict, cgroup,
     maps::{Maps, take},
-    probes::gist,
+    probes::{self, gist},
     sys,
     table::Table,
 };
@@ -260,6 +261,14 @@ impl Backend for Portable {
 
     fn half_open_give_ups(&mut self) -> Result<Vec<HalfOpenGiveUp>> {
         Ok(Vec::new())
+    }
+
+    fn means(&self) -> Means {
+        Means::Nothing("what is late on a session that is left out could not be told in this way")
+    }
+
+    fn run_time(&self) -> Result<Duration> {
+        probes::run_time(&self.ebpf)
     }
 
     fn counts(&mut self) -> Result<KernelCounts> {

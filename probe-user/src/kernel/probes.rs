@@ -1,6 +1,6 @@
 //! The programs: what each hooks, since when the kernel has it, and what is lost without it.
 
-use std::io;
+use std::{io, os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -11,7 +11,7 @@ use aya::{
     },
 };
 
-use super::{Probe, Verdict, cgroup, exact::Object};
+use super::{Probe, Verdict, cgroup, exact::Object, sys};
 
 /// How a program meets the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +125,20 @@ const SPECS: &[Spec] = &[
         lost: "the exact end of deliveries that outlast the server's close or the client's half-close",
     },
     Spec {
+        name: ARRIVALS,
+        hook: Hook::TpBtf,
+        since: "6.3",
+        required: false,
+        lost: LOST_ARRIVALS,
+    },
+    Spec {
+        name: ARRIVALS_ENTRY,
+        hook: Hook::FEntry("sock_def_readable"),
+        since: "5.5",
+        required: false,
+        lost: LOST_ARRIVALS,
+    },
+    Spec {
         name: SWEEP,
         hook: Hook::Iter("bpf_sk_storage_map"),
         since: "5.9",
@@ -140,9 +154,15 @@ const SPECS: &[Spec] = &[
     },
 ];
 
+const LOST_ARRIVALS: &str =
+    "the exact time of requests, and so latencies, while the budget leaves sessions out";
+
 const SENDMSG: &str = "tcp_sendmsg_locked";
 const SENDMSG_ENTRY: &str = "sendmsg_entry";
 const SEND_LENGTH: &str = "sock_send_length";
+/// The program that runs when bytes of a client arrive, and what stands in for it.
+const ARRIVALS: &str = "sk_data_ready";
+const ARRIVALS_ENTRY: &str = "readable_entry";
 /// The program that walks all sessions.
 pub(super) const SWEEP: &str = "sweep";
 /// The program that walks all sockets.
@@ -176,6 +196,16 @@ impl Clocks {
     pub(super) fn stop(&mut self) {
         self.links.clear();
     }
+
+    /// Whether there is any.
+    fn is_there(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Whether they run.
+    pub(super) fn is_attached(&self) -> bool {
+        !self.links.is_empty()
+    }
 }
 
 /// What keeps a clock attached.
@@ -204,18 +234,46 @@ fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
         .ok_or_else(|| anyhow!("the object holds no program of this name"))
 }
 
+/// Everything that [`attach_all`] has tried.
+pub(super) struct Attached {
+    pub(super) probes: Vec<Probe>,
+    pub(super) clocks: Clocks,
+    /// What runs when bytes of a client arrive: loaded, and attached only while sessions are left out.
+    pub(super) arrivals: Clocks,
+}
+
+/// Why a program is not even tried.
+fn is_not_needed(
+    spec: &Spec,
+    object: Object,
+    has_sendmsg: bool,
+    has_arrivals: bool,
+) -> Option<String> {
+    match spec.name {
+        SENDMSG_ENTRY | SEND_LENGTH if has_sendmsg => {
+            Some(format!("tp_btf/{SENDMSG} is there and tells more"))
+        }
+        ARRIVALS | ARRIVALS_ENTRY if object == Object::Keyed => {
+            Some("no session is left out before Linux 5.12".to_owned())
+        }
+        ARRIVALS_ENTRY if has_arrivals => Some(format!("tp_btf/{ARRIVALS} is there")),
+        _ => None,
+    }
+}
+
 /// Loads every program and attaches those that are attached to something; says of each how it
 /// went.
-pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> (Vec<Probe>, Clocks) {
+pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Attached {
     let mut clocks = Clocks::default();
+    let mut arrivals = Clocks::default();
     let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
     let mut has_sendmsg = false;
     for spec in SPECS {
-        if has_sendmsg && matches!(spec.name, SENDMSG_ENTRY | SEND_LENGTH) {
+        if let Some(reason) = is_not_needed(spec, object, has_sendmsg, arrivals.is_there()) {
             probes.push(Probe {
                 name: spec.display_name(),
                 verdict: Verdict::NotApplicable,
-                reason: format!("tp_btf/{SENDMSG} is there and tells more"),
+                reason,
                 lost: String::new(),
             });
             continue;
@@ -240,9 +298,35 @@ pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> (Vec<Pro
             }
         });
         has_sendmsg |= spec.name == SENDMSG && result.is_ok();
+        if matches!(spec.name, ARRIVALS | ARRIVALS_ENTRY) && result.is_ok() {
+            arrivals.names.push(spec.name);
+        }
         probes.push(judge(spec, &result));
     }
-    (probes, clocks)
+    Attached {
+        probes,
+        clocks,
+        arrivals,
+    }
+}
+
+/// The sum over all programs of one of the kernel's counts.
+pub(super) fn sum_of(ebpf: &Ebpf, count: impl Fn(&sys::ProgramCounts) -> u64) -> Result<u64> {
+    let mut sum = 0;
+    for (name, program) in ebpf.programs() {
+        // Those that could not be loaded have no descriptor.
+        if let Ok(fd) = program.fd() {
+            let counts = sys::program_counts(fd.as_fd())
+                .with_context(|| format!("asking the kernel about {name}"))?;
+            sum += count(&counts);
+        }
+    }
+    Ok(sum)
+}
+
+/// How long all programs have run while the kernel kept statistics.
+pub(super) fn run_time(ebpf: &Ebpf) -> Result<Duration> {
+    sum_of(ebpf, |counts| counts.run_time_ns).map(Duration::from_nanos)
 }
 
 /// The first probe that is needed and does not work.
@@ -270,12 +354,13 @@ pub(super) fn all_broken(reason: &str) -> Vec<Probe> {
 /// Loads a program and attaches it; a clock's link is returned.
 fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<Option<Link>> {
     let is_clock = Clocks::NAMES.contains(&spec.name);
+    let is_for_later = spec.name == ARRIVALS;
     let program = program_mut(ebpf, spec.name)?;
     match spec.hook {
         Hook::TpBtf => {
             let program: &mut BtfTracePoint = program.try_into()?;
             program.load(spec.name, btf)?;
-            if !is_clock {
+            if !is_clock && !is_for_later {
                 program.attach()?;
             }
         }
@@ -298,6 +383,10 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, spec: &Spec) -> Result<Option<Link>> {
 
 fn judge(spec: &Spec, result: &Result<()>) -> Probe {
     let (verdict, reason) = match result {
+        Ok(()) if matches!(spec.name, ARRIVALS | ARRIVALS_ENTRY) => (
+            Verdict::Ok,
+            "loaded, for when the budget leaves sessions out".to_owned(),
+        ),
         Ok(()) => (Verdict::Ok, "attached".to_owned()),
         Err(error) if not_on_this_machine(error) => (
             Verdict::Unsupported,

@@ -15,6 +15,8 @@ pub struct Worth {
     pub lost: &'static str,
     /// What it takes.
     pub needs: &'static str,
+    /// How `budget_core_permille` is kept.
+    pub budget: &'static str,
 }
 
 impl BackendKind {
@@ -27,6 +29,8 @@ impl BackendKind {
                 bounded: "what a missing probe would have told",
                 lost: "nothing that this host's kernel knows",
                 needs: "Linux 5.10 with BTF; CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, or root",
+                budget: "kept by following a share of the sessions; before Linux 5.12 not kept, but \
+                         measured, and an excess told; needs CAP_SYS_ADMIN",
             },
             Self::Portable => Worth {
                 exact: "nearly every time, taken as the packet passes or the send call begins; \
@@ -38,6 +42,7 @@ impl BackendKind {
                        ends, half-open sessions, network namespaces, delivery rates, time limited by receiver \
                        window and send buffer",
                 needs: "Linux 5.10, cgroup v2; CAP_BPF and CAP_NET_ADMIN, or root; no BTF",
+                budget: "not kept, but measured, and an excess told; needs CAP_SYS_ADMIN",
             },
             Self::Polled => Worth {
                 exact: "sessions' totals at their end: bytes, segments, retransmissions; round-trip \
@@ -49,6 +54,7 @@ impl BackendKind {
                        a session that ends between two looks, handshake times",
                 needs: "Linux 4.19 with inet_diag; no privilege, but CAP_SYS_ADMIN for other \
                         network namespaces",
+                budget: "kept by looking less often, every two seconds at the least",
             },
         }
     }

@@ -164,9 +164,12 @@ impl Fold {
                 if !bounded(flag::FIRST_WRITE_BOUNDED) {
                     measured(Metric::ThinkTimeUs, delivery::think_us(record));
                 }
-                measured(Metric::FirstByteUs, delivery::first_byte_us(record));
+                if !bounded(flag::FIRST_ACKED_BOUNDED) {
+                    measured(Metric::FirstByteUs, delivery::first_byte_us(record));
+                }
             }
             if phase == Phase::Complete
+                && !bounded(flag::LAST_WRITE_BOUNDED)
                 && (is_exact || !bounded(flag::END_BOUNDED | flag::FIRST_WRITE_BOUNDED))
             {
                 measured(Metric::DeliveryTailUs, delivery::tail_us(record));

@@ -51,6 +51,7 @@ struct RungReport<'a> {
     bounded: &'static str,
     lost: &'static str,
     needs: &'static str,
+    budget: &'static str,
     probes: Vec<ProbeReport<'a>>,
 }
 
@@ -76,6 +77,7 @@ impl<'a> From<&'a Rung> for RungReport<'a> {
             bounded: worth.bounded,
             lost: worth.lost,
             needs: worth.needs,
+            budget: worth.budget,
             probes: rung.probes.iter().map(ProbeReport::from).collect(),
         }
     }
@@ -241,7 +243,8 @@ fn write_rung(rung: &Rung, width: usize, style: Style, to: &mut dyn Write) -> io
     }
     more(&format!("exact: {}", worth.exact))?;
     more(&format!("bounded: {}", worth.bounded))?;
-    more(&format!("lost: {}", worth.lost))
+    more(&format!("lost: {}", worth.lost))?;
+    more(&format!("budget: {}", worth.budget))
 }
 
 fn write_probes(probes: &[Probe], style: Style, to: &mut dyn Write) -> io::Result<()> {

@@ -176,6 +176,8 @@ pub fn delivery(record: &record::Delivery, cell: &CellKey, context: &Context) ->
         end_bounded: has(flag::END_BOUNDED),
         first_write_bounded: has(flag::FIRST_WRITE_BOUNDED),
         request_bounded: has(flag::REQUEST_BOUNDED),
+        first_acked_bounded: has(flag::FIRST_ACKED_BOUNDED),
+        last_write_bounded: has(flag::LAST_WRITE_BOUNDED),
         missed_before: 0,
     }
 }

@@ -26,7 +26,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use weir::config::Config;
 use weir::daemon::{self, Control, Ready};
 use weir::kernel::{
-    Backend, BackendKind, HalfOpenGiveUp, KernelCounts, Probe, Record, Ring, Settings, Verdict,
+    Backend, BackendKind, HalfOpenGiveUp, KernelCounts, Means, Probe, Record, Ring, Settings,
+    Verdict,
 };
 use weir_proto::v1;
 use weir_proto::v1::local_client::LocalClient;
@@ -241,6 +242,14 @@ impl Backend for Scripted {
         Ok(std::mem::take(
             &mut self.script.state.lock().unwrap().give_ups,
         ))
+    }
+
+    fn means(&self) -> Means {
+        Means::Pace
+    }
+
+    fn run_time(&self) -> anyhow::Result<Duration> {
+        Ok(Duration::ZERO)
     }
 
     fn counts(&mut self) -> anyhow::Result<KernelCounts> {

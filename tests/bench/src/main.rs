@@ -5,6 +5,7 @@
 //! apart from it, for what they cost: the [`load`] and the [`fold`]; a third [`hold`]s sessions.
 
 mod adoption;
+mod budget_kept;
 mod daemon;
 mod fold;
 mod group;

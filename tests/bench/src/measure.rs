@@ -10,12 +10,15 @@ use weir_tests::lab::cleanup;
 use crate::observer::Tools;
 use crate::report::Report;
 use crate::scene::Span;
-use crate::{adoption, host_cost, kernel_cost, latency, machine, replay_cost, uplink, user_cost};
+use crate::{
+    adoption, budget_kept, host_cost, kernel_cost, latency, machine, replay_cost, uplink, user_cost,
+};
 
 /// The parts, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     Kernel,
+    Budget,
     Host,
     User,
     Replay,
@@ -145,9 +148,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("{part:?}");
         let measured = match part {
             Part::Kernel => kernel_cost::measure(&plan, &tools, &mut report),
+            Part::Budget => budget_kept::measure(&tools, &mut report),
             Part::Host => host_cost::measure(&plan, &tools, &mut report),
             Part::User => user_cost::measure(&plan, &tools, &mut report),
-            Part::Replay => replay_cost::measure(&plan, &args.recording, &mut report),
+            Part::Replay => replay_cost::measure(&plan, &tools, &args.recording, &mut report),
             Part::Latency => latency::measure(&plan, &tools, &mut report),
             Part::Uplink => uplink::measure(&plan, &tools, &mut report),
             Part::Adoption => adoption::measure(&plan, &tools, &mut report),

@@ -36,6 +36,7 @@ pub(crate) fn draw(report: &Report) -> Result<Vec<(&'static str, String)>> {
     let mut drawn = Vec::new();
     for (name, plot) in [
         ("cost-sessions.svg", sessions(report)),
+        ("cost-open-sessions.svg", open_sessions(report)),
         ("cost-rate.svg", rate(report)),
     ] {
         if let Some(plot) = plot {
@@ -59,7 +60,36 @@ fn number(name: &str) -> Option<f64> {
     name.replace(',', "").parse().ok()
 }
 
-/// Of the fold and of the sweep, by how many sessions there are.
+/// Of the host, by how many sessions are open and quiet: the whole daemon with the kernel programs
+/// that it runs, and of that the sweep.
+fn open_sessions(report: &Report) -> Option<Plot> {
+    /// Of a sweep that takes a millisecond four times a second, in percent.
+    const PERCENT_PER_MS: f64 = 0.4;
+    const SWEEP_CPU: usize = 4;
+    const DAEMON_CPU: usize = 5;
+    let table = report.table("adoption")?;
+    let line = |name: &str, column: usize, scale: f64| Line {
+        name: name.into(),
+        points: table
+            .rows
+            .iter()
+            .filter_map(|row| Some((number(&row.name)?, median(&row.cells[column]) * scale)))
+            // There is no room for none on a scale of magnitudes.
+            .filter(|(sessions, _)| *sessions > 0.0)
+            .collect(),
+    };
+    Some(Plot {
+        title: "Open sessions that are quiet",
+        x: "sessions",
+        y: "percent of a processor",
+        lines: vec![
+            line("daemon, its walks in the kernel included", DAEMON_CPU, 1.0),
+            line("of that, the sweep", SWEEP_CPU, PERCENT_PER_MS),
+        ],
+    })
+}
+
+/// Of the fold, by how many sessions there are.
 fn sessions(report: &Report) -> Option<Plot> {
     let table = report.table("user")?;
     let lines = [("random order", 0), ("in turn", 2), ("coming and going", 4)];

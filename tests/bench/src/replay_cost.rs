@@ -1,6 +1,7 @@
 //! Recordings as the bench's input: what real sessions and real viewers cost to fold, beside what
 //! it costs to read them alone. A recording is the same in every run, so that two versions of weir
-//! can be compared on the same traffic.
+//! can be compared on the same traffic. Those of the tests are short; what a daemon records of the
+//! bench's own load is not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,9 +13,12 @@ use weir::recording::entry;
 use weir::replay::{self, Options};
 use weir_tests::truth::keep::Files;
 
+use crate::daemon::{Daemon, WITHOUT_BUDGET};
 use crate::machine::thread_time;
 use crate::measure::Plan;
+use crate::observer::Tools;
 use crate::report::{Report, Samples, Table, Unit};
+use crate::scene::{Pace, Scene, Work};
 
 /// Recordings that are measured together.
 struct Group {
@@ -38,10 +42,21 @@ impl Group {
     }
 }
 
-/// Measures, and adds to the report. Without recordings of the user's those of the tests are taken.
-pub(crate) fn measure(plan: &Plan, recordings: &[PathBuf], report: &mut Report) -> Result<()> {
-    let mut groups = if recordings.is_empty() {
-        kept()?
+/// Measures, and adds to the report. Without recordings of the user's those of the tests are taken,
+/// and one of the bench's own load.
+pub(crate) fn measure(
+    plan: &Plan,
+    tools: &Tools,
+    recordings: &[PathBuf],
+    report: &mut Report,
+) -> Result<()> {
+    // Holds the recording of the load.
+    let scene = recordings.is_empty().then(Scene::new).transpose()?;
+    let mut groups = if let Some(scene) = &scene {
+        let mut groups = kept()?;
+        let load = recorded(plan, tools, scene)?;
+        groups.push(Group::new("the bench's own load", vec![load]));
+        groups
     } else {
         let one = |file: &PathBuf| Group::new(name(file), vec![file.clone()]);
         recordings.iter().map(one).collect()
@@ -66,7 +81,8 @@ pub(crate) fn measure(plan: &Plan, recordings: &[PathBuf], report: &mut Report) 
     .note(
         "Processor time of the thread that replays. Reading is decompression, checksums and \
          decoding. Folding includes what a record brings with it: the passing of time, labels, the \
-         model of each viewer; and, as these recordings are short, the making of the tables.",
+         model of each viewer; and the making of the tables, which is most of it where a recording is short. \
+         The bench's own load is many short sessions and then few long ones, at full speed.",
     );
     for group in groups {
         let (read, replayed) = (Samples(group.read), Samples(group.replayed));
@@ -76,6 +92,19 @@ pub(crate) fn measure(plan: &Plan, recordings: &[PathBuf], report: &mut Report) 
     }
     report.tables.push(table);
     Ok(())
+}
+
+/// What a daemon records of both kinds of load.
+fn recorded(plan: &Plan, tools: &Tools, scene: &Scene) -> Result<PathBuf> {
+    let recording = scene.lab.dir().join("load.weir");
+    let path = recording.display();
+    let config = format!("{WITHOUT_BUDGET}[recording]\nfile = \"{path}\"\nmin_free_bytes = 0\n");
+    let daemon = Daemon::start(&tools.weir, scene.lab.dir(), Some(&scene.observer), &config)?;
+    for work in Work::ALL {
+        scene.load(work, Pace::Full, plan.host_span, &mut |_| Ok(()))?;
+    }
+    daemon.stop()?;
+    Ok(recording)
 }
 
 /// The recordings of the repository's tests.

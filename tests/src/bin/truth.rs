@@ -35,7 +35,7 @@ struct Args {
         value_name = "DIR",
         num_args = 0..=1,
         default_missing_value = "tests/recordings",
-        conflicts_with_all = ["quick", "witnesses", "backend"]
+        conflicts_with_all = ["quick", "witnesses"]
     )]
     record: Option<PathBuf>,
     /// Where report.json and the captures of what differs go
@@ -51,7 +51,13 @@ fn main() -> Result<ExitCode> {
         Some(weir::binary(args.weir.as_deref())?)
     };
     if let (Some(directory), Some(binary)) = (&args.record, &weir) {
-        let failures = truth::record(binary, args.only.as_deref(), directory, &args.out)?;
+        let failures = truth::record(
+            binary,
+            args.backend,
+            args.only.as_deref(),
+            directory,
+            &args.out,
+        )?;
         println!("kept in {}", directory.display());
         for failure in &failures {
             println!("FAILED: {failure}");

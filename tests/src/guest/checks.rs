@@ -17,16 +17,16 @@ use crate::lab::server::{BANNER, BlockingServer, Mode};
 use crate::record::{Counters, Delivery};
 use crate::watched::{PATIENCE, kernel_objects, still_there, v4, v6};
 
-const COMPLETE: (&str, &str) = ("exchange", "complete");
+pub(super) const COMPLETE: (&str, &str) = ("exchange", "complete");
 
 /// The blocking server's header and body, in bytes.
-fn answer_bytes(body: u64) -> u64 {
+pub(super) fn answer_bytes(body: u64) -> u64 {
     let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {body}\r\n\r\n");
     header.len() as u64 + body
 }
 
 /// A server that weir knows of: who looks now and then has to have looked since it listens.
-fn serve(stage: &Stage, port: u16, mode: Mode) -> Result<BlockingServer> {
+pub(super) fn serve(stage: &Stage, port: u16, mode: Mode) -> Result<BlockingServer> {
     let server = BlockingServer::dual(&stage.watched.lab.server, port, mode)?;
     std::thread::sleep(stage.promise().apart);
     Ok(server)
@@ -35,14 +35,14 @@ fn serve(stage: &Stage, port: u16, mode: Mode) -> Result<BlockingServer> {
 /// What an emulated machine may take to come round to something.
 const SLACK: Duration = Duration::from_millis(500);
 /// What all of it may take over a link that loses.
-const A_WHILE: Duration = Duration::from_secs(90);
+pub(super) const A_WHILE: Duration = Duration::from_secs(90);
 
 /// An exchange as the client saw it, on the clock that weir's times are on.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+pub(super) struct Asked {
     at_ns: u64,
     answered_ns: u64,
-    body: u64,
+    pub(super) body: u64,
 }
 
 fn now_ns() -> u64 {
@@ -55,7 +55,11 @@ fn ns(duration: Duration) -> u64 {
 }
 
 /// Asks for `paths` one after the other, each `apart` from the answer before.
-fn ask(address: SocketAddr, paths: &[&str], apart: Duration) -> Result<(u16, Vec<Asked>)> {
+pub(super) fn ask(
+    address: SocketAddr,
+    paths: &[&str],
+    apart: Duration,
+) -> Result<(u16, Vec<Asked>)> {
     let mut connection = Connection::open(address)?;
     let mut asked = Vec::new();
     for path in paths {
@@ -74,7 +78,7 @@ fn ask(address: SocketAddr, paths: &[&str], apart: Duration) -> Result<(u16, Vec
 }
 
 /// Whether a delivery's times are where the client's put them, as far as the backend promises.
-fn check_times(told: &Delivery, asked: Asked, promise: Promise) -> Result<()> {
+pub(super) fn check_times(told: &Delivery, asked: Asked, promise: Promise) -> Result<()> {
     let late = |is_bound: bool| {
         let bound = if is_bound {
             promise.bound
@@ -431,7 +435,7 @@ pub(super) fn adopted(stage: &mut Stage) -> Result<String> {
         connection.answer()
     })?;
     let port = told.recv().context("the client did not connect")?;
-    stage.restart()?;
+    stage.restart(|_| ())?;
     go_on.send(())?;
     let body = join(client)?;
     let (session, told) = stage.told(v4(PORT), port, &[COMPLETE])?;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::checks as run;
+use super::keeping;
 use super::stage::Stage;
 use crate::record::Rung;
 
@@ -171,6 +172,25 @@ pub(super) const CHECKS: &[Check] = &[
             "callbacks come for sessions that began after the daemon",
         )],
         run: run::adopted,
+    },
+    // Each of these starts a daemon of its own.
+    Check {
+        name: "kill switch",
+        needs: &[],
+        beyond: &[],
+        run: keeping::kill_switch,
+    },
+    Check {
+        name: "recording",
+        needs: &[],
+        beyond: &[],
+        run: keeping::recording,
+    },
+    Check {
+        name: "budget",
+        needs: &[],
+        beyond: &[],
+        run: keeping::budget,
     },
 ];
 

@@ -5,6 +5,7 @@
 mod checks;
 mod expected;
 mod init;
+mod keeping;
 mod stage;
 
 use std::fs::File;

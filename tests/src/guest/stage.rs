@@ -29,6 +29,9 @@ pub(super) struct Stage {
     pub(super) backend: Backend,
     /// Sessions that clients have made so far.
     pub(super) sessions: u64,
+    /// What the daemon was told.
+    settings: Settings,
+    restarts: u32,
 }
 
 /// What a daemon is told.
@@ -50,10 +53,13 @@ impl Stage {
         for netns in [&lab.server, &lab.client] {
             netns.netem(DISTANT)?;
         }
+        let settings = settings(backend);
         Ok(Self {
-            watched: Watched::new(lab, &settings(backend))?,
+            watched: Watched::new(lab, &settings)?,
             backend,
             sessions: 0,
+            settings,
+            restarts: 0,
         })
     }
 
@@ -67,13 +73,28 @@ impl Stage {
         Ok(self.watched.daemon.status()?.losses.looks_left_out)
     }
 
-    /// Another daemon in the place of the one that was.
-    pub(super) fn restart(&mut self) -> Result<()> {
-        let dir = self.watched.lab.dir().join("again");
-        let daemon = Daemon::start(&binary(), &dir, &settings(self.backend))?;
+    /// Another daemon in the place of the one that was, told what the first was but for `change`.
+    pub(super) fn restart(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
+        self.settings = settings(self.backend);
+        change(&mut self.settings);
+        self.restarts += 1;
+        let dir = self
+            .watched
+            .lab
+            .dir()
+            .join(format!("again-{}", self.restarts));
+        // There is memory for one at a time. It may be gone already.
+        self.watched.daemon.stop()?;
+        let daemon = Daemon::start(&binary(), &dir, &self.settings)?;
         self.watched.follower = daemon.follow()?;
         self.watched.daemon = daemon;
         Ok(())
+    }
+
+    /// The same daemon is told otherwise.
+    pub(super) fn reload(&mut self, change: impl FnOnce(&mut Settings)) -> Result<()> {
+        change(&mut self.settings);
+        self.watched.daemon.reload(&self.settings)
     }
 
     /// The session with `server` from the client's `port`, and its deliveries.

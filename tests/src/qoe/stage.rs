@@ -96,6 +96,8 @@ impl Stage {
         lab.client.sysctl("net/ipv4/tcp_moderate_rcvbuf", "0")?;
         lab.client
             .sysctl("net/ipv4/tcp_rmem", "4096 4194304 6291456")?;
+        // A handshake is given up after eight seconds, not after a minute.
+        lab.server.sysctl("net/ipv4/tcp_synack_retries", "2")?;
         let narrow = sessions.iter().any(|session| session.narrow);
         let narrow = narrow.then(|| narrow::join(&lab)).transpose()?;
         let paths = path::make(&lab, narrow.as_ref(), &sessions)?;

@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::compare::{Comparison, Terms, compare};
-use super::measure::{Measured, Watched, Weir, measure};
-use super::promise::Backend;
+use super::compare::{Comparison, Terms, bounds, compare};
+use super::measure::{Measured, Watched, Weir, measure, recording_settings};
+use super::promise::{BETWEEN_LOOKS, Backend, TICK};
 use super::report;
 use super::scenario::{Scenario, Traffic};
 use super::witness::{self, Kind, Phase, Witnessed};
@@ -40,6 +41,9 @@ pub struct About {
     pub weir: String,
     /// `uname -r`
     pub kernel: String,
+    /// The way of measuring, by whose promise it is judged.
+    #[serde(default)]
+    pub backend: Backend,
     /// What every delivery must end as, where packets cannot tell.
     pub every_phase: Option<Phase>,
     /// The namespace's `TcpRetransSegs`, SYN-ACKs included.
@@ -162,7 +166,14 @@ impl Truth {
             .into_iter()
             .filter(|delivery| delivery.phase != "late")
             .collect();
+        let backend = self.about.backend;
+        if !backend.tells_deliveries() {
+            let ns = |time: Duration| u64::try_from(time.as_nanos());
+            let (most_ns, tick_ns) = (ns(BETWEEN_LOOKS)?, ns(TICK)?);
+            return Ok(bounds(&self.witnessed(), &told, most_ns, tick_ns));
+        }
         let terms = Terms {
+            backend,
             every_phase: self.about.every_phase,
             ..Terms::default()
         };
@@ -288,17 +299,77 @@ pub fn keep(
     binary: &Path,
     scenario: &Scenario,
     sockets: &SocketWitness,
+    backend: Backend,
     directory: &Path,
     out: &Path,
 ) -> Result<String> {
     let dir = tempfile::tempdir().context("cannot make a directory")?;
     let recording = dir.path().join("recording.weir");
+    let measured = if backend.tells_deliveries() {
+        beside(binary, scenario, sockets, backend, &recording, out)?
+    } else {
+        let weir = Weir::Within(binary, Some(&recording));
+        let gap_ms = Settings::default().quiet_gap_ms;
+        let held = &mut Vec::new();
+        measure(scenario, sockets, backend, gap_ms, Some(weir), held, out)?
+    };
+    let Measured {
+        outcome,
+        connections,
+        netns,
+    } = measured;
+    if !outcome.comparison.differences.is_empty() || outcome.retransmitted.difference() != Some(0) {
+        bail!("not kept, for it differs:\n{}", report::line(&outcome));
+    }
+    let replay = |what: &[&str]| replay(binary, &recording, what);
+    // Portable records name no namespace.
+    ensure!(
+        deliveries(&replay(&["--deliveries", "--handshakes"])?)?
+            .iter()
+            .all(|delivery| delivery.endpoints.is_in(netns)
+                && (delivery.endpoints.netns != 0
+                    || connections.iter().any(|connection| {
+                        delivery.endpoints.remote() == connection.client
+                            && delivery.endpoints.local() == connection.server
+                    }))),
+        "not kept, for another lab's sessions are in it: run it again when this host is quiet"
+    );
+    let numbers = numbers(&replay(&["--buckets"])?, &replay(&["--deliveries"])?)?;
+    let numbers = serde_json::to_string_pretty(&numbers)? + "\n";
+    let about = About {
+        scenario: scenario.name.clone(),
+        weir: super::version(binary)?,
+        kernel: super::kernel()?,
+        backend,
+        every_phase: matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted),
+        retransmitted: outcome.retransmitted.namespace,
+        from_unix_ns: 0,
+    };
+    let files = match backend {
+        Backend::Exact => Files::of(directory, &scenario.name),
+        other => Files::of(directory, &format!("{} {}", other.name(), scenario.name)),
+    };
+    write(&files.recording, &std::fs::read(&recording)?)?;
+    let truth = Truth::new(about, &connections);
+    write(&files.truth, truth.to_lines()?.as_bytes())?;
+    write(&files.numbers, numbers.as_bytes())?;
+    Ok(report::line(&outcome))
+}
+
+/// Measures with a daemon on the host that records itself.
+fn beside(
+    binary: &Path,
+    scenario: &Scenario,
+    sockets: &SocketWitness,
+    backend: Backend,
+    recording: &Path,
+    out: &Path,
+) -> Result<Measured> {
+    let dir = tempfile::tempdir().context("cannot make a directory")?;
     let settings = Settings {
+        backend: Some(backend.name()),
         ports: vec![scenario.address().port()],
-        more: format!(
-            "[collector]\nhost = \"lab\"\n[recording]\nfile = {:?}\nmin_free_bytes = 0\n",
-            recording.to_string_lossy()
-        ),
+        more: recording_settings(recording),
         ..Settings::default()
     };
     let mut daemon = Daemon::start(binary, &dir.path().join("weir"), &settings)?;
@@ -313,7 +384,7 @@ pub fn keep(
     let measured = measure(
         scenario,
         sockets,
-        Backend::Exact,
+        backend,
         gap_ms,
         Some(Weir::Beside(&watched)),
         &mut held,
@@ -327,37 +398,7 @@ pub fn keep(
         "weir ended with {status}:\n{}",
         daemon.log()
     );
-    let Measured {
-        outcome,
-        connections,
-        netns,
-    } = measured;
-    if !outcome.comparison.differences.is_empty() || outcome.retransmitted.difference() != Some(0) {
-        bail!("not kept, for it differs:\n{}", report::line(&outcome));
-    }
-    let replay = |what: &[&str]| replay(binary, &recording, what);
-    ensure!(
-        deliveries(&replay(&["--deliveries", "--handshakes"])?)?
-            .iter()
-            .all(|delivery| delivery.endpoints.netns == netns),
-        "not kept, for another lab's sessions are in it: run it again when this host is quiet"
-    );
-    let numbers = numbers(&replay(&["--buckets"])?, &replay(&["--deliveries"])?)?;
-    let numbers = serde_json::to_string_pretty(&numbers)? + "\n";
-    let about = About {
-        scenario: scenario.name.clone(),
-        weir: super::version(binary)?,
-        kernel: super::kernel()?,
-        every_phase: matches!(scenario.traffic, Traffic::Aborted(_)).then_some(Phase::Aborted),
-        retransmitted: outcome.retransmitted.namespace,
-        from_unix_ns: 0,
-    };
-    let files = Files::of(directory, &scenario.name);
-    write(&files.recording, &std::fs::read(&recording)?)?;
-    let truth = Truth::new(about, &connections);
-    write(&files.truth, truth.to_lines()?.as_bytes())?;
-    write(&files.numbers, numbers.as_bytes())?;
-    Ok(report::line(&outcome))
+    Ok(measured)
 }
 
 /// What `weir replay` prints.
@@ -396,6 +437,7 @@ mod tests {
                 scenario: "one 0.1%".into(),
                 weir: "weir 1".into(),
                 kernel: "6".into(),
+                backend: Backend::Portable,
                 every_phase: Some(Phase::Aborted),
                 retransmitted: 3,
                 from_unix_ns: 5,

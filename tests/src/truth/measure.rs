@@ -98,8 +98,8 @@ pub enum Weir<'a> {
     /// One that sees the whole host, for all scenarios.
     Beside(&'a Watched<'a>),
     /// This binary, started in each scenario's namespace: looking finds other namespaces only
-    /// after a while.
-    Within(&'a Path),
+    /// after a while. What it records of itself is kept as this file.
+    Within(&'a Path, Option<&'a Path>),
 }
 
 /// Namespaces of scenarios that are over. A namespace is known by its inode, and the kernel gives
@@ -127,11 +127,8 @@ pub fn measure(
     lab.set_congestion_control(scenario.congestion_control)?;
     let servers = scenario.serve(&lab)?;
     // Who looks now and then has to have looked since the servers listen.
-    let own = match weir {
-        Some(Weir::Within(binary)) => Some(Own::start(binary, &lab, backend, quiet_gap_ms)?),
-        _ => None,
-    };
-    let own = own.as_ref().map(Own::watched);
+    let (started, recording) = Own::wanted(weir, &lab, backend, quiet_gap_ms)?;
+    let own = started.as_ref().map(Own::watched);
     let weir = match (&own, weir) {
         (Some(own), _) => Some(own),
         (None, Some(Weir::Beside(watched))) => Some(watched),
@@ -206,6 +203,9 @@ pub fn measure(
         seconds: begin.elapsed().as_secs_f64(),
     };
     drop(servers);
+    if let (Some(own), Some(recording)) = (started, recording) {
+        own.keep_recording(recording)?;
+    }
     let measured = |outcome| Measured {
         outcome,
         connections,
@@ -276,22 +276,70 @@ struct Own {
     sessions: SessionLog,
     follower: Follower,
     daemon: Daemon,
+    recording: PathBuf,
+}
+
+/// Tables of a configuration by which a daemon records itself.
+pub fn recording_settings(file: &Path) -> String {
+    format!(
+        "[collector]\nhost = \"lab\"\n[recording]\nfile = {:?}\nmin_free_bytes = 0\n",
+        file.to_string_lossy()
+    )
 }
 
 impl Own {
-    fn start(binary: &Path, lab: &Lab, backend: Backend, quiet_gap_ms: u32) -> Result<Self> {
+    /// The scenario's own daemon, if it is to have one, and where its recording is to go.
+    fn wanted<'a>(
+        weir: Option<Weir<'a>>,
+        lab: &Lab,
+        backend: Backend,
+        quiet_gap_ms: u32,
+    ) -> Result<(Option<Self>, Option<&'a Path>)> {
+        let Some(Weir::Within(binary, recording)) = weir else {
+            return Ok((None, None));
+        };
+        let own = Self::start(binary, lab, backend, quiet_gap_ms, recording.is_some())?;
+        Ok((Some(own), recording))
+    }
+
+    fn start(
+        binary: &Path,
+        lab: &Lab,
+        backend: Backend,
+        quiet_gap_ms: u32,
+        records: bool,
+    ) -> Result<Self> {
+        let dir = lab.dir().join("weir");
+        let recording = dir.join("recording.weir");
+        let more = if records {
+            recording_settings(&recording)
+        } else {
+            String::new()
+        };
         let settings = Settings {
             backend: Some(backend.name()),
             quiet_gap_ms,
+            more,
             ..Settings::default()
         };
-        let dir = lab.dir().join("weir");
         let daemon = Daemon::start_unprivileged(binary, &dir, &settings, &lab.server, &[], &[])?;
         Ok(Self {
             sessions: daemon.note_sessions()?,
             follower: daemon.follow()?,
             daemon,
+            recording,
         })
+    }
+
+    /// Ends the daemon and keeps what it recorded.
+    fn keep_recording(mut self, to: &Path) -> Result<()> {
+        let status = self.daemon.stop()?;
+        if !status.success() {
+            bail!("weir ended with {status}:\n{}", self.daemon.log());
+        }
+        std::fs::copy(&self.recording, to)
+            .with_context(|| format!("cannot keep {}", self.recording.display()))?;
+        Ok(())
     }
 
     fn watched(&self) -> Watched<'_> {

@@ -72,7 +72,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
     };
     let weir = match (&watched, &plan.weir) {
         (Some(watched), _) => Some(Weir::Beside(watched)),
-        (None, Some(binary)) => Some(Weir::Within(binary)),
+        (None, Some(binary)) => Some(Weir::Within(binary, None)),
         (None, None) => None,
     };
     let mut held = Held::new();
@@ -146,6 +146,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
 /// The lab does not work here.
 pub fn record(
     binary: &Path,
+    backend: Backend,
     only: Option<&str>,
     directory: &Path,
     out: &Path,
@@ -159,11 +160,11 @@ pub fn record(
     let sockets = SocketWitness::start(dir.path())?;
     let mut failures = Vec::new();
     println!("{}", report::heading());
-    for scenario in matrix::recorded() {
+    for scenario in matrix::recorded(backend) {
         if only.is_some_and(|only| !scenario.name.contains(only)) {
             continue;
         }
-        match keep::keep(binary, &scenario, &sockets, directory, out) {
+        match keep::keep(binary, &scenario, &sockets, backend, directory, out) {
             Ok(line) => println!("{line}"),
             Err(error) => {
                 let text = format!("{}: {error:#}", scenario.name);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Between two looks at a socket (250 ms) on a busy machine.
 pub const BETWEEN_LOOKS: Duration = Duration::from_millis(350);
@@ -13,7 +13,7 @@ pub const BETWEEN_LOOKS: Duration = Duration::from_millis(350);
 pub const TICK: Duration = Duration::from_millis(10);
 
 /// A way of measuring, as `weir run --backend` names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// Every delivery, and every time to a millisecond, but for one in a hundred.

@@ -8,7 +8,7 @@ use super::{cloud::Kernel, userland::WEIR};
 use crate::{arch::Arch, emulator, process::run as run_to_end};
 
 /// What a boot, all checks and the power-off may take; the slowest seen took a fifth.
-const LIMIT_SECONDS: u32 = 240;
+const LIMIT_SECONDS: u32 = 420;
 /// Tells the guest where its findings go.
 const REPORT_ENV: &str = "WEIR_REPORT";
 

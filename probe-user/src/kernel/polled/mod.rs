@@ -9,6 +9,7 @@ mod glance;
 mod half_open;
 mod info;
 mod namespace;
+mod pace;
 mod probes;
 mod queue;
 mod session;
@@ -30,12 +31,13 @@ use probe_ebpf::settings;
 use self::{
     filter::Judge,
     namespace::{Common, Namespace},
+    pace::Pace,
     queue::Queue,
     sockdiag::Buffer,
 };
 use super::{
-    Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Options, Probe, Record, Ring,
-    SWEEP_INTERVAL, Settings, namespaces,
+    Backend, BackendKind, Filter, HalfOpenGiveUp, KernelCounts, Means, Options, Probe, Record,
+    Ring, SWEEP_INTERVAL, Settings, namespaces,
 };
 
 pub(super) use probes::try_sockets;
@@ -43,8 +45,6 @@ pub(super) use probes::try_sockets;
 /// Of the `*_ticks` fields: `TCP_INFO` tells its clocks in microseconds, and a tenth of a
 /// millisecond holds five days in 32 bits.
 const TICK_HZ: u32 = 10_000;
-/// Looking takes at most one part in so many of a core's time; beyond, looks are left out.
-const LEAST_PAUSE: u32 = 9;
 /// Between two searches for network namespaces that have come or gone.
 const NAMESPACES_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -61,6 +61,7 @@ pub struct Polled {
     /// When the latest look was over, and before when there is to be none.
     looked: Instant,
     next_look: Instant,
+    pace: Pace,
     next_search: Instant,
     /// Namespaces that could not be entered, and of which that was said.
     told: HashSet<u64>,
@@ -102,6 +103,7 @@ impl Polled {
             bulk_wake,
             looked: Instant::now(),
             next_look: Instant::now(),
+            pace: Pace::new(),
             next_search: Instant::now(),
             told: HashSet::new(),
         };
@@ -172,13 +174,16 @@ impl Polled {
     /// Looks at every socket once; an error only after all namespaces had their turn.
     fn look(&mut self) -> Result<()> {
         let began = Instant::now();
-        let mut result = Ok(());
-        for namespace in &mut self.namespaces {
-            let looked = namespace.round(&mut self.buffer, &mut self.common);
-            result = result.and(looked);
-        }
+        let (result, took) = pace::timed(|| {
+            let mut result = Ok(());
+            for namespace in &mut self.namespaces {
+                let looked = namespace.round(&mut self.buffer, &mut self.common);
+                result = result.and(looked);
+            }
+            result
+        });
         self.looked = Instant::now();
-        self.next_look = self.looked + (self.looked - began) * LEAST_PAUSE;
+        self.next_look = self.looked + self.pace.looked(began, self.looked, took);
         result
     }
 }
@@ -227,12 +232,16 @@ impl Backend for Polled {
         match ring {
             Ring::Hot => self.common.hot.drain(max, sink),
             Ring::Bulk => {
-                for namespace in &mut self.namespaces {
-                    if let Err(err) = namespace.hear(&mut self.buffer, &mut self.common) {
-                        // The next look finds those sessions gone, and counts them.
-                        tracing::debug!("{err:#}");
+                let (namespaces, buffer) = (&mut self.namespaces, &mut self.buffer);
+                let common = &mut self.common;
+                self.pace.hearing(|| {
+                    for namespace in namespaces {
+                        if let Err(err) = namespace.hear(buffer, common) {
+                            // The next look finds those sessions gone, and counts them.
+                            tracing::debug!("{err:#}");
+                        }
                     }
-                }
+                });
                 self.common.bulk.drain(max, sink)
             }
         }
@@ -260,6 +269,18 @@ impl Backend for Polled {
 
     fn half_open_give_ups(&mut self) -> Result<Vec<HalfOpenGiveUp>> {
         Ok(std::mem::take(&mut self.common.given_up))
+    }
+
+    fn means(&self) -> Means {
+        Means::Pace
+    }
+
+    fn run_time(&self) -> Result<Duration> {
+        Ok(self.pace.spent())
+    }
+
+    fn pace(&mut self, limit_core_permille: u32) {
+        self.pace.set_limit(limit_core_permille);
     }
 
     fn counts(&mut self) -> Result<KernelCounts> {

@@ -71,6 +71,8 @@ pub fn flag_words(delivery: &Delivery) -> String {
         (delivery.end_bounded, "end_bounded"),
         (delivery.first_write_bounded, "first_write_bounded"),
         (delivery.request_bounded, "request_bounded"),
+        (delivery.first_acked_bounded, "first_acked_bounded"),
+        (delivery.last_write_bounded, "last_write_bounded"),
     ]);
     match delivery.missed_before {
         0 => words,

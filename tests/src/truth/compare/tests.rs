@@ -51,6 +51,8 @@ fn reported(index: u32, at_ns: u64) -> Delivery {
         settled: false,
         end_bounded: false,
         first_write_bounded: false,
+        first_acked_bounded: false,
+        last_write_bounded: false,
         request_bounded: false,
     }
 }

@@ -201,8 +201,9 @@ impl Playback {
             said.starved || is_urgent || has_stood || self.is_waiting && !self.is_rest
         } else {
             // Some say it of a buffer that was empty while they began, or long before: the time that
-            // was not played tells.
-            said.starved && (said.ahead_ms.is_none() || late >= i64::from(LEAST_STALL_US))
+            // was not played tells. Who speaks after a silence and has as much as it had then, paused.
+            let was_short = said.ahead_ms.is_none() || late >= i64::from(LEAST_STALL_US);
+            said.starved && was_short && !self.has_just_spoken()
         };
         // What only takes back an earlier correction was neither a pause nor a jump: segments that
         // come out of order or are replaced move what is ahead to and fro.

@@ -46,6 +46,11 @@ impl Playback {
         }
     }
 
+    /// The request that ended a silence has brought nothing yet.
+    pub(super) fn has_just_spoken(&self) -> bool {
+        self.silence.asked_us != 0 && self.silence.back_us == 0
+    }
+
     /// It asks so soon that there was no silence.
     pub(super) fn was_not_silent(&mut self) {
         if self.silence.asked_us == 0 {
