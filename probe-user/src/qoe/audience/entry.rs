@@ -293,9 +293,10 @@ impl Entry {
         }
     }
 
-    /// Whether one that never played never tried to either: it had its manifests and went.
+    /// Whether one that never played never tried to either: it had its manifests and went. Who declares
+    /// its state is a player.
     fn is_visit(&self, class: FailureClass) -> bool {
-        class == FailureClass::Client && self.tier != Tier::Kernel && !self.has_asked
+        class == FailureClass::Client && self.tier == Tier::Joined && !self.has_asked
     }
 
     /// Takes note of what its model said, and counts what is final.

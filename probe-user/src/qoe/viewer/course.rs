@@ -174,6 +174,12 @@ impl Viewer {
         match self.flight.place(id, t_ms) {
             Place::Known(place) => (self.flight.get(place).stage == Stage::Open).then_some(place),
             Place::New(place) => {
+                // Who had the slot before may have ended later than this began.
+                let after_us = t_request_ns.saturating_sub(self.play.t_ns) / 1000;
+                let after_us = u32::try_from(after_us).unwrap_or(u32::MAX);
+                if self.timeline.forget_void_after(place, after_us) {
+                    self.at(t_request_ns, What::Void { slot: place }, with);
+                }
                 self.at(t_request_ns, What::Begin { slot: place }, with);
                 Some(place)
             }

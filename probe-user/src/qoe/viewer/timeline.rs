@@ -217,9 +217,22 @@ impl Timeline {
     pub(super) fn forget_begin(&mut self, slot: u8) -> bool {
         let len = usize::from(self.len);
         let is_it = |what: &Packed| what.unpack() == What::Begin { slot };
-        let Some(place) = self.what[..len].iter().rposition(is_it) else {
+        let place = self.what[..len].iter().rposition(is_it);
+        self.take_out(place)
+    }
+
+    /// Takes away what ended a slot's request later than `after_us`. Whether there was any.
+    pub(super) fn forget_void_after(&mut self, slot: u8, after_us: u32) -> bool {
+        let is_it = |(at, what): (u32, What)| at > after_us && what == What::Void { slot };
+        let place = self.iter().position(is_it);
+        self.take_out(place)
+    }
+
+    fn take_out(&mut self, place: Option<usize>) -> bool {
+        let Some(place) = place else {
             return false;
         };
+        let len = usize::from(self.len);
         self.after_us.copy_within(place + 1..len, place);
         self.what.copy_within(place + 1..len, place);
         self.len -= 1;

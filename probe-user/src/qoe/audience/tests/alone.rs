@@ -151,6 +151,25 @@ fn a_check_that_fetches_the_manifest_is_no_attempt_to_start() {
 }
 
 #[test]
+fn a_player_that_declares_itself_and_goes_after_the_manifest_has_failed_to_start() {
+    let mut scene = Scene::new(100, false);
+    let (mut alarms, mut raised) = (Alarms::new(Promises::default()), Vec::new());
+    let ends = ends(9, 5000);
+    scene.start(1, 900, ends);
+    let mut asked = line(&ends, 1000, 1000, manifest(), 200);
+    asked.cmcd = Some(Cmcd::default());
+    scene.hear(&asked);
+    scene.answer(1, 0, ends, 1000);
+    scene.end(1, 1500);
+    for second in 2..60 {
+        scene.second(&mut alarms, second, &mut raised);
+    }
+    let counters = scene.all();
+    assert_eq!((counters.start_attempts, counters.manifest_visits), (1, 0));
+    assert_eq!(counters.start_failures_client, 1);
+}
+
+#[test]
 fn failing_starts_of_many_networks_raise_one() {
     let mut scene = Scene::new(100, false);
     let (mut alarms, mut raised) = (Alarms::new(Promises::default()), Vec::new());
