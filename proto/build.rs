@@ -1,7 +1,7 @@
 //! Generates the wire types. protox is a protobuf compiler in Rust, so no `protoc` is needed.
 
 /// Fields that hold an enum, and the function in `words.rs` that writes it as a word.
-const ENUM_FIELDS: [(&str, &str); 22] = [
+const ENUM_FIELDS: [(&str, &str); 29] = [
     ("Delivery.kind", "delivery_kind"),
     ("Delivery.phase", "delivery_phase"),
     ("Delivery.ended", "end_cause"),
@@ -24,11 +24,19 @@ const ENUM_FIELDS: [(&str, &str); 22] = [
     ("Host.backend", "backend"),
     ("RecordingHeader.backend", "backend"),
     ("RecordingEnd.cause", "recording_end_cause"),
+    ("Hello.lane", "lane"),
+    ("Frame.lane", "lane"),
+    ("LaneCounts.lane", "lane"),
+    ("LaneStatus.lane", "lane"),
+    ("HostLane.lane", "lane"),
+    ("Selector.events", "hot_event_kinds"),
+    ("CommandResult.outcome", "command_outcome"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=weir");
-    let files = protox::compile(["weir/v1/weir.proto"], ["."])?;
+    println!("cargo:rerun-if-changed=prometheus");
+    let files = protox::compile(["weir/v1/weir.proto", "weir/v1/engine.proto"], ["."])?;
     let mut builder = tonic_prost_build::configure()
         .bytes(".")
         .message_attribute(".", "#[derive(serde::Serialize)]");
@@ -38,6 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "CollectorMessage.message",
         "RecordMessage.message",
         "ViewerMessage.message",
+        "FleetSubscribeMessage.message",
     ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),
@@ -51,9 +60,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
     }
     // Bytes for a machine; in JSON they would be a list of numbers.
-    for field in ["RecordBlock.entries", "RecordedLabel.remote_address"] {
+    for field in [
+        "RecordBlock.entries",
+        "RecordedLabel.remote_address",
+        "Frame.padding",
+        "Command.body",
+        "CommandResult.body",
+    ] {
         builder = builder.field_attribute(format!(".weir.v1.{field}"), "#[serde(skip)]");
     }
     builder.compile_fds(files)?;
+    let others = protox::compile(["prometheus/remote.proto"], ["."])?;
+    tonic_prost_build::configure().compile_fds(others)?;
     Ok(())
 }

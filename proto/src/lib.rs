@@ -15,3 +15,14 @@ pub mod v1 {
     )]
     tonic::include_proto!("weir.v1");
 }
+
+/// What others defined: Prometheus' remote write.
+pub mod prometheus {
+    #![allow(
+        clippy::all,
+        clippy::pedantic,
+        missing_debug_implementations,
+        unreachable_pub
+    )]
+    tonic::include_proto!("prometheus");
+}

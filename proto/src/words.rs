@@ -4,9 +4,9 @@
 use serde::Serializer;
 
 use crate::v1::{
-    AlarmRate, Backend, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier, Metric,
-    RecordingEndCause, SessionState, StartFailure, Verdict, ViewerChange, ViewerEnd, ViewerKeyKind,
-    ViewerState,
+    AlarmRate, Backend, CommandOutcome, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier,
+    HotEventKind, Lane, Metric, RecordingEndCause, SessionState, StartFailure, Verdict,
+    ViewerChange, ViewerEnd, ViewerKeyKind, ViewerState,
 };
 
 macro_rules! words {
@@ -31,10 +31,12 @@ macro_rules! words {
 words! {
     alarm_rate: AlarmRate, "ALARM_RATE_";
     backend: Backend, "BACKEND_";
+    command_outcome: CommandOutcome, "COMMAND_OUTCOME_";
     delivery_kind: DeliveryKind, "DELIVERY_KIND_";
     delivery_phase: DeliveryPhase, "DELIVERY_PHASE_";
     end_cause: EndCause, "END_CAUSE_";
     evidence_tier: EvidenceTier, "EVIDENCE_TIER_";
+    lane: Lane, "LANE_";
     metric: Metric, "METRIC_";
     recording_end_cause: RecordingEndCause, "RECORDING_END_CAUSE_";
     session_state: SessionState, "SESSION_STATE_";
@@ -44,6 +46,27 @@ words! {
     viewer_end: ViewerEnd, "VIEWER_END_";
     viewer_key_kind: ViewerKeyKind, "VIEWER_KEY_KIND_";
     viewer_state: ViewerState, "VIEWER_STATE_";
+}
+
+impl HotEventKind {
+    /// The value as a word.
+    pub fn word(self) -> String {
+        self.as_str_name()
+            .trim_start_matches("HOT_EVENT_KIND_")
+            .to_ascii_lowercase()
+    }
+}
+
+/// Writes a list of kinds as words.
+pub(crate) fn hot_event_kinds<S: Serializer>(values: &[i32], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(
+        values
+            .iter()
+            .map(|value| match HotEventKind::try_from(*value) {
+                Ok(known) => known.word(),
+                Err(_) => value.to_string(),
+            }),
+    )
 }
 
 #[cfg(test)]

@@ -114,7 +114,10 @@ impl Settings {
             text = format!("backend = {backend:?}\n{text}");
         }
         if let Some(url) = &self.collector {
-            let _ = write!(text, "\n[collector]\nurl = {url:?}\ninterval_ms = 250\n");
+            let _ = write!(
+                text,
+                "\n[collector]\nurl = {url:?}\nplain_text = true\ninterval_ms = 250\n"
+            );
         }
         let _ = write!(text, "\n{}", self.more);
         text
@@ -386,7 +389,7 @@ impl Collector {
     pub fn start(binary: &Path, dir: &Path, address: &str) -> Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut command = Command::new(binary);
-        command.args(["collect", "--listen", address]);
+        command.args(["collect", "--plain-text", "--listen", address]);
         let process = Process::spawn(command, None, &dir.join("collect.log"))?;
         let mut collector = Self {
             binary: binary.to_owned(),

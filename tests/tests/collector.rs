@@ -1,6 +1,8 @@
 //! A host and its collector: after whatever happened to either, the centre has the host's totals.
 
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -98,4 +100,79 @@ fn a_host_that_starts_again_adds_to_what_it_told_before() -> Result<()> {
             daemon.cells()
         )
     })
+}
+
+/// The number of the last tick that a ring has, and deliveries in it; none if it has none.
+fn kept(directory: &Path) -> Result<Option<(u64, u64)>> {
+    let mut command = Command::new(binary());
+    command.arg("ring").arg("--directory").arg(directory);
+    let answer = command.output().context("cannot run weir ring")?;
+    let lines = String::from_utf8(answer.stdout)?;
+    let Some(last) = lines.lines().last() else {
+        return Ok(None);
+    };
+    let frame: serde_json::Value = serde_json::from_str(last)?;
+    let cells = frame["cells"]
+        .as_array()
+        .context("a second without cells")?;
+    let deliveries = cells
+        .iter()
+        .map(|cell| cell["counters"]["deliveries"].as_u64());
+    let seq = frame["seq"].as_u64().context("a second without a number")?;
+    Ok(Some((seq, deliveries.flatten().sum())))
+}
+
+#[test]
+fn what_a_killed_daemon_had_on_its_disk_the_next_one_tells_and_tells_again() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let lab = Lab::with_relay(DISTANT, 1)?;
+    let _nginx = Nginx::on_port(&lab, own_port())?;
+    let free = TcpListener::bind("127.0.0.1:0")?;
+    let address = free.local_addr()?.to_string();
+    drop(free);
+    let ring = lab.dir().join("ring");
+    let settings = Settings {
+        collector: Some(format!("http://{address}")),
+        ports: vec![own_port()],
+        // Further keys of [collector], which comes last.
+        more: format!("ring_directory = {:?}\n", ring.display().to_string()),
+        ..settings()
+    };
+    // Nobody hears the first daemon at all.
+    let mut daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;
+    visit(&lab)?;
+    let (mut first, mut since) = (Sums::default(), None);
+    wait_for("all of it to be on disk", PATIENCE, || {
+        let now = Sums::of(&daemon.cells()?);
+        let Some((seq, deliveries)) = kept(&ring)? else {
+            return Ok(false);
+        };
+        if now != first || deliveries != now.deliveries {
+            (first, since) = (now, None);
+            return Ok(false);
+        }
+        // Four ticks a second: one that began when nothing more was counted is there.
+        let since = *since.get_or_insert(seq);
+        Ok(first.deliveries >= 10 && seq >= since + 8)
+    })?;
+    daemon.process().signal(Signal::SIGKILL)?;
+    daemon.process().wait(PATIENCE)?;
+
+    let daemon = Daemon::start(&binary(), &lab.dir().join("weir"), &settings)?;
+    visit(&lab)?;
+    // And a collector that is killed has forgotten the first one, too.
+    for round in 0..2 {
+        let dir = lab.dir().join(format!("collector-{round}"));
+        let mut collector = Collector::start(&binary(), &dir, &address)?;
+        let mut centre = Sums::default();
+        wait_for("the collector to have both starts", PATIENCE, || {
+            let second = Sums::of(&daemon.cells()?);
+            centre = Sums::of(&collector.cells()?);
+            Ok(second.deliveries >= 10 && centre.since(second) == first)
+        })
+        .with_context(|| format!("first {first:?}, collector {centre:?}\n{}", daemon.log()))?;
+        collector.process().signal(Signal::SIGKILL)?;
+        collector.process().wait(PATIENCE)?;
+    }
+    Ok(())
 }

@@ -34,6 +34,8 @@ pub(crate) enum Part {
     Replay,
     /// From the kernel's event to a local follower
     Latency,
+    /// From the kernel's event to the centre, with the cold lane idle and saturated
+    Uplink,
     /// Start-up, adoption and sweeps with up to 100,000 open sessions
     Adoption,
 }

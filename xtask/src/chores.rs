@@ -41,6 +41,9 @@ pub(crate) fn run(mut args: Vec<OsString>) -> Result<()> {
         args.insert(0, "run".into());
     }
     // The collector only listens; all else looks into the kernel or at the daemon's socket.
+    if args[0] == "collect" && args.len() == 1 {
+        args.push("--plain-text".into());
+    }
     let needs_root = args[0] != "collect" && !args.iter().any(|arg| arg == "--help");
     let mut command = if needs_root {
         raised(&weir, &[])?

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tonic::Streaming;
 use weir_proto::v1::{
     Delivery, GetStatusRequest, ListCellsRequest, ListDeliveriesRequest, ListHostsRequest,
-    ListSessionsRequest,
+    ListSessionsRequest, ListWindowRequest,
 };
 
 use super::filter::{Client, on_the_wire};
@@ -17,6 +17,7 @@ use crate::query::client::{self, Peer};
 use crate::ui::listing::{cells as cell_listing, deliveries as delivery_listing};
 use crate::ui::listing::{
     hosts as host_listing, sessions as session_listing, status as status_listing,
+    versions as version_listing,
 };
 use crate::ui::out::Style;
 use crate::ui::table::{Format, Printer};
@@ -142,8 +143,12 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
         filter: Some(on_the_wire(&client, &args.cell, &[], args.troubled)),
         histograms: true,
     };
+    if let (Some(url), Some(last)) = (&args.collector, args.last) {
+        return windows(args, request, (url, last), style, to).await;
+    }
     let (peer, answer) = if let Some(url) = &args.collector {
-        let answer = client::fleet(url).await?.list_cells(request).await;
+        let mut fleet = client::fleet(url, args.tls.files()).await?;
+        let answer = fleet.list_cells(request).await;
         (Peer::Collector(url.clone()), answer)
     } else {
         let socket = &args.socket.socket;
@@ -166,19 +171,87 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
     print_all(&rows, Printer::new(columns, args.output.output, style, to))
 }
 
+/// `weir cells --last`: a window, or one after the other.
+async fn windows(
+    args: &Cells,
+    request: ListCellsRequest,
+    (url, last): (&str, Duration),
+    style: Style,
+    mut to: impl Write,
+) -> Result<()> {
+    let peer = Peer::Collector(url.to_owned());
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
+    let request = ListWindowRequest {
+        filter: request.filter,
+        histograms: request.histograms,
+        seconds: seconds(last),
+        follow: args.follow,
+        interval_s: seconds(args.every),
+    };
+    let answer = client::fleet(url, args.tls.files())
+        .await?
+        .list_window(request)
+        .await;
+    let mut stream = answer.map_err(|status| peer.error(&status))?.into_inner();
+    while let Some(window) = next(&mut stream, &peer).await? {
+        let mut rows: Vec<_> = window
+            .cells
+            .into_iter()
+            .map(|cell| cell_listing::Row::new(cell, args.buckets))
+            .collect();
+        cell_listing::sort(&mut rows, args.sort, args.reverse);
+        rows.truncate(limit(args.limit));
+        if args.output.output == Format::Json {
+            let windows = rows.into_iter().map(|row| cell_listing::InWindow {
+                until_unix_ns: window.until_unix_ns,
+                seconds: window.seconds,
+                row,
+            });
+            for row in windows {
+                serde_json::to_writer(&mut to, &row).map_err(std::io::Error::from)?;
+                to.write_all(b"\n")?;
+            }
+            to.flush()?;
+            continue;
+        }
+        writeln!(
+            to,
+            "{} s until {}, {} hosts",
+            window.seconds,
+            units::timestamp(window.until_unix_ns),
+            window.hosts
+        )?;
+        let printer = Printer::new(cell_listing::COLUMNS, args.output.output, style, &mut to);
+        print_all(&rows, printer)?;
+    }
+    Ok(())
+}
+
 /// `weir hosts`.
 pub async fn hosts(args: &Hosts, style: Style, to: impl Write) -> Result<()> {
-    let peer = Peer::Collector(args.collector.clone());
-    let mut collector = client::fleet(&args.collector).await?;
+    let centre = &args.centre;
+    let peer = Peer::Collector(centre.collector.clone());
+    let mut collector = client::fleet(&centre.collector, centre.tls.files()).await?;
     let answer = collector.list_hosts(ListHostsRequest {}).await;
     let answer = answer.map_err(|status| peer.error(&status))?.into_inner();
+    if let Some(warning) = answer.collector.as_ref().and_then(host_listing::warning) {
+        eprintln!("weir: {warning}");
+    }
     let now_unix_ns = answer.unix_ns;
     let mut rows: Vec<_> = answer
         .hosts
         .into_iter()
         .map(|host| host_listing::Row { host, now_unix_ns })
+        .filter(|row| (!args.silent || row.is_silent()) && (!args.clock_off || row.is_clock_off()))
         .collect();
-    rows.sort_by(|a, b| a.host.host.cmp(&b.host.host));
+    if args.versions {
+        return print_all(
+            &version_listing::rows(&rows),
+            Printer::new(version_listing::COLUMNS, args.output.output, style, to),
+        );
+    }
+    host_listing::sort(&mut rows, args.sort, args.reverse);
+    rows.truncate(limit(args.limit));
     print_all(
         &rows,
         Printer::new(host_listing::COLUMNS, args.output.output, style, to),

@@ -3,12 +3,14 @@
 mod ask;
 mod exit;
 mod filter;
+mod fleet_sim;
 mod live;
 mod playback;
 mod record;
 mod replay;
 mod run;
 mod viewers;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -19,20 +21,22 @@ use clap::{Args, Parser, Subcommand};
 pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
+pub use fleet_sim::fleet_sim;
 pub use live::top;
 pub use playback::playback;
 pub use record::{record, record_until};
 pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 pub use viewers::viewers;
+pub use watch::{ring, watch};
 
-use crate::collect::DEFAULT_LISTEN;
 use crate::config::socket;
 use crate::kernel::Choice;
 use crate::replay::{Moment, Speed};
+use crate::tls;
 use crate::ui::listing::{
-    cells as cell_listing, deliveries as delivery_listing, sessions as session_listing,
-    viewers as viewer_listing,
+    cells as cell_listing, deliveries as delivery_listing, hosts as host_listing,
+    sessions as session_listing, viewers as viewer_listing,
 };
 use crate::ui::table::Format;
 
@@ -92,6 +96,9 @@ pub enum Command {
     Status(Status),
     Doctor(Doctor),
     Collect(Collect),
+    Watch(Watch),
+    Ring(Ring),
+    FleetSim(FleetSim),
     Record(Record),
     Replay(Replay),
 }
@@ -110,18 +117,21 @@ Examples:
   weir run --ports 80,443 --no-top             two ports, plain logs
   weir run --config /etc/weir/weir.toml        as a service does
   weir run --backend polled                    load nothing into the kernel
-  weir run --collector http://collector:7447   and report to a collector
+  weir run --collector http://127.0.0.1:7447 --plain-text
+                                               and report to a collector on this host
   weir run --record /var/tmp/edge.weir         and keep what the kernel says")]
 pub struct Run {
     /// The configuration file. Without it: the built-in defaults.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Report to the collector at this address (http://HOST:PORT).
+    /// Report to the collector at this address (https://HOST:PORT).
     #[arg(long, value_name = "URL")]
     pub collector: Option<String>,
-    /// Let measurements leave the host unencrypted (a collector that is not on loopback).
-    #[arg(long, requires = "collector")]
-    pub insecure: bool,
+    #[command(flatten)]
+    pub tls: Tls,
+    /// Report in plain text, to a collector on this host (http://127.0.0.1:PORT).
+    #[arg(long, requires = "collector", conflicts_with = "ca")]
+    pub plain_text: bool,
     /// Answer queries on this Unix socket.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -152,6 +162,42 @@ pub struct Socket {
     /// The daemon's Unix socket.
     #[arg(long, value_name = "PATH", default_value_os_t = socket::to_ask())]
     pub socket: PathBuf,
+}
+
+/// The collector that is asked, and as whom.
+#[derive(Args, Clone, Debug)]
+pub struct Centre {
+    /// Ask the collector at this address: https://HOST:PORT, or http://127.0.0.1:PORT in plain text
+    /// on this host.
+    #[arg(long, value_name = "URL")]
+    pub collector: String,
+    #[command(flatten)]
+    pub tls: Tls,
+}
+
+/// Who this side is, and whom it believes; PEM files, read again when they change.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Tls {
+    /// Certificates of the authority that issued the other side's.
+    #[arg(long, value_name = "FILE", requires_all = ["cert", "key"], value_parser = absolute())]
+    pub ca: Option<PathBuf>,
+    /// This side's certificate.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "key"], value_parser = absolute())]
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires_all = ["ca", "cert"], value_parser = absolute())]
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// None: plain text.
+    pub fn files(&self) -> Option<tls::Files> {
+        Some(tls::Files {
+            ca: self.ca.clone()?,
+            cert: self.cert.clone()?,
+            key: self.key.clone()?,
+        })
+    }
 }
 
 /// How a listing is printed.
@@ -309,22 +355,30 @@ pub struct Viewers {
 /// List the cells: aggregates by service, content class, client network and transport.
 ///
 /// Counts are cumulative since the daemon's start. With --collector: merged over all hosts that
-/// report there.
+/// report there, and with --last, of the last seconds alone.
 #[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[command(after_help = "\
 Examples:
   weir cells --sort latency-p99
-  weir cells --collector http://collector:7447 --cell /mobile/
+  weir cells --collector http://127.0.0.1:7447 --last 60s
+  weir cells --collector http://127.0.0.1:7447 --last 10s --follow -o json
+  weir cells --collector http://127.0.0.1:7447 --cell /mobile/
   weir cells --qoe
   weir cells -o json | jq '.percentiles.delivery_latency_us.p99'
   weir cells -o json --buckets > cells.jsonl")]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub struct Cells {
     #[command(flatten)]
     pub socket: Socket,
-    /// Ask the collector at this address (http://HOST:PORT) instead of the daemon.
+    /// Ask the collector at this address instead of the daemon: https://HOST:PORT, or
+    /// http://127.0.0.1:PORT in plain text on this host.
     #[arg(long, value_name = "URL", conflicts_with = "socket")]
     pub collector: Option<String>,
+    #[command(flatten)]
+    pub tls: Tls,
     #[command(flatten)]
     pub output: Output,
     /// Only cells of the services at these ports of the server.
@@ -351,20 +405,58 @@ pub struct Cells {
     /// With -o json: the histograms' buckets too.
     #[arg(long)]
     pub buckets: bool,
+    /// Only what was counted in the last time before now (e.g. 60s, 5m), to the second.
+    #[arg(long, value_name = "TIME", requires = "collector", value_parser = record::parse_duration)]
+    pub last: Option<std::time::Duration>,
+    /// Go on: the window that ends then, after each second (or --every).
+    #[arg(short, long, requires = "last")]
+    pub follow: bool,
+    /// Time from one window to the next.
+    #[arg(long, value_name = "TIME", requires = "follow", default_value = "1s", value_parser = record::parse_duration)]
+    pub every: std::time::Duration,
 }
 
-/// List the hosts that report to a collector.
+/// List the hosts that report to a collector, those first where most viewers are at risk.
+///
+/// A host's rank is the viewer time of its last minute that stood still or was about to
+/// (`at_risk_s_per_min`: 60 is one viewer, all the time). SILENT: nothing was heard for 15 s, by any
+/// collector. A clock offset beyond half a second is marked.
 #[derive(Args, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 #[command(after_help = "\
 Examples:
-  weir hosts --collector http://collector:7447
-  weir hosts --collector http://collector:7447 -o json | jq 'select(.frames_lost > 0)'")]
+  weir hosts --collector http://127.0.0.1:7447
+  weir hosts --collector https://collector:7447 --ca ca.pem --cert me.pem --key me.key
+  weir hosts --collector http://127.0.0.1:7447 --silent
+  weir hosts --collector http://127.0.0.1:7447 --versions
+  weir hosts --collector http://127.0.0.1:7447 --sort clock --limit 10
+  weir hosts --collector http://127.0.0.1:7447 -o json | jq 'select(.frames_lost > 0)'")]
 pub struct Hosts {
-    /// The collector's address (http://HOST:PORT).
-    #[arg(long, value_name = "URL")]
-    pub collector: String,
+    #[command(flatten)]
+    pub centre: Centre,
     #[command(flatten)]
     pub output: Output,
+    /// Order by this, largest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value = "risk")]
+    pub sort: host_listing::Sort,
+    /// The other way round.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Only hosts that have fallen silent.
+    #[arg(long)]
+    pub silent: bool,
+    /// Only hosts whose clock is off.
+    #[arg(long)]
+    pub clock_off: bool,
+    /// At most so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Instead: how many hosts run which version.
+    #[arg(long, conflicts_with_all = ["sort", "reverse", "limit"])]
+    pub versions: bool,
 }
 
 /// Show the daemon's own state: backend, probes, configuration, uplink, losses.
@@ -407,24 +499,187 @@ pub struct Doctor {
     pub output: Output,
 }
 
-/// Be the central collector: merge what hosts report, and answer for all of them.
+/// Look closer, through a collector: at one viewer, a client prefix, a cell or some kind of event.
+///
+/// Each host that is connected to that collector is asked, and answers at the interval, or less often
+/// if looking costs it too much; it forgets the look soon after this command ends. Prints one JSON
+/// object per line: what each host answers at first (with why, if it refuses), then what it sees.
+/// Clients have the names that the host gives them (`labels.hash_clients`).
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  weir collect
-  weir collect --listen '[::]:7447' --insecure
+  weir watch --collector http://127.0.0.1:7447 --prefix 198.51.100.0/24
+  weir watch --collector http://127.0.0.1:7447 --sid 6e2fb550 --interval-ms 250
+  weir watch --collector http://127.0.0.1:7447 --host edge-1 --cell /mobile/ --duration 5m
+  weir watch --collector http://127.0.0.1:7447 --event late,viewer | jq -c .message.drill.events[]?")]
+pub struct Watch {
+    #[command(flatten)]
+    pub centre: Centre,
+    /// Only this host; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+    /// Viewers with this session id; hosts know it only with `labels.keep_session_ids`.
+    #[arg(long, value_name = "SID", required_unless_present_any = ["prefix", "cell", "event"])]
+    pub sid: Option<String>,
+    /// Clients within this prefix (CIDR).
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<ipnet::IpNet>,
+    /// Cells whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub cell: Option<String>,
+    /// Events of these kinds alone.
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub event: Vec<EventKind>,
+    /// Between two answers of a host.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(250..=10_000))]
+    pub interval_ms: u32,
+    /// End after so long (e.g. 90s, 10m, 2h).
+    #[arg(long, value_name = "TIME", value_parser = record::parse_duration)]
+    pub duration: Option<std::time::Duration>,
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EventKind {
+    /// A delivery is late.
+    Late,
+    /// A delivery was cut off.
+    Aborted,
+    /// A viewer starts, stalls or is about to.
+    Viewer,
+    /// A cell's rate is not what is usual.
+    Alarm,
+}
+
+/// Read the last minutes that a host keeps on its disk: its own, or through a collector.
+///
+/// Prints one JSON object per line, a second each, oldest first: all cells with their distributions,
+/// cumulative. With --directory no daemon is needed, and the one that writes there is not disturbed.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir ring --directory /var/lib/weir/ring --last 5m > incident.jsonl
+  weir ring --collector http://127.0.0.1:7447 --host edge-1 > incident.jsonl
+  weir ring --directory /var/lib/weir/ring | jq -c '[.unix_ns, (.cells | length)]'")]
+pub struct Ring {
+    /// Of this host: `collector.ring_directory` of its configuration.
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "collector",
+        conflicts_with = "collector"
+    )]
+    pub directory: Option<PathBuf>,
+    /// Ask the collector at this address: https://HOST:PORT, or http://127.0.0.1:PORT in plain text
+    /// on this host.
+    #[arg(long, value_name = "URL", requires = "host")]
+    pub collector: Option<String>,
+    #[command(flatten)]
+    pub tls: Tls,
+    /// The host, as the collector knows it.
+    #[arg(long, value_name = "NAME", requires = "collector")]
+    pub host: Option<String>,
+    /// Only the last of it (e.g. 90s, 5m).
+    #[arg(long, value_name = "TIME", value_parser = record::parse_duration)]
+    pub last: Option<std::time::Duration>,
+}
+
+/// Be the central collector: merge what hosts report, and answer for all of them.
+///
+/// Over a network with mutual TLS: a host may report as one of the DNS names in its certificate,
+/// and who is named by --operator may ask. On loopback in plain text, if asked for.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  weir collect --plain-text
+  weir collect --listen '[::]:7447' --ca ca.pem --cert centre.pem --key centre.key --operator alice
+  weir collect --config /etc/weir/weir-collect.toml      with an engine, sinks, /metrics
   weir hosts --collector http://127.0.0.1:7447     asks it")]
 pub struct Collect {
-    /// Take hosts' reports and operators' questions at this address.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_LISTEN)]
-    pub listen: std::net::SocketAddr,
-    /// Take and give measurements unencrypted over the network (an address that is not on
-    /// loopback).
-    #[arg(long)]
-    pub insecure: bool,
+    /// The configuration file. Without it: the built-in defaults.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take hosts' reports and operators' questions at this address [default: the
+    /// configuration's, else 127.0.0.1:7447].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<std::net::SocketAddr>,
+    #[command(flatten)]
+    pub tls: Tls,
+    /// A name in the certificate of somebody who may ask; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    pub operator: Vec<String>,
+    /// Take reports and questions in plain text from this host; whoever is on it may report as any
+    /// host and ask anything.
+    #[arg(long, conflicts_with_all = ["ca", "operator"])]
+    pub plain_text: bool,
     /// What the collector calls itself. Without it: the host's name.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+}
+
+/// Play a fleet of edges against collectors, to size or to test them.
+///
+/// Every edge speaks the real wire over connections of its own, and says what it sends is made up
+/// (kernel "simulated"); do not aim it at a collector in use. With --start-collectors it starts its
+/// own on this host, tells what they take of it, and in the end holds their totals to what was sent,
+/// to the unit. The fleet and the collectors share this host's processors: the delay is an upper
+/// bound of what the same collectors do elsewhere.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status 1 if the collectors' totals are not those of the edges, or an edge's last word was not
+acknowledged.
+
+Examples:
+  weir fleet-sim --start-collectors 1 --edges 500
+  weir fleet-sim --start-collectors 2 --nats nats://127.0.0.1:4222 --edges 300 --duration 60s
+  weir fleet-sim --start-collectors 1 --edges 200 --kills-per-min 60 --partitions-per-min 60
+  weir fleet-sim --collector http://127.0.0.1:7447 --edges 100 --clocks-off 3 -o json")]
+pub struct FleetSim {
+    /// Play against the collector at this address (https://HOST:PORT, or http:// on this host); may
+    /// be given several times, and the edges are spread over them.
+    #[arg(long, value_name = "URL", required_unless_present = "start_collectors")]
+    pub collector: Vec<String>,
+    /// The edges' certificate must have all their names.
+    #[command(flatten)]
+    pub tls: Tls,
+    /// Start so many collectors on this host, and end them afterwards.
+    #[arg(long, value_name = "N", conflicts_with_all = ["collector", "ca"], value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub start_collectors: Option<u32>,
+    /// Put this NATS server behind them, with streams of their own, which stay there.
+    #[arg(long, value_name = "URL", requires = "start_collectors")]
+    pub nats: Option<String>,
+    /// Edges.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub edges: u32,
+    /// Cells of each edge.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub cells: u32,
+    /// Of these, those that change in a tick.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    pub busy_cells: u32,
+    /// Time from one tick to the next.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = record::parse_duration)]
+    pub interval: std::time::Duration,
+    /// How long it is measured, after all edges are connected.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = record::parse_duration)]
+    pub duration: std::time::Duration,
+    /// What the edges are called, before their number.
+    #[arg(long, value_name = "NAME", default_value = "sim-")]
+    pub prefix: String,
+    /// Edges that are killed in each minute, all together; each comes back with a new boot.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub kills_per_min: u32,
+    /// Edges that are cut off for 5 s in each minute.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub partitions_per_min: u32,
+    /// Edges whose clock is off by a minute and a half.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub clocks_off: u32,
+    /// What load and failures are dealt out from.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Record what the kernel says to a running daemon, to be replayed.
@@ -566,8 +821,17 @@ mod tests {
             "weir deliveries --follow --sort latency",
             "weir cells --collector http://c:1 --socket /s",
             "weir hosts",
+            "weir watch --collector http://127.0.0.1:1",
+            "weir watch --sid x",
+            "weir watch --collector http://127.0.0.1:1 --sid x --interval-ms 100",
+            "weir ring",
+            "weir ring --collector http://127.0.0.1:1",
+            "weir ring --directory /d --collector http://127.0.0.1:1 --host h",
             "weir run --top --no-top",
-            "weir run --insecure",
+            "weir run --plain-text",
+            "weir run --ca f",
+            "weir collect --plain-text --ca a --cert b --key c",
+            "weir collect --plain-text --operator alice",
             "weir run --backend best",
             "weir record",
             "weir record f --max-bytes 0",

@@ -12,9 +12,11 @@ use weir_proto::v1::Filter;
 
 use super::{Collect, Run};
 use crate::collect;
+use crate::config::collect::Config as CollectConfig;
 use crate::config::{Config, Log};
 use crate::daemon::{self, Control};
 use crate::kernel::{self, Backend, Choice};
+use crate::tls;
 use crate::ui::out::colour_wanted;
 use crate::ui::top::{self, LogLines};
 
@@ -65,13 +67,29 @@ pub async fn run(args: &Run) -> Result<()> {
 
 /// `weir collect`.
 pub async fn collect(args: &Collect) -> Result<()> {
-    log_to(&Config::default().log, None)?;
-    let options = collect::Options {
-        listen: args.listen,
-        insecure: args.insecure,
-        name: args.name.clone(),
+    let mut config = match &args.config {
+        Some(path) => CollectConfig::load(path)?,
+        None => CollectConfig::default(),
     };
+    if let Some(listen) = args.listen {
+        config.listen = listen;
+    }
+    config.plain_text |= args.plain_text;
+    if let Some(tls::Files { ca, cert, key }) = args.tls.files() {
+        config.ca_file = Some(ca);
+        config.cert_file = Some(cert);
+        config.key_file = Some(key);
+    }
+    if !args.operator.is_empty() {
+        config.operators.clone_from(&args.operator);
+    }
+    if let Some(name) = &args.name {
+        config.name = Some(name.clone());
+    }
+    config.check()?;
+    log_to(&Config::default().log, None)?;
     let control = Control::from_signals()?;
+    let options = collect::Options { config };
     collect::run(options, control.shutdown, |_| {}).await
 }
 
@@ -79,7 +97,8 @@ pub async fn collect(args: &Collect) -> Result<()> {
 #[derive(Clone, Debug)]
 struct Overrides {
     collector: Option<String>,
-    insecure: bool,
+    plain_text: bool,
+    tls: Option<tls::Files>,
     socket: Option<std::path::PathBuf>,
     ports: Vec<u16>,
     backend: Option<Choice>,
@@ -90,7 +109,8 @@ impl Overrides {
     fn of(args: &Run) -> Self {
         Self {
             collector: args.collector.clone(),
-            insecure: args.insecure,
+            plain_text: args.plain_text,
+            tls: args.tls.files(),
             socket: args.socket.clone(),
             ports: args.ports.clone(),
             backend: args.backend,
@@ -102,8 +122,13 @@ impl Overrides {
         if let Some(url) = &self.collector {
             config.collector.url = Some(url.clone());
         }
-        if self.insecure {
-            config.collector.insecure = true;
+        if self.plain_text {
+            config.collector.plain_text = true;
+        }
+        if let Some(tls::Files { ca, cert, key }) = &self.tls {
+            config.collector.ca_file = Some(ca.clone());
+            config.collector.cert_file = Some(cert.clone());
+            config.collector.key_file = Some(key.clone());
         }
         if let Some(socket) = &self.socket {
             config.query.socket.clone_from(socket);
@@ -230,11 +255,11 @@ mod tests {
         Overrides::of(&args("weir run")).apply(&mut config);
         assert_eq!(config, file);
 
-        let line = "weir run --collector http://c:4740 --insecure --socket /s --ports 443,8443 \
+        let line = "weir run --collector http://c:4740 --plain-text --socket /s --ports 443,8443 \
                     --backend polled --record /r.weir";
         Overrides::of(&args(line)).apply(&mut config);
         assert_eq!(config.collector.url.as_deref(), Some("http://c:4740"));
-        assert!(config.collector.insecure);
+        assert!(config.collector.plain_text);
         assert_eq!(config.query.socket, Path::new("/s"));
         assert_eq!(config.filter.ports, [443, 8443]);
         assert_eq!(config.backend, Choice::Only(kernel::BackendKind::Polled));

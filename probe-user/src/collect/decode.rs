@@ -1,24 +1,32 @@
 //! What an edge sends, checked before anything of it is kept: sizes, versions, buckets.
 
 use histogram::SparseHistogram;
-use weir_proto::v1;
+use weir_proto::v1::{self, Lane};
 
 use crate::kernel::BackendKind;
 use crate::labels::Service;
 use crate::qoe::cell::{RATES, Sustain};
 use crate::qoe::{CellKey, CellSnapshot, Gauges, Metric, Transport};
+use crate::uplink::VITAL_VALUES;
 use crate::wire::{self, WIRE_VERSION};
 
 /// Cells in one frame. An edge makes at most 256.
 pub const MAX_CELLS: usize = 1024;
 /// Events in one frame.
 pub const MAX_EVENTS: usize = 4096;
+/// Deliveries in one frame.
+pub const MAX_DELIVERIES: usize = 4096;
+/// Vital cells in one frame. An edge sends at most 16.
+pub const MAX_VITAL_CELLS: usize = 64;
 const MAX_NAME_BYTES: usize = 256;
 /// In a sentence of a host about itself: it may hold a path (`PATH_MAX`, 4096).
 const MAX_SENTENCE_BYTES: usize = 8192;
 /// Beyond this a count is no count: 2^48 is 9 years of a million a second. Keeps sums of many
 /// hosts in range.
 const MAX_COUNT: u64 = 1 << 48;
+
+/// Bytes and microseconds of viewers grow faster; sums of thousands of hosts stay in range.
+const MAX_VITAL: u64 = 1 << 56;
 
 /// Why a message cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +71,14 @@ pub enum Error {
     /// Something is not there.
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// Something stands on a lane that is not its own.
+    #[error("{what} on the {lane} lane")]
+    WrongLane {
+        /// What it is.
+        what: &'static str,
+        /// Where it stands.
+        lane: String,
+    },
     /// The same thing twice.
     #[error("{0} comes twice in one frame")]
     Twice(String),
@@ -104,13 +120,19 @@ pub fn hello(hello: &v1::Hello) -> Result<(), Error> {
     name("boot_id", &hello.boot_id)?;
     name("weir_version", &hello.weir_version)?;
     name("kernel_release", &hello.kernel_release)?;
-    match wire::backend_kind(hello.backend()) {
-        Some(_) => Ok(()),
-        None => Err(Error::Unknown {
+    if wire::backend_kind(hello.backend()).is_none() {
+        return Err(Error::Unknown {
             field: "backend",
             value: hello.backend.to_string(),
-        }),
+        });
     }
+    if hello.lane() == Lane::Unspecified || (hello.is_recovery && hello.lane() != Lane::Warm) {
+        return Err(Error::Unknown {
+            field: "lane",
+            value: hello.lane.to_string(),
+        });
+    }
+    Ok(())
 }
 
 /// Who measured a cell. An edge that does not say is older than the other ways of measuring.
@@ -125,8 +147,28 @@ fn backend(key: &v1::CellKey) -> Result<BackendKind, Error> {
     }
 }
 
+/// The keys of a connection's latest cells. An edge sends the same ones in the same order again and
+/// again; checking them anew each time would be half the work.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// As sent, and as read.
+    latest: Vec<(v1::CellKey, CellKey)>,
+}
+
+impl Keys {
+    /// The key of the frame's cell `n`, if it is what it was.
+    fn get(&self, n: usize, sent: &v1::CellKey) -> Option<&CellKey> {
+        let (known, key) = self.latest.get(n)?;
+        (known == sent).then_some(key)
+    }
+}
+
 /// Checks a frame and gives its cells.
-pub fn frame(frame: &v1::Frame, hello: &v1::Hello) -> Result<Vec<CellSnapshot>, Error> {
+pub fn frame(
+    frame: &v1::Frame,
+    hello: &v1::Hello,
+    keys: &mut Keys,
+) -> Result<Vec<CellSnapshot>, Error> {
     if (&frame.host, &frame.boot_id) != (&hello.host, &hello.boot_id) {
         // What a stranger says is not repeated at length.
         let short = |name: &str| name.chars().take(MAX_NAME_BYTES).collect::<String>();
@@ -138,21 +180,84 @@ pub fn frame(frame: &v1::Frame, hello: &v1::Hello) -> Result<Vec<CellSnapshot>, 
     if frame.seq == 0 {
         return Err(Error::Missing("seq"));
     }
+    if frame.lane != hello.lane {
+        return Err(Error::WrongLane {
+            what: "a frame of another",
+            lane: hello.lane().word(),
+        });
+    }
+    lane(frame)?;
     at_most("cells", frame.cells.len(), MAX_CELLS)?;
     at_most("events", frame.events.len(), MAX_EVENTS)?;
+    at_most("deliveries", frame.deliveries.len(), MAX_DELIVERIES)?;
+    at_most("lanes", frame.lanes.len(), 8)?;
+    frame.vital.as_ref().map_or(Ok(()), vital)?;
     let error = frame.budget.as_ref().map_or("", |budget| &budget.error);
     at_most("bytes of a reason", frame.off.len(), MAX_SENTENCE_BYTES)?;
     at_most("bytes of a reason", error.len(), MAX_SENTENCE_BYTES)?;
     let mut cells = Vec::with_capacity(frame.cells.len());
-    let mut keys = hashbrown::HashSet::with_capacity(frame.cells.len());
-    for cell in &frame.cells {
-        let cell = self::cell(cell)?;
-        if !keys.insert(cell.key.clone()) {
+    let mut are_known = true;
+    for (n, cell) in frame.cells.iter().enumerate() {
+        let sent = cell.key.as_ref().ok_or(Error::Missing("cell.key"))?;
+        let key = if let Some(known) = keys.get(n, sent) {
+            known.clone()
+        } else {
+            are_known = false;
+            self::key(sent)?
+        };
+        cells.push(self::cell(cell, key)?);
+    }
+    if !are_known {
+        let mut all = hashbrown::HashSet::with_capacity(cells.len());
+        if let Some(cell) = cells.iter().find(|cell| !all.insert(&cell.key)) {
             return Err(Error::Twice(format!("cell {}", cell.key)));
         }
-        cells.push(cell);
+        let sent = frame.cells.iter().filter_map(|cell| cell.key.clone());
+        keys.latest = sent
+            .zip(cells.iter().map(|cell| cell.key.clone()))
+            .collect();
     }
     Ok(cells)
+}
+
+/// Whether all that is in a frame belongs on its lane.
+fn lane(frame: &v1::Frame) -> Result<(), Error> {
+    let lane = frame.lane();
+    for (what, own, is_there) in [
+        ("cells", Lane::Warm, !frame.cells.is_empty()),
+        ("events", Lane::Hot, !frame.events.is_empty()),
+        ("vital numbers", Lane::Hot, frame.vital.is_some()),
+        ("deliveries", Lane::Cold, !frame.deliveries.is_empty()),
+    ] {
+        if is_there && lane != own {
+            let lane = lane.word();
+            return Err(Error::WrongLane { what, lane });
+        }
+    }
+    Ok(())
+}
+
+fn vital(vital: &v1::Vital) -> Result<(), Error> {
+    at_most("vital cells", vital.cells.len(), MAX_VITAL_CELLS)?;
+    let values = vital.cells.iter().map(|cell| &cell.values);
+    for values in values.chain([&vital.other]) {
+        if values.len() != VITAL_VALUES {
+            return Err(Error::Unknown {
+                field: "vital.values (how many)",
+                value: values.len().to_string(),
+            });
+        }
+        if let Some(value) = values.iter().find(|value| **value > MAX_VITAL) {
+            return Err(Error::Unknown {
+                field: "vital.values",
+                value: value.to_string(),
+            });
+        }
+    }
+    for cell in &vital.cells {
+        key(cell.key.as_ref().ok_or(Error::Missing("vital.key"))?)?;
+    }
+    Ok(())
 }
 
 fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
@@ -183,7 +288,7 @@ fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
     })
 }
 
-fn cell(cell: &v1::Cell) -> Result<CellSnapshot, Error> {
+fn cell(cell: &v1::Cell, key: CellKey) -> Result<CellSnapshot, Error> {
     let counters = cell
         .counters
         .as_ref()
@@ -199,7 +304,7 @@ fn cell(cell: &v1::Cell) -> Result<CellSnapshot, Error> {
     }
     histograms.sort_by_key(|(metric, _)| *metric);
     Ok(CellSnapshot {
-        key: key(cell.key.as_ref().ok_or(Error::Missing("cell.key"))?)?,
+        key,
         counters: counters.into(),
         gauges: Gauges {
             sessions_open: cell.sessions_open,

@@ -1,49 +1,66 @@
 //! The central side, `weir collect`: takes the frames of many hosts, sums them exactly, and
 //! answers questions about the sum.
 //!
-//! Everything is in memory and of the hosts that have spoken since the start; an edge's first
-//! frame after a collector's restart repairs its numbers.
+//! Everything is in memory. Alone, a collector knows the hosts that have spoken since its start; an
+//! edge's first frame after its restart repairs its numbers. With an engine behind it, it knows all
+//! that any collector was told, and rebuilds that at its start.
 
 pub mod decode;
+mod door;
+mod drills;
+mod engine;
 pub mod fleet;
+mod known;
+mod looks;
+mod metrics;
+pub mod minutes;
+mod receipts;
+mod refusals;
 mod service;
+mod sinks;
+mod windows;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use nix::sys::utsname::uname;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use weir_proto::v1::fleet_server::FleetServer;
 use weir_proto::v1::uplink_server::UplinkServer;
 
+use crate::config::collect::Config;
+use crate::tls::Acceptor;
 use crate::uplink::FAREWELL;
+use engine::{Engine, Nats};
 use fleet::{Fleet, Limits};
-use service::Collector;
+use known::Shared;
+use metrics::Gatherer;
+use minutes::Minutes;
+use refusals::Refusals;
+use service::{Collector, Operators};
+use sinks::Sinks;
 
-/// Where a collector listens if nothing else is said.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
-/// Hosts, and cells of all of them together: about a gigabyte if all are busy.
-const LIMITS: Limits = Limits {
-    max_hosts: 4096,
-    max_cells: 262_144,
-};
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Of one connection: a host needs one, an operator a few.
+const MAX_STREAMS: u32 = 16;
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// So long at most, hosts and operators wait at the start until what the engine has is taken in.
+const REBUILD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// Whether plain text may come from other hosts, and be answered.
-    pub insecure: bool,
-    /// What the collector calls itself; none: the host's name.
-    pub name: Option<String>,
+    /// All that can be set.
+    pub config: Config,
 }
 
 /// Runs a collector until it is told to end. `ready` hears the address it listens on, which tells
@@ -53,41 +70,144 @@ pub async fn run(
     shutdown: CancellationToken,
     ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
-    let Options {
-        listen,
-        insecure,
-        name,
-    } = options;
-    ensure!(
-        insecure || listen.ip().is_loopback(),
-        "listening on {listen} would take and give measurements unencrypted over the network; \
-         listen on a loopback address and tunnel to it, or pass --insecure if the network is yours"
-    );
-    let name = match name {
-        Some(name) => name,
+    // Whatever ends this ends all that it began.
+    let shutdown = shutdown.child_token();
+    let _over = shutdown.clone().drop_guard();
+    let config = options.config;
+    config.check()?;
+    let acceptor = acceptor(&config)?;
+    let name = match &config.name {
+        Some(name) => name.clone(),
         None => uname()
             .context("cannot read the host's name")?
             .nodename()
             .to_string_lossy()
             .into_owned(),
     };
-    let listener = TcpListener::bind(listen)
+    let listener = TcpListener::bind(config.listen)
         .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let collector = Collector::new(name, Fleet::new(LIMITS), shutdown.clone());
-    tracing::info!(%address, "collecting");
+    let known = Arc::new(Shared::new(
+        Fleet::new(Limits {
+            max_hosts: usize::try_from(config.limits.max_hosts)?,
+            max_cells: usize::try_from(config.limits.max_cells)?,
+        }),
+        Minutes::new(minutes::Limits {
+            keep_s: config.minutes.keep_s,
+            max_bytes: config.minutes.max_bytes,
+        }),
+    ));
+    let (engine, tasks) = start_engine(&config, &name, &known, &shutdown).await?;
+    let clock = tokio::spawn(keep_time(Arc::clone(&known)));
+    let sinks = Sinks::new(&config, &name)?;
+    let refusals = Arc::new(Refusals::default());
+    let operators = acceptor.as_ref().map(|_| Operators::new(&config.operators));
+    let collector = Collector::new(
+        name,
+        known,
+        engine,
+        sinks,
+        operators,
+        Arc::clone(&refusals),
+        shutdown.clone(),
+    );
+    let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
+    let mut helpers = JoinSet::new();
+    collector
+        .sinks()
+        .push(&config, &gatherer, &shutdown, &mut helpers)?;
+    if let Some(listen) = config.metrics.listen {
+        let (address, serve) = metrics::serve(listen, gatherer, shutdown.clone()).await?;
+        tracing::info!(%address, "metrics at /metrics");
+        helpers.spawn(serve);
+    }
+    tracing::info!(%address, tls = acceptor.is_some(), "collecting");
     ready(address);
-    let uplink = UplinkServer::new(collector.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let connections = door::open(listener, acceptor, refusals, shutdown.clone());
+    let served = serve(connections, collector.clone(), shutdown).await;
+    clock.abort();
+    // Pushes say once more what was counted last.
+    let last = async { while helpers.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, last).await.is_err() {
+        helpers.shutdown().await;
+    }
+    let ended = tokio::task::spawn_blocking(move || collector.sinks().end());
+    ended.await.context("a sink has failed")?;
+    if let Some(tasks) = tasks {
+        tasks.end(FAREWELL).await;
+    }
+    served?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// What is behind the collector, with all that it has taken in.
+async fn start_engine(
+    config: &Config,
+    name: &str,
+    known: &Arc<Shared>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(Engine, Option<engine::Tasks>)> {
+    let Some(nats) = &config.nats else {
+        return Ok((Engine::Embedded, None));
+    };
+    let (nats, tasks) = Nats::start(nats, name, Arc::clone(known)).await?;
+    let is_rebuilt = tokio::select! {
+        is_rebuilt = nats.rebuilt(REBUILD_PATIENCE) => is_rebuilt,
+        () = shutdown.cancelled() => true,
+    };
+    if !is_rebuilt {
+        tracing::warn!(
+            "the engine has not told all within {REBUILD_PATIENCE:?}; collecting all the same, \
+             totals grow until it has"
+        );
+    }
+    Ok((Engine::Nats(nats), Some(tasks)))
+}
+
+/// Closes each second when it is over.
+async fn keep_time(known: Arc<Shared>) {
+    loop {
+        let now_ns = known::unix_ns();
+        known.advance(now_ns / 1_000_000_000);
+        let left_ns = 1_000_000_000 - now_ns % 1_000_000_000;
+        tokio::time::sleep(Duration::from_nanos(left_ns)).await;
+    }
+}
+
+/// How it is known who speaks; none: in plain text it is not.
+fn acceptor(config: &Config) -> anyhow::Result<Option<Acceptor>> {
+    match config.files() {
+        Some(files) => Acceptor::new(files)
+            .map(Some)
+            .context("cannot listen with TLS (--ca, --cert, --key)"),
+        None if config.plain_text => Ok(None),
+        None => bail!(
+            "how is it known who speaks? Give a certificate (--ca, --cert and --key, or ca_file, \
+             cert_file and key_file), or ask for plain text on loopback (--plain-text, or \
+             plain_text = true)"
+        ),
+    }
+}
+
+async fn serve(
+    connections: door::Connections,
+    collector: Collector,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let uplink = UplinkServer::new(collector.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let fleet = FleetServer::new(collector).send_compressed(CompressionEncoding::Zstd);
     let serve = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(Some(MAX_STREAMS))
+        .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
         .add_service(uplink)
-        .add_service(FleetServer::new(collector))
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.clone().cancelled_owned(),
-        );
+        .add_service(fleet)
+        .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
     let late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(FAREWELL).await;
@@ -96,6 +216,5 @@ pub async fn run(
         served = serve => served.context("the collector's server failed")?,
         () = late => tracing::debug!("a client kept its connection open; closed"),
     }
-    tracing::info!("ended");
     Ok(())
 }

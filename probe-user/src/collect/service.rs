@@ -1,27 +1,73 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::error::Error as _;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use weir_proto::v1;
 use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
-use super::fleet::Fleet;
+use super::door::Guest;
+use super::drills::{Drills, Enrolled};
+use super::engine::{Engine, Error as EngineError, Receipt};
+use super::fleet::{Error as FleetError, Merged, Way};
+use super::known::{self, unix_ns};
+use super::looks;
+use super::receipts::{Receipts, Settled};
+use super::refusals::{Reason, Refusals};
+use super::sinks::{Origin, Sinks};
+use super::windows;
 use crate::query::filter::Filter;
 use crate::wire::WIRE_VERSION;
 
 /// A host has so long to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// And is not silent for longer, nor in the midst of a message: every lane speaks more often.
+const SILENCE: Duration = Duration::from_secs(200);
 /// Acknowledgements on their way to a host that does not read.
 const ACKS: usize = 64;
+/// Operators who watch at the same time.
+const MAX_WATCHERS: usize = 64;
+const WATCH_INTERVAL_MS: RangeInclusive<u32> = 250..=10_000;
+const DEFAULT_WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Who may ask.
+#[derive(Debug)]
+pub(super) struct Operators {
+    names: Vec<String>,
+}
+
+impl Operators {
+    pub(super) fn new(names: &[String]) -> Self {
+        Self {
+            names: names.to_vec(),
+        }
+    }
+
+    /// Or why not.
+    fn admit(&self, guest: &Guest) -> Result<(), String> {
+        if self.names.iter().any(|name| guest.is_called(name)) {
+            return Ok(());
+        }
+        Err(format!(
+            "the certificate is for {}, which is not among the collector's operators (--operator)",
+            guest.told()
+        ))
+    }
+}
+
+fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
+    let guest = request.extensions().get::<Guest>().cloned();
+    guest.ok_or_else(|| Status::internal("the connection has no peer"))
+}
 
 /// Both services; clones share all they know.
 #[derive(Clone, Debug)]
@@ -32,45 +78,138 @@ pub(super) struct Collector {
 #[derive(Debug)]
 struct Shared {
     name: String,
-    fleet: Mutex<Fleet>,
-    connections_refused: AtomicU64,
+    known: Arc<known::Shared>,
+    engine: Engine,
+    sinks: Sinks,
+    started_unix_ns: u64,
+    /// None: anybody.
+    operators: Option<Operators>,
+    refusals: Arc<Refusals>,
+    drills: Arc<Drills>,
+    watchers: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
 impl Collector {
-    pub(super) fn new(name: String, fleet: Fleet, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        name: String,
+        known: Arc<known::Shared>,
+        engine: Engine,
+        sinks: Sinks,
+        operators: Option<Operators>,
+        refusals: Arc<Refusals>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 name,
-                fleet: Mutex::new(fleet),
-                connections_refused: AtomicU64::new(0),
+                known,
+                engine,
+                sinks,
+                started_unix_ns: unix_ns(),
+                operators,
+                refusals,
+                drills: Arc::default(),
+                watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
         }
     }
 
-    fn fleet(&self) -> MutexGuard<'_, Fleet> {
-        self.shared
-            .fleet
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Lets operators ask, and nobody else.
+    fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let guest = guest(request)?;
+        let Some(operators) = &self.shared.operators else {
+            return Ok(());
+        };
+        let Err(why) = operators.admit(&guest) else {
+            return Ok(());
+        };
+        let refusals = &self.shared.refusals;
+        refusals.count(Reason::Operator, &guest.address, &why);
+        Err(Status::permission_denied(why))
+    }
+
+    /// Every cell of the sum, with its distributions.
+    pub(super) fn all_cells(&self) -> Vec<v1::Cell> {
+        let known = self.shared.known.lock();
+        let cells = known.fleet.cells(&Filter::default(), true, unix_ns());
+        cells.cells
+    }
+
+    /// Every host, and the collector itself.
+    pub(super) fn hosts(&self) -> v1::ListHostsResponse {
+        let hosts = self.shared.known.lock().fleet.hosts(unix_ns());
+        v1::ListHostsResponse {
+            collector: Some(self.status()),
+            connections_refused: self.shared.refusals.total(),
+            refusals: self.shared.refusals.message(),
+            ..hosts
+        }
+    }
+
+    /// Where what happened is passed on.
+    pub(super) fn sinks(&self) -> &Sinks {
+        &self.shared.sinks
+    }
+
+    /// Room for one who watches.
+    fn watcher(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let permit = self.shared.watchers.clone().try_acquire_owned();
+        permit.map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_WATCHERS} clients watch already"))
+        })
+    }
+
+    /// The collector about itself.
+    pub(super) fn status(&self) -> v1::CollectorStatus {
+        let shared = &self.shared;
+        v1::CollectorStatus {
+            name: shared.name.clone(),
+            weir_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_ns: shared.started_unix_ns,
+            engine: shared.engine.status(),
+            ..shared.known.lock().status()
+        }
     }
 
     /// Meets a host.
-    async fn greet(&self, from: &mut Streaming<v1::EdgeMessage>) -> Result<Link, Status> {
+    async fn greet(
+        &self,
+        guest: &Guest,
+        from: &mut Streaming<v1::EdgeMessage>,
+    ) -> Result<Link, (Reason, Status)> {
+        let silent = |_| {
+            let why = "no hello came in time";
+            (Reason::Silent, Status::deadline_exceeded(why))
+        };
         let first = timeout(HELLO_TIMEOUT, from.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+            .map_err(silent)?;
+        let unusable = |why: String| (Reason::Hello, Status::invalid_argument(why));
+        let first = first.map_err(|status| (Reason::Hello, status))?;
         let Some(Up::Hello(hello)) = first.and_then(|message| message.message) else {
-            return Err(Status::invalid_argument(
-                "the first message must be a hello",
-            ));
+            return Err(unusable("the first message must be a hello".to_owned()));
         };
-        decode::hello(&hello).map_err(|err| Status::invalid_argument(err.to_string()))?;
-        let last_seq = self
-            .fleet()
-            .connect(&hello)
-            .map_err(|err| Status::resource_exhausted(err.to_string()))?;
+        decode::hello(&hello).map_err(|err| unusable(err.to_string()))?;
+        if !guest.is_called(&hello.host) {
+            let why = format!(
+                "the certificate is for {}, not for the host {}: collector.host must be one of its \
+                 DNS names",
+                guest.told(),
+                hello.host
+            );
+            return Err((Reason::Identity, Status::permission_denied(why)));
+        }
+        let connected = self.shared.known.lock().fleet.connect(&hello);
+        let last_seq = connected.map_err(|err| {
+            let status = match err {
+                // Not later either.
+                FleetError::Past(_) => Status::failed_precondition(err.to_string()),
+                err => Status::resource_exhausted(err.to_string()),
+            };
+            (Reason::Full, status)
+        })?;
         tracing::info!(
             host = hello.host,
             boot_id = hello.boot_id,
@@ -81,6 +220,7 @@ impl Collector {
             collector: self.clone(),
             hello,
             last_seq,
+            keys: Mutex::default(),
         })
     }
 }
@@ -91,11 +231,13 @@ struct Link {
     collector: Collector,
     hello: v1::Hello,
     last_seq: u64,
+    keys: Mutex<decode::Keys>,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.collector.fleet().disconnect(&self.hello);
+        let known = &self.collector.shared.known;
+        known.lock().fleet.disconnect(&self.hello);
         tracing::info!(
             host = self.hello.host,
             boot_id = self.hello.boot_id,
@@ -105,26 +247,62 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Merges a frame, or says why not.
-    fn merge(&self, frame: &v1::Frame) -> Result<v1::Ack, Status> {
-        let seq = frame.seq;
-        let mut fleet = self.collector.fleet();
-        let merged = match decode::frame(frame, &self.hello) {
-            Ok(cells) => fleet
-                .merge(&self.hello, frame, cells, unix_ns())
+    fn keys(&self) -> MutexGuard<'_, decode::Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
+    /// before is acknowledged again: that is what was asked.
+    fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
+        let Shared { known, engine, .. } = &*self.collector.shared;
+        let heard_unix_ns = unix_ns();
+        let merged = match decode::frame(frame, &self.hello, &mut self.keys()) {
+            Ok(cells) => known
+                .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
                 .map_err(|err| Status::resource_exhausted(err.to_string())),
             Err(err) => Err(Status::invalid_argument(err.to_string())),
         };
-        match merged {
-            // A frame that was merged before is acknowledged again: that is what was asked.
-            Ok(_) => Ok(v1::Ack { seq }),
-            Err(status) => {
-                fleet.refused(&self.hello);
-                let why = status.message();
-                tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
-                Err(status)
+        let taken = merged.and_then(|merged| {
+            if merged != Merged::Repeated {
+                self.pass_on(frame, heard_unix_ns);
             }
+            match engine.hand_over(&self.hello, frame, heard_unix_ns) {
+                Ok(None) => Ok(Taken::Here),
+                Ok(Some(receipt)) => Ok(Taken::Waits(receipt)),
+                // It is counted there; the host sends a newer one.
+                Err(EngineError::Full) => Ok(Taken::Unbuffered),
+                Err(err) => Err(Status::unavailable(err.to_string())),
+            }
+        });
+        if let Err(status) = &taken {
+            self.refuse(frame.seq, status);
         }
+        taken
+    }
+
+    /// What happened goes to the sinks that take it.
+    fn pass_on(&self, frame: &v1::Frame, heard_unix_ns: u64) {
+        let shared = &self.collector.shared;
+        let Some(files) = &shared.sinks.files else {
+            return;
+        };
+        let origin = Origin {
+            host: self.hello.host.clone(),
+            boot_id: self.hello.boot_id.clone(),
+            lane: self.hello.lane().word(),
+            seq: frame.seq,
+            place: 0,
+            collector: shared.name.clone(),
+            heard_unix_ns,
+        };
+        files.take(&origin, frame);
+    }
+
+    fn refuse(&self, seq: u64, status: &Status) {
+        let known = &self.collector.shared.known;
+        known.lock().fleet.refused(&self.hello);
+        let why = status.message();
+        tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
     }
 
     /// Until the host goes, sends what cannot be used, or the collector ends.
@@ -138,17 +316,39 @@ impl Link {
             collector: self.collector.shared.name.clone(),
             last_seq: self.last_seq,
         });
-        let mut answer = Ok(welcome);
+        let drills = &self.collector.shared.drills;
+        let is_hot = self.hello.lane() == v1::Lane::Hot;
+        let mut enrolled = is_hot.then(|| drills.enroll(&self.hello.host));
+        let mut receipts = Receipts::default();
+        let mut answer = Some(Ok(welcome));
         loop {
-            let failed = answer.is_err();
-            let answer_message = answer.map(|message| v1::CollectorMessage {
-                message: Some(message),
-            });
-            if to.send(answer_message).await.is_err() || failed {
-                return;
+            if let Some(answer) = answer {
+                let failed = answer.is_err();
+                let answer = answer.map(|message| v1::CollectorMessage {
+                    message: Some(message),
+                });
+                if to.send(answer).await.is_err() || failed {
+                    return;
+                }
             }
+            let has_room = receipts.has_room();
             let message = tokio::select! {
-                message = from.message() => message,
+                settled = receipts.next() => {
+                    answer = Some(self.acknowledge(settled));
+                    continue;
+                }
+                wish = wish(enrolled.as_mut()) => {
+                    answer = wish.map(Ok);
+                    continue;
+                }
+                message = from.message(), if has_room => message,
+                () = tokio::time::sleep(SILENCE) => {
+                    let why = "nothing was said for too long";
+                    let refusals = &self.collector.shared.refusals;
+                    refusals.count(Reason::Silent, &self.hello.host, &why);
+                    let _ = to.send(Err(Status::deadline_exceeded(why))).await;
+                    return;
+                }
                 () = self.collector.shared.stop.cancelled() => {
                     let status = Status::unavailable("the collector is shutting down");
                     let _ = to.send(Err(status)).await;
@@ -157,23 +357,84 @@ impl Link {
             };
             answer = match message {
                 Ok(Some(message)) => match message.message {
-                    Some(Up::Frame(frame)) => self.merge(&frame).map(Down::Ack),
-                    Some(Up::Hello(_)) => {
-                        Err(Status::invalid_argument("a second hello on one connection"))
+                    Some(Up::Frame(frame)) => self.frame(&frame, &mut receipts).transpose(),
+                    Some(Up::Hello(_)) => Some(Err(Status::invalid_argument(
+                        "a second hello on one connection",
+                    ))),
+                    Some(said) => {
+                        drills.said(&self.hello.host, said);
+                        None
                     }
-                    None => Err(Status::invalid_argument("a message of an unknown kind")),
+                    None => Some(Err(Status::invalid_argument(
+                        "a message of an unknown kind",
+                    ))),
                 },
+                Err(status) if is_refusal(&status) => {
+                    self.refuse(0, &status);
+                    Some(Err(status))
+                }
                 Ok(None) | Err(_) => return,
             };
         }
     }
+
+    /// Takes a frame, and gives what is to be acknowledged by now.
+    fn frame(&self, frame: &v1::Frame, receipts: &mut Receipts) -> Result<Option<Down>, Status> {
+        let seq = frame.seq;
+        let is_only_tick = frame.tick && frame.events.is_empty() && frame.deliveries.is_empty();
+        let safe = match self.take(frame)? {
+            Taken::Here => Some(seq),
+            Taken::Waits(receipt) if is_only_tick => receipts.tick(seq, Some(receipt)),
+            Taken::Unbuffered if is_only_tick => receipts.tick(seq, None),
+            Taken::Waits(receipt) => {
+                receipts.item(seq, receipt);
+                None
+            }
+            Taken::Unbuffered => None,
+        };
+        Ok(safe.map(|seq| Down::Ack(v1::Ack { seq })))
+    }
+
+    /// The engine has a frame, or never will.
+    fn acknowledge(&self, (seq, settled): Settled) -> Result<Down, Status> {
+        match settled {
+            Ok(()) => Ok(Down::Ack(v1::Ack { seq })),
+            Err(err @ EngineError::TooLarge { .. }) => {
+                let status = Status::resource_exhausted(err.to_string());
+                self.refuse(seq, &status);
+                Err(status)
+            }
+            Err(err) => Err(Status::unavailable(err.to_string())),
+        }
+    }
 }
 
-fn unix_ns() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+/// Whether a message could not be read for what it is: too large, or none. What the connection says
+/// of itself has a cause.
+fn is_refusal(status: &Status) -> bool {
+    let is_of_message = matches!(
+        status.code(),
+        Code::OutOfRange | Code::ResourceExhausted | Code::Internal
+    );
+    is_of_message && status.source().is_none()
+}
+
+/// What somebody wants of a host, on its hot lane.
+async fn wish(enrolled: Option<&mut Enrolled>) -> Option<Down> {
+    match enrolled {
+        Some(enrolled) => enrolled.wish().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What became of a frame.
+enum Taken {
+    /// It is merged, and that is all.
+    Here,
+    /// It is acknowledged when the engine has it.
+    Waits(Receipt),
+    /// It is merged, and the engine's buffer is full: it is not acknowledged.
+    Unbuffered,
 }
 
 #[tonic::async_trait]
@@ -184,20 +445,17 @@ impl v1::uplink_server::Uplink for Collector {
         &self,
         request: Request<Streaming<v1::EdgeMessage>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let remote = request.remote_addr();
+        let guest = guest(&request)?;
         let mut from = request.into_inner();
         let (to, stream) = mpsc::channel(ACKS);
         let collector = self.clone();
         // The answer begins at once: a client may wait for it before it says hello.
         tokio::spawn(async move {
-            match collector.greet(&mut from).await {
+            match collector.greet(&guest, &mut from).await {
                 Ok(link) => link.run(from, to).await,
-                Err(status) => {
-                    collector
-                        .shared
-                        .connections_refused
-                        .fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(?remote, "host refused: {}", status.message());
+                Err((reason, status)) => {
+                    let refusals = &collector.shared.refusals;
+                    refusals.count(reason, &guest.address, &status.message());
                     let _ = to.send(Err(status)).await;
                 }
             }
@@ -208,26 +466,123 @@ impl v1::uplink_server::Uplink for Collector {
 
 #[tonic::async_trait]
 impl v1::fleet_server::Fleet for Collector {
+    type ListWindowStream = ReceiverStream<Result<v1::Window, Status>>;
+    type FetchRingStream = ReceiverStream<Result<v1::RingPart, Status>>;
+    type SubscribeStream = ReceiverStream<Result<v1::FleetSubscribeMessage, Status>>;
+    type WatchStream = ReceiverStream<Result<v1::FleetSnapshot, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::FleetSubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        self.admit(&request)?;
+        let request = request.into_inner();
+        looks::check(&request)?;
+        let permit = self.watcher()?;
+        let (to, stream) = mpsc::channel(1);
+        let (drills, stop) = (self.shared.drills.clone(), self.shared.stop.clone());
+        tokio::spawn(looks::subscribe(drills, request, to, stop, permit));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn fetch_ring(
+        &self,
+        request: Request<v1::FleetFetchRingRequest>,
+    ) -> Result<Response<Self::FetchRingStream>, Status> {
+        self.admit(&request)?;
+        let permit = self.watcher()?;
+        let (to, stream) = mpsc::channel(1);
+        let drills = self.shared.drills.clone();
+        tokio::spawn(looks::fetch_ring(drills, request.into_inner(), to, permit));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list_window(
+        &self,
+        request: Request<v1::ListWindowRequest>,
+    ) -> Result<Response<Self::ListWindowStream>, Status> {
+        self.admit(&request)?;
+        let asked = windows::Asked::try_from(request.into_inner())?;
+        let permit = self.watcher()?;
+        let (known, stop) = (Arc::clone(&self.shared.known), self.shared.stop.clone());
+        let (to, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let _permit = permit;
+            windows::send(&asked, &known, &to, &stop).await;
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
     async fn list_hosts(
         &self,
-        _: Request<v1::ListHostsRequest>,
+        request: Request<v1::ListHostsRequest>,
     ) -> Result<Response<v1::ListHostsResponse>, Status> {
-        let hosts = self.fleet().hosts(unix_ns());
-        Ok(Response::new(v1::ListHostsResponse {
-            connections_refused: self.shared.connections_refused.load(Ordering::Relaxed),
-            ..hosts
-        }))
+        self.admit(&request)?;
+        Ok(Response::new(self.hosts()))
     }
 
     async fn list_cells(
         &self,
         request: Request<v1::ListCellsRequest>,
     ) -> Result<Response<v1::ListCellsResponse>, Status> {
+        self.admit(&request)?;
         let request = request.into_inner();
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)
             .map_err(|err| Status::invalid_argument(err.to_string()))?;
-        let cells = self.fleet().cells(&filter, request.histograms, unix_ns());
+        let known = self.shared.known.lock();
+        let cells = known.fleet.cells(&filter, request.histograms, unix_ns());
         Ok(Response::new(cells))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::FleetWatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.admit(&request)?;
+        let request = request.into_inner();
+        let filter = Filter::try_from(request.filter)
+            .and_then(Filter::for_fleet)
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let interval = match request.interval_ms {
+            0 => DEFAULT_WATCH_INTERVAL,
+            ms if WATCH_INTERVAL_MS.contains(&ms) => Duration::from_millis(ms.into()),
+            ms => {
+                return Err(Status::invalid_argument(format!(
+                    "interval_ms = {ms} is out of range: {} to {}",
+                    WATCH_INTERVAL_MS.start(),
+                    WATCH_INTERVAL_MS.end()
+                )));
+            }
+        };
+        let permit = self.watcher()?;
+        let (to, stream) = mpsc::channel(1);
+        let collector = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = to.closed() => return,
+                    () = collector.shared.stop.cancelled() => return,
+                }
+                let hosts = collector.hosts();
+                let cells = {
+                    let known = collector.shared.known.lock();
+                    known.fleet.cells(&filter, request.histograms, unix_ns())
+                };
+                let snapshot = v1::FleetSnapshot {
+                    unix_ns: unix_ns(),
+                    hosts: Some(hosts),
+                    cells: Some(cells),
+                };
+                if to.send(Ok(snapshot)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -36,6 +36,10 @@ impl Problems {
         self.0.is_empty()
     }
 
+    pub(super) fn into_vec(self) -> Vec<Problem> {
+        self.0
+    }
+
     pub(super) fn add(&mut self, place: impl Into<String>, message: String) {
         let place = place.into();
         self.0.push(Problem { place, message });
@@ -372,6 +376,19 @@ impl Recording {
 impl Collector {
     fn problems(&self, problems: &mut Problems) {
         problems.within("collector.interval_ms", self.interval_ms, 100, 60_000);
+        for (key, value) in [
+            ("collector.hot_bytes_per_s", self.hot_bytes_per_s),
+            ("collector.warm_bytes_per_s", self.warm_bytes_per_s),
+        ] {
+            problems.within(key, value, 1024, 1 << 30);
+        }
+        let max_bytes = self.ring_max_bytes;
+        problems.within("collector.ring_max_bytes", max_bytes, 1 << 20, 1 << 34);
+        if let Some(directory) = &self.ring_directory {
+            problems.absolute("collector.ring_directory", directory, "/var/lib/weir/ring");
+        }
+        let (cold, key) = (self.cold_bytes_per_s, "collector.cold_bytes_per_s");
+        problems.within_or_zero(key, cold, 1024, 1 << 30, "to send no deliveries");
         if let Some(host) = &self.host
             && (host.is_empty() || host.len() > 255 || !host.chars().all(|c| c.is_ascii_graphic()))
         {
@@ -383,47 +400,69 @@ impl Collector {
                 ),
             );
         }
+        let files = [
+            ("collector.ca_file", &self.ca_file),
+            ("collector.cert_file", &self.cert_file),
+            ("collector.key_file", &self.key_file),
+        ];
+        for (key, file) in files {
+            if let Some(file) = file {
+                problems.absolute(key, file, "/etc/weir/tls/edge.pem");
+            }
+        }
+        let given = files.iter().filter(|(_, file)| file.is_some()).count();
+        if let Some((absent, _)) = files.iter().find(|(_, file)| file.is_none())
+            && given > 0
+        {
+            let message = format!(
+                "{absent} is missing: collector.ca_file, cert_file and key_file go together"
+            );
+            problems.add("collector", message);
+        }
         if let Some(url) = &self.url
-            && let Err(problem) = collector_url(url, self.insecure)
+            && let Err(problem) = collector_url(url, self.plain_text, given == files.len())
         {
             problems.add("collector.url", problem);
         }
     }
 }
 
-/// Parses a collector's URL. Plain text to another host is refused unless `insecure`.
-pub(crate) fn collector_url(url: &str, insecure: bool) -> Result<Uri, String> {
-    let uri: Uri = url.parse().map_err(|err| {
-        format!("collector.url {url:?} is no URL ({err}); e.g. http://127.0.0.1:7447")
-    })?;
+/// Parses a collector's URL. Plain text goes to this host only, and only if it is asked for.
+pub(crate) fn collector_url(
+    url: &str,
+    is_plain_text: bool,
+    has_files: bool,
+) -> Result<Uri, String> {
+    let said = format!("collector.url {url:?}");
+    let uri: Uri = url
+        .parse()
+        .map_err(|err| format!("{said} is no URL ({err}); e.g. https://collector:7447"))?;
     let Some(host) = uri.host() else {
-        return Err(format!(
-            "collector.url {url:?} names no host; e.g. http://127.0.0.1:7447"
-        ));
+        return Err(format!("{said} names no host; e.g. https://collector:7447"));
     };
     match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(format!(
-                "collector.url {url:?}: this version of weir does not speak TLS; use http:// over \
-                 loopback (e.g. a tunnel on this host)"
-            ));
-        }
-        _ => {
-            return Err(format!("collector.url {url:?} must begin with http://"));
-        }
+        Some("https") if is_plain_text => Err(format!(
+            "{said}: collector.plain_text = true asks for plain text and https:// for TLS; say one"
+        )),
+        Some("https") if !has_files => Err(format!(
+            "{said} needs a certificate: collector.ca_file, cert_file and key_file"
+        )),
+        Some("http") if !is_loopback(host) => Err(format!(
+            "{said} would send measurements unencrypted to another host; use https:// and give \
+             collector.ca_file, cert_file and key_file"
+        )),
+        Some("http") if !is_plain_text => Err(format!(
+            "{said} is plain text, which must be asked for: collector.plain_text = true"
+        )),
+        Some("http") if has_files => Err(format!(
+            "{said} is plain text, to which collector.cert_file is of no use; use https://"
+        )),
+        Some("https" | "http") => Ok(uri),
+        _ => Err(format!("{said} must begin with https:// or http://")),
     }
-    if !insecure && !is_loopback(host) {
-        return Err(format!(
-            "collector.url {url:?} would send measurements unencrypted to another host; tunnel to \
-             a loopback address, or set collector.insecure = true if the network in between is \
-             yours"
-        ));
-    }
-    Ok(uri)
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host == "localhost"
         || host
             .trim_start_matches('[')

@@ -4,12 +4,14 @@
 //! Reading the file is [`read`]'s work.
 
 mod check;
+pub mod collect;
 mod labels;
 mod read;
 pub(crate) mod socket;
+mod table;
 mod value;
 
-pub(crate) use check::collector_url;
+pub(crate) use check::{collector_url, is_loopback};
 pub use labels::{Labels, MmdbField, Rule};
 
 use std::net::IpAddr;
@@ -20,6 +22,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
 use crate::qoe::cell::RATES_KBPS;
+use crate::tls;
 
 /// Where the file that turns weir off is looked for, unless the configuration says otherwise.
 pub const KILL_SWITCH: &str = "/run/weir.off";
@@ -197,14 +200,41 @@ impl Principal {
 /// `[collector]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collector {
-    /// `http://host:port`; none: the daemon works alone.
+    /// `https://host:port`; none: the daemon works alone.
     pub url: Option<String>,
     /// Time between frames.
     pub interval_ms: u32,
     /// What this host is called; none: its host name.
     pub host: Option<String>,
-    /// Whether plain text may leave the host.
-    pub insecure: bool,
+    /// Certificates of the authority that issued the collector's.
+    pub ca_file: Option<PathBuf>,
+    /// This host's certificate; one of its DNS names is `host`.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key.
+    pub key_file: Option<PathBuf>,
+    /// Where the last minutes are kept; none: nowhere.
+    pub ring_directory: Option<PathBuf>,
+    /// What they may take.
+    pub ring_max_bytes: u64,
+    /// Of events that must be known at once.
+    pub hot_bytes_per_s: u32,
+    /// Of cells with their distributions.
+    pub warm_bytes_per_s: u32,
+    /// Of finished deliveries. 0: none are sent.
+    pub cold_bytes_per_s: u32,
+    /// Whether to speak plain text, to a collector on this host.
+    pub plain_text: bool,
+}
+
+impl Collector {
+    /// None: plain text.
+    pub fn files(&self) -> Option<tls::Files> {
+        Some(tls::Files {
+            ca: self.ca_file.clone()?,
+            cert: self.cert_file.clone()?,
+            key: self.key_file.clone()?,
+        })
+    }
 }
 
 /// `[recording]`.
@@ -306,7 +336,15 @@ impl Default for Config {
                 url: None,
                 interval_ms: 1000,
                 host: None,
-                insecure: false,
+                ca_file: None,
+                cert_file: None,
+                key_file: None,
+                ring_directory: None,
+                ring_max_bytes: 64 << 20,
+                hot_bytes_per_s: 128 << 10,
+                warm_bytes_per_s: 512 << 10,
+                cold_bytes_per_s: 128 << 10,
+                plain_text: false,
             },
             recording: Recording {
                 file: None,
@@ -335,20 +373,8 @@ impl Config {
     /// Reads and checks `text`; `name` stands for the file in what is said about it.
     pub fn parse(text: &str, name: &str) -> Result<Self, Error> {
         let (config, places) = read::read(text, name)?;
-        let mut problems: Vec<_> = config
-            .problems()
-            .into_iter()
-            .map(|problem| (places.line_of(&problem.place), problem.message))
-            .collect();
-        if problems.is_empty() {
-            return Ok(config);
-        }
-        problems.sort_by_key(|(line, _)| *line);
-        let told = |(line, message)| match line {
-            Some(line) => format!("{name}:{line}: {message}"),
-            None => format!("{name}: {message}"),
-        };
-        Err(Error::Invalid(problems.into_iter().map(told).collect()))
+        places.refuse(config.problems(), name)?;
+        Ok(config)
     }
 
     /// Checks a configuration that was changed after it was read, e.g. by the command line.
@@ -402,7 +428,15 @@ impl Config {
             "collector.url" => collector.url,
             "collector.interval_ms" => collector.interval_ms,
             "collector.host" => collector.host,
-            "collector.insecure" => collector.insecure,
+            "collector.ca_file" => collector.ca_file,
+            "collector.cert_file" => collector.cert_file,
+            "collector.key_file" => collector.key_file,
+            "collector.ring_directory" => collector.ring_directory,
+            "collector.ring_max_bytes" => collector.ring_max_bytes,
+            "collector.hot_bytes_per_s" => collector.hot_bytes_per_s,
+            "collector.warm_bytes_per_s" => collector.warm_bytes_per_s,
+            "collector.cold_bytes_per_s" => collector.cold_bytes_per_s,
+            "collector.plain_text" => collector.plain_text,
             "viewers.learned_file" => viewers.learned_file,
             "recording.file" => recording.file,
             "log.level" => log.level,

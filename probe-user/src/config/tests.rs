@@ -183,23 +183,41 @@ fn a_rule_that_cannot_be_used_is_told_with_its_line() {
 }
 
 #[test]
-fn plain_text_leaves_the_host_only_when_told_to() {
+fn plain_text_stays_on_this_host_and_must_be_asked_for() {
+    let plain = |url: &str| format!("[collector]\nurl = \"{url}\"\nplain_text = true");
     for url in [
         "http://127.0.0.1:7447",
         "http://[::1]:7447",
         "http://localhost:7447",
     ] {
-        assert!(Config::parse(&format!("[collector]\nurl = \"{url}\""), "f").is_ok());
+        Config::parse(&plain(url), "f").unwrap();
+        let told = problems(&format!("[collector]\nurl = \"{url}\""));
+        assert!(told[0].contains("plain_text = true"), "{told:?}");
     }
-    let told = problems("[collector]\nurl = \"http://10.1.2.3:7447\"");
-    assert!(told[0].contains("insecure = true"), "{told:?}");
-    let told = problems("[collector]\nurl = \"https://10.1.2.3:7447\"\ninsecure = true");
-    assert!(told[0].contains("TLS"), "{told:?}");
-    Config::parse(
-        "[collector]\nurl = \"http://10.1.2.3:7447\"\ninsecure = true",
-        "f",
-    )
-    .unwrap();
+    let told = problems(&plain("http://10.1.2.3:7447"));
+    assert!(told[0].starts_with("weir.toml:2: "), "{told:?}");
+    assert!(told[0].contains("https://"), "{told:?}");
+    let told = problems(&plain("https://10.1.2.3:7447"));
+    assert!(told[0].contains("say one"), "{told:?}");
+}
+
+#[test]
+fn tls_needs_all_three_files() {
+    let files = "ca_file = \"/ca\"\ncert_file = \"/cert\"\nkey_file = \"/key\"\n";
+    let url = "[collector]\nurl = \"https://c:7447\"\n";
+    Config::parse(&format!("{url}{files}"), "f").unwrap();
+    let told = problems(url);
+    assert!(told[0].contains("cert_file"), "{told:?}");
+    let told = problems("[collector]\nca_file = \"/ca\"\ncert_file = \"/cert\"");
+    assert!(
+        told[0].contains("collector.key_file is missing"),
+        "{told:?}"
+    );
+    let told = problems("[collector]\nca_file = \"ca\"\ncert_file = \"/c\"\nkey_file = \"/k\"");
+    assert!(
+        told[0].starts_with("weir.toml:2: collector.ca_file"),
+        "{told:?}"
+    );
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub(super) struct Core {
     pub(super) desk: Desk,
     /// None without a collector.
     pub(super) ticks: Option<Ticks>,
+    /// Of the latest one.
+    tick_seq: u64,
     batch: Batch,
     budget: Budget,
     warnings: Warnings,
@@ -117,6 +119,7 @@ impl Core {
             measuring,
             desk,
             ticks,
+            tick_seq: 0,
             batch: Batch::new(),
             warnings: Warnings::new(),
         }
@@ -412,7 +415,10 @@ impl Core {
         let Some(ticks) = &self.ticks else {
             return Ok(());
         };
+        self.tick_seq += 1;
         let tick = Tick {
+            seq: self.tick_seq,
+            made: Instant::now(),
             unix_ns: self.desk.intake.unix_ns(monotonic_ns()?),
             interval_ms: u32::try_from(since_last.as_millis()).unwrap_or(u32::MAX),
             config_generation: self.desk.intake.settings().config_generation,

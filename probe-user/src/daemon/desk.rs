@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use probe_ebpf::record::Delivery;
+use probe_ebpf::record::{Delivery, flag, kind};
 use tokio::sync::{broadcast, watch};
 use weir_proto::v1;
 
@@ -18,11 +18,14 @@ use crate::kernel::{Batch, HalfOpenGiveUp, Probe, Ring};
 use crate::labels::inlet::LabelCounts;
 use crate::qoe::{Session, delivery};
 use crate::query::filter::Filter;
+use crate::query::selector::Selector;
 use crate::query::server::QueryCounts;
-use crate::query::{DeliveryPage, Followed, FollowedViewer, Query, SESSIONS_PER_PAGE, SessionPage};
+use crate::query::{
+    DeliveryPage, Drilled, Followed, FollowedViewer, Query, SESSIONS_PER_PAGE, SessionPage,
+};
 use crate::recording::Said;
 use crate::recording::history::Shared as OwnRecording;
-use crate::uplink::{HotEvent, UplinkCounts};
+use crate::uplink::{HotEvent, Queue, UplinkCounts};
 use crate::wire::{self, DaemonCounts, Heard};
 
 /// What does not change while the daemon runs.
@@ -124,7 +127,9 @@ pub(super) struct Desk {
     pub(super) uplink_counts: Arc<UplinkCounts>,
     pub(super) followers: Followers,
     /// None without a collector.
-    pub(super) events: Option<broadcast::Sender<HotEvent>>,
+    pub(super) events: Option<Arc<Queue<HotEvent>>>,
+    /// None if finished deliveries are not sent to one.
+    pub(super) deliveries: Option<Arc<Queue<Box<Followed>>>>,
     /// None: the daemon records nothing itself.
     pub(super) own_recording: Option<Arc<OwnRecording>>,
     pub(super) labelling: Labelling,
@@ -202,8 +207,14 @@ impl Desk {
         if told.is_for_followers() {
             self.followers.tell(record, followed);
         }
+        if let Some(deliveries) = &self.deliveries
+            && record.header.kind == kind::DELIVERY_END
+            && record.flags & flag::HANDSHAKE == 0
+        {
+            deliveries.push_quietly(Box::new(followed()));
+        }
         if let (Some(event), Some(events)) = (folded.event, &self.events) {
-            let _ = events.send(HotEvent::Delivery {
+            events.push(HotEvent::Delivery {
                 event,
                 delivery: Box::new(followed()),
             });
@@ -220,8 +231,11 @@ impl Desk {
                 .own_recording
                 .as_ref()
                 .map_or(0, |recording| dropped(&recording.unwritten)),
-            uplink_events_dropped: dropped(&self.uplink_counts.events_dropped),
-            uplink_frames_dropped: dropped(&self.uplink_counts.frames_dropped),
+            uplink_events_dropped: shed(self.events.as_deref()),
+            uplink_frames_dropped: self.uplink_counts.of(v1::Lane::Hot).frames_shed
+                + self.uplink_counts.of(v1::Lane::Warm).frames_shed,
+            uplink_deliveries_dropped: shed(self.deliveries.as_deref()),
+            uplink_ring_unwritten: dropped(&self.uplink_counts.ring_unwritten),
             labels: self.label_counts(),
             ..DaemonCounts::default()
         })
@@ -272,6 +286,13 @@ impl Desk {
                 reply,
             } => {
                 let _ = reply.send(self.viewers(&filter, from, now_ns));
+            }
+            Query::Drill {
+                selector,
+                most,
+                reply,
+            } => {
+                let _ = reply.send(self.drill(&selector, most, now_ns));
             }
             Query::Record(reply) => {
                 let _ = reply.send(self.record_from(Listener::Client, now_ns));
@@ -411,6 +432,26 @@ impl Desk {
         }
     }
 
+    fn drill(&self, selector: &Selector, most: usize, now_ns: u64) -> Drilled {
+        let filter = &selector.filter;
+        let cells = self.matching_keys(filter);
+        let mut drilled = Drilled {
+            unix_ns: self.intake.unix_ns(now_ns),
+            ..Drilled::default()
+        };
+        if let Some(sid) = selector.sid {
+            drilled.viewers = self.viewers_called(sid, filter, &cells, most, now_ns);
+        } else if selector.wants_clients() {
+            drilled.viewers = self.worst_viewers(filter, &cells, most, now_ns);
+            drilled.sessions = self.worst_sessions(filter, &cells, most);
+            drilled.sessions.truncate(most);
+        }
+        if selector.wants_cells() {
+            drilled.cells = self.matching_cells(filter, false);
+        }
+        drilled
+    }
+
     fn worst_sessions(&self, filter: &Filter, cells: &[bool], most: usize) -> Vec<v1::Session> {
         let mut worst: Vec<&Session> = self
             .intake
@@ -454,4 +495,9 @@ impl Desk {
         let keys = self.intake.fold().cells().keys();
         keys.map(|key| filter.matches_key(key)).collect()
     }
+}
+
+/// What a queue to the collector had no room for.
+fn shed<T>(queue: Option<&Queue<T>>) -> u64 {
+    queue.map_or(0, |queue| queue.counts().shed)
 }

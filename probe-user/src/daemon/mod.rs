@@ -10,24 +10,23 @@ mod measuring;
 pub mod playback;
 mod recorder;
 mod reload;
+mod reporting;
 mod viewers;
 mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::utsname::uname;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_proto::v1;
 
 use self::budget::Budget;
-use self::core::{Core, Inputs, Reload, Ticks};
-use crate::config::{self, Config};
+use self::core::{Core, Inputs, Reload};
+use crate::config::Config;
 use crate::intake::{self, Intake, Listener};
 use crate::kernel::{Backend, BackendKind, SWEEP_INTERVAL};
 use crate::labels::inlet::{Heard, Inlet};
@@ -36,14 +35,15 @@ use crate::query::Query;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
-use crate::uplink::{self, FAREWELL, UplinkCounts};
-use crate::wire::{self, Context, WIRE_VERSION};
+use crate::uplink::{FAREWELL, UplinkCounts};
+use crate::wire::Context;
 use desk::{Desk, Followers, Identity};
 use labelling::Labelling;
 use learned::Keeper;
 use measuring::{KillSwitch, Make, Measuring};
 use recorder::Recorder;
 use reload::Reloader;
+use reporting::Handover;
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -160,13 +160,17 @@ where
 
     let query_counts = Arc::new(QueryCounts::default());
     let uplink_counts = Arc::new(UplinkCounts::default());
+    let stop = CancellationToken::new();
+    let heard = inlet.as_ref().map(Inlet::heard);
+    let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
     // Not until the core has ended: its last tick and events are still to be sent.
     let uplink_finish = CancellationToken::new();
-    let (ticks, events, uplink) = start_uplink(
+    let (ticks, handover, uplink) = reporting::start(
         &config,
         &identity,
         &*made,
         uplink_counts.clone(),
+        queries_to.clone(),
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
@@ -176,15 +180,12 @@ where
         &*made,
         query_counts.clone(),
         uplink_counts,
-        events,
+        handover,
         config_error,
     )?;
     desk.labelling = Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo);
     let recorder = start_recorder(&config, &mut desk)?;
 
-    let stop = CancellationToken::new();
-    let heard = inlet.as_ref().map(Inlet::heard);
-    let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
     let kind = made.kind();
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let budget = Budget::new(config.budget_core_permille);
@@ -244,14 +245,14 @@ where
 /// Gives what the core has said last the time to arrive.
 async fn farewell(
     recorder: Option<Recorder>,
-    uplink: Option<JoinHandle<()>>,
+    uplink: Option<JoinHandle<anyhow::Result<()>>>,
 ) -> anyhow::Result<()> {
     if let Some(recorder) = recorder {
         recorder.finish().await;
     }
     if let Some(uplink) = uplink {
         // Ends by itself, within its own farewell.
-        uplink.await.context("the uplink failed")?;
+        uplink.await.context("the uplink failed")??;
     }
     Ok(())
 }
@@ -331,7 +332,7 @@ fn desk(
     backend: &dyn Backend,
     query_counts: Arc<QueryCounts>,
     uplink_counts: Arc<UplinkCounts>,
-    events: Option<broadcast::Sender<uplink::HotEvent>>,
+    handover: Handover,
     config_error: watch::Receiver<String>,
 ) -> anyhow::Result<Desk> {
     let context = Context {
@@ -350,7 +351,8 @@ fn desk(
         query_counts,
         uplink_counts,
         followers: Followers::new(config.limits.follower_lag as usize),
-        events,
+        events: handover.events,
+        deliveries: handover.deliveries,
         own_recording: None,
         labelling: Labelling::new(&config.labels, None, None),
         learned: None,
@@ -373,52 +375,6 @@ fn start_recorder(config: &Config, desk: &mut Desk) -> anyhow::Result<Option<Rec
     let recorder = Recorder::start(file, recording, shared.clone())?;
     desk.own_recording = Some(shared);
     Ok(Some(recorder))
-}
-
-type UplinkParts = (
-    Option<Ticks>,
-    Option<broadcast::Sender<uplink::HotEvent>>,
-    Option<JoinHandle<()>>,
-);
-
-/// Without a collector there is nothing to start.
-fn start_uplink(
-    config: &Config,
-    identity: &Identity,
-    backend: &dyn Backend,
-    counts: Arc<UplinkCounts>,
-    finish: &CancellationToken,
-) -> anyhow::Result<UplinkParts> {
-    let Some(url) = &config.collector.url else {
-        return Ok((None, None, None));
-    };
-    let collector =
-        config::collector_url(url, config.collector.insecure).map_err(anyhow::Error::msg)?;
-    let (ticks_to, ticks) = watch::channel(None);
-    let (events_to, events) = broadcast::channel(uplink::EVENTS_KEPT);
-    let options = uplink::Options {
-        collector,
-        hello: v1::Hello {
-            wire_version: WIRE_VERSION,
-            host: identity.host.clone(),
-            boot_id: identity.boot_id.clone(),
-            weir_version: env!("CARGO_PKG_VERSION").to_owned(),
-            backend: wire::backend(backend.kind()).into(),
-            kernel_release: identity.kernel_release.clone(),
-        },
-        pseudonyms: labelling::pseudonyms(&config.labels)?,
-    };
-    let inputs = uplink::Inputs {
-        ticks,
-        events,
-        finish: finish.clone(),
-    };
-    let task = tokio::spawn(uplink::run(options, inputs, counts));
-    let ticks = Ticks {
-        to: ticks_to,
-        interval: Duration::from_millis(config.collector.interval_ms.into()),
-    };
-    Ok((Some(ticks), Some(events_to), Some(task)))
 }
 
 /// What reaches the core from outside, and the ways to it.

@@ -55,6 +55,7 @@ pub async fn play(
         uplink_counts: Arc::default(),
         followers,
         events: None,
+        deliveries: None,
         own_recording: None,
         labelling: Labelling::new(&config.labels, None, None),
         learned: None,

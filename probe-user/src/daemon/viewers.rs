@@ -5,6 +5,7 @@ use std::sync::Arc;
 use weir_proto::v1::{self, viewer_message};
 
 use super::desk::Desk;
+use crate::labels::request::ShortText;
 use crate::qoe::alarms::Raised;
 use crate::qoe::audience::{Entry, Happening};
 use crate::query::filter::Filter;
@@ -25,7 +26,7 @@ impl Desk {
             return;
         };
         if let Some(events) = self.events.as_ref().filter(|_| happening.is_hot()) {
-            let _ = events.send(HotEvent::Viewer(Arc::new(event.clone())));
+            events.push(HotEvent::Viewer(Arc::new(event.clone())));
         }
         if let Some(followers) = followers {
             let message = Some(viewer_message::Message::Event(event));
@@ -56,7 +57,7 @@ impl Desk {
             tracing::info!(%cell, rate = alarm.rate().word(), "the alarm has cleared");
         }
         if let Some(events) = &self.events {
-            let _ = events.send(HotEvent::Alarm(Arc::new(alarm.clone())));
+            events.push(HotEvent::Alarm(Arc::new(alarm.clone())));
         }
         if let Some(followers) = self.followers.viewers.to_followers() {
             let message = Some(viewer_message::Message::Alarm(alarm));
@@ -89,6 +90,27 @@ impl Desk {
             next: (until < audience.places()).then_some(until),
             follow: self.followers.viewers.subscribe(),
         }
+    }
+
+    /// Those with a session id.
+    pub(super) fn viewers_called(
+        &self,
+        sid: ShortText,
+        filter: &Filter,
+        cells: &[bool],
+        most: usize,
+        now_ns: u64,
+    ) -> Vec<v1::Viewer> {
+        let entries = self.intake.audience().iter_from(0).map(|(_, entry)| entry);
+        entries
+            .filter(|entry| {
+                entry.name == Some(sid)
+                    && cells[entry.cell as usize]
+                    && filter.matches_viewer(entry.client, entry.port, entry.troubled())
+            })
+            .take(most)
+            .map(|entry| self.intake.viewer(entry, now_ns))
+            .collect()
     }
 
     /// Those that fare worst.

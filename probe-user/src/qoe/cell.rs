@@ -219,15 +219,8 @@ impl Cell {
         self.gauges.merge(&other.gauges);
         // Hosts may be configured otherwise; beyond the rates that have a place, others have none.
         for other in other.sustain.iter().filter(|other| other.rate_bps != 0) {
-            let place = |rate_bps| move |own: &Sustain| own.rate_bps == rate_bps;
-            let own = &mut self.sustain;
-            if let Some(at) = own
-                .iter()
-                .position(place(other.rate_bps))
-                .or_else(|| own.iter().position(place(0)))
-            {
-                own[at].rate_bps = other.rate_bps;
-                own[at].merge(other);
+            if let Some(own) = self.rate(other.rate_bps) {
+                own.merge(other);
             }
         }
         for (metric, sparse) in &other.histograms {
@@ -237,6 +230,74 @@ impl Cell {
             for (bucket, count) in sparse.index().iter().zip(sparse.count()) {
                 if let Some(place) = counts.get_mut(*bucket as usize) {
                     *place = place.saturating_add(*count);
+                }
+            }
+        }
+    }
+
+    /// The place of a rate, which it may take now; none if others have all places.
+    fn rate(&mut self, rate_bps: u64) -> Option<&mut Sustain> {
+        let place = |rate_bps| move |own: &Sustain| own.rate_bps == rate_bps;
+        let own = &mut self.sustain;
+        let known = own.iter().position(place(rate_bps));
+        let at = known.or_else(|| own.iter().position(place(0)))?;
+        own[at].rate_bps = rate_bps;
+        Some(&mut own[at])
+    }
+
+    /// Puts what a cell counted in the place of what it had counted before: a sum that held the
+    /// older state holds the newer one afterwards, exactly, also if a count went back. Gauges are
+    /// left alone. Both have this version's buckets.
+    pub fn exchange(&mut self, older: Option<&CellSnapshot>, newer: &CellSnapshot) {
+        let nothing = (Counters::default(), [Sustain::default(); RATES]);
+        let (counters, sustain) = older.map_or(nothing, |older| (older.counters, older.sustain));
+        self.counters.exchange(&counters, &newer.counters);
+        let of = |rates: &[Sustain; RATES], rate_bps| {
+            let same = rates.iter().find(|one| one.rate_bps == rate_bps);
+            same.copied().unwrap_or_default()
+        };
+        // A boot's rates stay as they are; if they do not, those that are not tested any more end here.
+        let gone = sustain
+            .iter()
+            .filter(|old| of(&newer.sustain, old.rate_bps).rate_bps == 0);
+        for rate_bps in newer.sustain.iter().chain(gone).map(|one| one.rate_bps) {
+            let (old, new) = (of(&sustain, rate_bps), of(&newer.sustain, rate_bps));
+            if let Some(sum) = self.rate(rate_bps).filter(|_| rate_bps != 0) {
+                sum.tested = swap(sum.tested, old.tested, new.tested);
+                sum.sustained = swap(sum.sustained, old.sustained, new.sustained);
+            }
+        }
+        let before = |metric| older.and_then(|older| older.histogram(metric));
+        for (metric, histogram) in &newer.histograms {
+            self.exchange_buckets(*metric, before(*metric), Some(histogram));
+        }
+        for (metric, histogram) in older.map_or(&[][..], |older| &older.histograms) {
+            if newer.histogram(*metric).is_none() {
+                self.exchange_buckets(*metric, Some(histogram), None);
+            }
+        }
+    }
+
+    fn exchange_buckets(
+        &mut self,
+        metric: Metric,
+        older: Option<&SparseHistogram>,
+        newer: Option<&SparseHistogram>,
+    ) {
+        if older == newer {
+            return;
+        }
+        let sum = self.histograms[metric as usize]
+            .get_or_insert_with(|| Histogram::with_config(&metric.buckets()))
+            .as_mut_slice();
+        for (histogram, change) in [
+            (older, u64::wrapping_sub as fn(u64, u64) -> u64),
+            (newer, u64::wrapping_add),
+        ] {
+            let Some(histogram) = histogram else { continue };
+            for (bucket, count) in histogram.index().iter().zip(histogram.count()) {
+                if let Some(place) = sum.get_mut(*bucket as usize) {
+                    *place = change(*place, *count);
                 }
             }
         }
@@ -287,7 +348,32 @@ pub struct CellSnapshot {
     pub histograms: Vec<(Metric, SparseHistogram)>,
 }
 
+/// `sum` with `new` in the place of `old`; between the two it may leave its range.
+fn swap(sum: u64, old: u64, new: u64) -> u64 {
+    sum.wrapping_sub(old).wrapping_add(new)
+}
+
 impl CellSnapshot {
+    /// A cell in which nothing is counted.
+    pub fn empty(key: CellKey) -> Self {
+        Cell::default().snapshot(key, false)
+    }
+
+    /// The distribution of a metric; none: it has no values.
+    pub fn histogram(&self, metric: Metric) -> Option<&SparseHistogram> {
+        self.histograms
+            .iter()
+            .find(|(known, _)| *known == metric)
+            .map(|(_, histogram)| histogram)
+    }
+
+    /// Whether the same was counted, whatever is open.
+    pub fn counts_equal(&self, other: &Self) -> bool {
+        self.counters == other.counters
+            && self.sustain == other.sustain
+            && self.histograms == other.histograms
+    }
+
     /// What was counted since an older state of the same cell; what is open, as it is now.
     #[must_use]
     pub fn since(&self, older: &Self) -> Self {

@@ -25,6 +25,12 @@ macro_rules! counters {
                 $(self.$name = self.$name.saturating_add(other.$name);)*
             }
 
+            /// Puts `newer` in the place of `older` in this sum; between the two it may leave its
+            /// range.
+            pub fn exchange(&mut self, older: &Self, newer: &Self) {
+                $(self.$name = self.$name.wrapping_sub(older.$name).wrapping_add(newer.$name);)*
+            }
+
             /// What was counted since `older`.
             #[must_use]
             pub fn since(&self, older: &Self) -> Self {

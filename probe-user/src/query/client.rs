@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group, Uid, User};
 use tokio::net::UnixStream;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use tower::service_fn;
 use weir_proto::v1::fleet_client::FleetClient;
 use weir_proto::v1::local_client::LocalClient;
 
-/// How long a collector has to take a connection.
-const COLLECTOR_CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+use crate::config::is_loopback;
+use crate::tls;
+
 /// Largest answer taken from a peer: a watch snapshot of every cell with its histograms is a few
 /// megabytes at most.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -58,8 +60,14 @@ pub enum QueryError {
         /// The daemon's own words: whom it allows.
         allowed: String,
     },
-    /// The collector's address is no `http://HOST:PORT`.
-    #[error("\"{url}\" is no collector address: {why}\nGive one as http://HOST:PORT.")]
+    /// The files with which to show who asks.
+    #[error(transparent)]
+    Certificate(tls::Error),
+    /// The collector's address cannot be used.
+    #[error(
+        "\"{url}\" is no collector address: {why}\nGive one as https://HOST:PORT, or as \
+         http://127.0.0.1:PORT on this host."
+    )]
     BadUrl {
         /// As given.
         url: String,
@@ -159,28 +167,46 @@ pub async fn local(socket: &Path) -> Result<LocalClient<Channel>, QueryError> {
     Ok(LocalClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
-/// Connects to the collector at `url` (`http://HOST:PORT`).
-pub async fn fleet(url: &str) -> Result<FleetClient<Channel>, QueryError> {
+/// Connects to the collector at `url`: `https://HOST:PORT` with the files of a certificate, or
+/// `http://HOST:PORT` on this host.
+pub async fn fleet(
+    url: &str,
+    files: Option<tls::Files>,
+) -> Result<FleetClient<Channel>, QueryError> {
     let bad = |why: &str| QueryError::BadUrl {
         url: url.to_owned(),
         why: why.to_owned(),
     };
     let uri: Uri = url.parse().map_err(|error| bad(&format!("{error}")))?;
-    if uri.scheme_str() != Some("http") {
-        return Err(bad("it must begin with http://"));
+    match (uri.scheme_str(), &files) {
+        (Some("https"), Some(_)) => {}
+        (Some("https"), None) => {
+            return Err(bad("https:// needs a certificate: --ca, --cert and --key"));
+        }
+        (Some("http"), None) if uri.host().is_some_and(is_loopback) => {}
+        (Some("http"), None) => {
+            return Err(bad("plain text goes to this host only; use https://"));
+        }
+        (Some("http"), Some(_)) => {
+            return Err(bad("certificates are of no use to http://; use https://"));
+        }
+        _ => return Err(bad("it must begin with https:// or http://")),
     }
     if uri.port().is_none() {
         return Err(bad("it names no port"));
     }
-    let channel = Endpoint::from(uri)
-        .connect_timeout(COLLECTOR_CONNECT_TIMEOUT)
-        .connect()
-        .await
-        .map_err(|error| QueryError::CollectorUnreachable {
+    let connector = tls::Connector::new(uri, files);
+    let channel = connector.connect(|endpoint| endpoint).await;
+    let channel = channel.map_err(|error| match error {
+        tls::ConnectError::Files(error) => QueryError::Certificate(error),
+        tls::ConnectError::Transport(error) => QueryError::CollectorUnreachable {
             url: url.to_owned(),
             why: innermost(&error),
-        })?;
-    Ok(FleetClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        },
+    })?;
+    Ok(FleetClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Zstd))
 }
 
 fn socket_error(socket: &Path, error: &(dyn StdError + 'static)) -> QueryError {
@@ -319,7 +345,7 @@ mod tests {
             .unwrap()
             .port();
         let url = format!("http://127.0.0.1:{port}");
-        let text = fleet(&url).await.unwrap_err().to_string();
+        let text = fleet(&url, None).await.unwrap_err().to_string();
         assert!(text.contains(&url), "{text}");
         assert!(text.contains("refused"), "{text}");
     }
@@ -327,8 +353,8 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_is_no_url_is_refused_with_the_form_wanted() {
         for url in ["collector", "https://c:1", "http://collector", "http://a b"] {
-            let text = fleet(url).await.unwrap_err().to_string();
-            assert!(text.contains("http://HOST:PORT"), "{url}: {text}");
+            let text = fleet(url, None).await.unwrap_err().to_string();
+            assert!(text.contains("https://HOST:PORT"), "{url}: {text}");
         }
     }
 }

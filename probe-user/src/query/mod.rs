@@ -7,6 +7,7 @@ pub mod access;
 pub mod client;
 mod connection;
 pub mod filter;
+pub mod selector;
 pub mod server;
 mod viewers;
 
@@ -20,6 +21,7 @@ use crate::intake::{AlreadyRecorded, Recording};
 use crate::qoe::{CellKey, Finished, Session};
 use crate::wire::Context;
 use filter::Filter;
+use selector::Selector;
 
 /// Most viewers, likewise.
 pub const VIEWERS_PER_PAGE: usize = 512;
@@ -89,8 +91,30 @@ pub enum Query {
         /// Gets one page.
         reply: oneshot::Sender<ViewerPage>,
     },
+    /// What a collector's operator looks at more closely.
+    Drill {
+        /// Which.
+        selector: Arc<Selector>,
+        /// Most of each kind, worst first.
+        most: usize,
+        /// Gets it.
+        reply: oneshot::Sender<Drilled>,
+    },
     /// All that is said from now on.
     Record(oneshot::Sender<Result<Recording, AlreadyRecorded>>),
+}
+
+/// A closer look.
+#[derive(Debug, Default)]
+pub struct Drilled {
+    /// Worst first.
+    pub viewers: Vec<v1::Viewer>,
+    /// Worst first.
+    pub sessions: Vec<v1::Session>,
+    /// Without histograms.
+    pub cells: Vec<v1::Cell>,
+    /// When that was.
+    pub unix_ns: u64,
 }
 
 /// A piece of the list of sessions.

@@ -22,7 +22,7 @@ pub fn is_void_since(cell: &Cell, older: Option<&Cell>) -> bool {
 }
 
 /// Every loss that is not zero, with its cause. A frame that the uplink dropped is none: the next
-/// one holds all that it held.
+/// one holds all that it held. Nor is what its cold lane sheds to keep within its budget.
 pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
     let full = |ring: &Option<RingLoss>| ring.as_ref().map_or(0, |ring| ring.ring_full);
     let all = [
@@ -47,6 +47,7 @@ pub fn causes(losses: &Losses) -> Vec<(&'static str, u64)> {
         ("recorder dropped", losses.recorder_dropped),
         ("recorder unwritten", losses.recorder_unwritten),
         ("uplink events dropped", losses.uplink_events_dropped),
+        ("ring unwritten", losses.uplink_ring_unwritten),
     ];
     all.into_iter().filter(|(_, lost)| *lost > 0).collect()
 }

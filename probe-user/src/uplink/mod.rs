@@ -1,36 +1,57 @@
-//! The way to the collector: numbered frames of cumulative counts, and events ahead of them.
+//! The way to the collector: what matters most goes first, and never waits for the rest.
 //!
-//! The core hands over and never waits: of ticks the newest wins, of events the oldest go first,
-//! and what is dropped is counted. A frame holds everything, so the first one after a reconnect
-//! repairs all that was missed. The connection itself is [`link`]'s work.
+//! The core hands over and never waits. [`hot`] carries what must be known at once and a vital frame
+//! of fixed size, [`warm`] every cell with its distributions, [`cold`] each delivery. Each has a queue,
+//! a budget and a connection ([`link`]) of its own; the hot lane has a thread of its own, too. Of what
+//! is cumulative the newest wins, of events and deliveries the oldest go first, and what is dropped is
+//! counted. Such a frame holds everything, so the first one after a reconnect repairs all that was
+//! missed; events and deliveries are sent again until they are acknowledged.
 
+mod budget;
+mod cold;
+mod drill;
+mod hot;
+mod lane;
 mod link;
 mod privacy;
+mod queue;
+pub mod ring;
+#[cfg(test)]
+mod tests;
+mod vital;
+mod warm;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{broadcast, watch};
+use anyhow::Context as _;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Uri;
 use weir_proto::v1;
 
-use crate::labels::pseudonym::Pseudonyms;
+pub use lane::UplinkCounts;
+pub use privacy::Private;
+pub use queue::{Counts, Queue};
+pub use vital::{VITAL_FRAME_BYTES, VITAL_VALUES};
+
 use crate::qoe::{CellSnapshot, Event};
-use crate::query::Followed;
-use crate::wire;
+use crate::query::{Followed, Query};
+use crate::tls::Connector;
+use cold::Cold;
+use hot::Hot;
+use lane::{Common, Pressure};
+use link::Link;
+use ring::{Found, Ring};
+use warm::Warm;
 
 /// Events that wait for a connection; beyond, the oldest are dropped.
 pub const EVENTS_KEPT: usize = 1024;
-/// Events in one frame.
-const EVENTS_PER_FRAME: usize = 64;
-const BACKOFF_LEAST: Duration = Duration::from_millis(200);
-const BACKOFF_MOST: Duration = Duration::from_secs(10);
-/// A connection that held for so long was a good one: the next back-off starts anew.
-const GOOD_CONNECTION: Duration = Duration::from_secs(30);
+/// Deliveries likewise: some megabytes.
+pub const DELIVERIES_KEPT: usize = 8192;
 /// At the end of either side, the other has so long to take what is on its way to it.
 pub const FAREWELL: Duration = Duration::from_secs(2);
+/// Of what a collector says.
+const MAX_ANSWER_BYTES: usize = 256 << 10;
 
 /// What must be known at once.
 #[derive(Clone, Debug)]
@@ -48,41 +69,15 @@ pub enum HotEvent {
     Alarm(Arc<v1::Alarm>),
 }
 
-impl HotEvent {
-    fn message(&self) -> v1::HotEvent {
-        match self {
-            Self::Delivery { event, delivery } => {
-                let Followed {
-                    record,
-                    cell,
-                    context,
-                } = &**delivery;
-                let delivery = wire::delivery(record, cell, context);
-                v1::HotEvent {
-                    unix_ns: context.unix_ns(record.header.t_ns),
-                    event: Some(match event {
-                        Event::Late => v1::hot_event::Event::Late(delivery),
-                        Event::Aborted => v1::hot_event::Event::Aborted(delivery),
-                    }),
-                }
-            }
-            Self::Viewer(event) => v1::HotEvent {
-                unix_ns: event.told_unix_ns,
-                event: Some(v1::hot_event::Event::Viewer((**event).clone())),
-            },
-            Self::Alarm(alarm) => v1::HotEvent {
-                unix_ns: alarm.unix_ns,
-                event: Some(v1::hot_event::Event::Alarm((**alarm).clone())),
-            },
-        }
-    }
-}
-
 /// All that the daemon knows at one moment.
 #[derive(Clone, Debug)]
 pub struct Tick {
+    /// From 1.
+    pub seq: u64,
     /// That moment.
     pub unix_ns: u64,
+    /// The same by the clock that never steps.
+    pub made: Instant,
     /// Since the tick before.
     pub interval_ms: u32,
     /// Which configuration was in force.
@@ -97,39 +92,32 @@ pub struct Tick {
     pub budget: Option<v1::BudgetStatus>,
 }
 
-/// What the uplink says about itself. The core reads it, the uplink writes it.
-#[derive(Debug, Default)]
-pub struct UplinkCounts {
-    /// Events dropped while no connection took them.
-    pub events_dropped: AtomicU64,
-    /// Frames dropped likewise.
-    pub frames_dropped: AtomicU64,
-    status: Mutex<v1::UplinkStatus>,
-}
-
-impl UplinkCounts {
-    /// How the connection is.
-    pub fn status(&self) -> v1::UplinkStatus {
-        self.status
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    fn update(&self, change: impl FnOnce(&mut v1::UplinkStatus)) {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// Where to, and as whom.
+/// Where to, as whom, and how much.
 #[derive(Debug)]
 pub struct Options {
     /// The collector.
-    pub collector: Uri,
+    pub collector: Connector,
     /// The first message of each connection.
     pub hello: v1::Hello,
-    /// Clients' names in what is sent; none: their addresses.
-    pub pseudonyms: Option<Pseudonyms>,
+    /// Clients' names in what is sent.
+    pub private: Private,
+    /// What the lanes may send.
+    pub budgets: Budgets,
+    /// The last minutes on disk; none: they are not kept.
+    pub ring: Option<ring::Options>,
+    /// Who answers closer looks; none: nobody.
+    pub core: Option<mpsc::Sender<Query>>,
+}
+
+/// Bytes per second, on average over seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// Of events; vital frames are always sent.
+    pub hot: u32,
+    /// Of cells with distributions.
+    pub warm: u32,
+    /// Of deliveries.
+    pub cold: u32,
 }
 
 /// What the core hands over.
@@ -137,172 +125,150 @@ pub struct Options {
 pub struct Inputs {
     /// The newest tick.
     pub ticks: watch::Receiver<Option<Arc<Tick>>>,
-    /// Events, oldest first.
-    pub events: broadcast::Receiver<HotEvent>,
+    /// What must be known at once.
+    pub events: Arc<Queue<HotEvent>>,
+    /// Finished deliveries; none: they are not sent.
+    pub deliveries: Option<Arc<Queue<Box<Followed>>>>,
     /// The core has made its last tick.
     pub finish: CancellationToken,
 }
 
-/// Makes the frames of this boot and remembers what is yet to be sent.
-#[derive(Debug)]
-struct Outbox {
-    host: String,
-    boot_id: String,
+/// Keeps connections to the collector until the core is finished and its last tick delivered. When
+/// it is dropped, all ends at once.
+///
+/// # Errors
+/// If there is no thread to be had.
+pub async fn run(
+    options: Options,
     inputs: Inputs,
     counts: Arc<UplinkCounts>,
-    seq: u64,
-    /// Events taken from the queue so far, those dropped included.
-    events_seen: u64,
-    /// Clients' names; none: their addresses are sent.
-    pseudonyms: Option<Pseudonyms>,
-    /// The newest frame with cells, while it is not sent.
-    waiting: Option<v1::Frame>,
-}
-
-impl Outbox {
-    /// Numbers a frame that is about to be sent.
-    fn numbered(&mut self, frame: v1::Frame) -> v1::Frame {
-        self.seq += 1;
-        v1::Frame {
-            host: self.host.clone(),
-            boot_id: self.boot_id.clone(),
-            seq: self.seq,
-            events_total: self.events_seen,
-            ..frame
-        }
-    }
-
-    /// Makes a frame of the newest tick. One that still waits is dropped for it, and leaves a gap
-    /// in the numbers.
-    fn take_tick(&mut self) {
-        let Some(tick) = self.inputs.ticks.borrow_and_update().clone() else {
-            return;
-        };
-        let heard = wire::Heard::of(&tick.losses);
-        let cells = tick.cells.iter();
-        let frame = v1::Frame {
-            unix_ns: tick.unix_ns,
-            interval_ms: tick.interval_ms,
-            config_generation: tick.config_generation,
-            losses: Some(tick.losses),
-            cells: cells.map(|cell| wire::cell(cell, 1, heard)).collect(),
-            tick: true,
-            off: tick.off.clone(),
-            budget: tick.budget.clone(),
-            ..v1::Frame::default()
-        };
-        if self.waiting.replace(frame).is_some() {
-            self.seq += 1;
-            self.counts.frames_dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Makes a frame of an event and those that wait behind it.
-    fn take_events(&mut self, first: &HotEvent) -> v1::Frame {
-        self.events_seen += 1;
-        let mut events = vec![self.message(first)];
-        while events.len() < EVENTS_PER_FRAME {
-            match self.inputs.events.try_recv() {
-                Ok(event) => {
-                    self.events_seen += 1;
-                    events.push(self.message(&event));
-                }
-                Err(broadcast::error::TryRecvError::Lagged(missed)) => self.missed_events(missed),
-                Err(_) => break,
-            }
-        }
-        let unix_ns = events.last().map_or(0, |event| event.unix_ns);
-        self.numbered(v1::Frame {
-            unix_ns,
-            events,
-            ..v1::Frame::default()
-        })
-    }
-
-    fn message(&mut self, event: &HotEvent) -> v1::HotEvent {
-        let mut message = event.message();
-        if let Some(pseudonyms) = &mut self.pseudonyms {
-            privacy::hide_clients(&mut message, pseudonyms, Instant::now());
-        }
-        message
-    }
-
-    fn missed_events(&mut self, missed: u64) {
-        self.events_seen += missed;
-        self.counts
-            .events_dropped
-            .fetch_add(missed, Ordering::Relaxed);
-    }
-}
-
-/// Keeps a connection to the collector until the core is finished and its last tick delivered.
-pub async fn run(mut options: Options, inputs: Inputs, counts: Arc<UplinkCounts>) {
-    let collector = options.collector.to_string();
-    counts.update(|status| status.collector.clone_from(&collector));
-    let finish = inputs.finish.clone();
-    let mut outbox = Outbox {
-        host: options.hello.host.clone(),
-        boot_id: options.hello.boot_id.clone(),
-        inputs,
-        counts: counts.clone(),
-        seq: 0,
-        events_seen: 0,
-        pseudonyms: options.pseudonyms.take(),
-        waiting: None,
+) -> anyhow::Result<()> {
+    let Options {
+        collector,
+        hello,
+        private,
+        budgets,
+        ring,
+        core,
+    } = options;
+    let Inputs {
+        ticks,
+        events,
+        deliveries,
+        finish,
+    } = inputs;
+    counts.set_collector(&collector.uri().to_string());
+    let common = Common {
+        hello,
+        counts,
+        pressure: Arc::new(Pressure::default()),
     };
-    let mut backoff = BACKOFF_LEAST;
-    loop {
-        let started = tokio::time::Instant::now();
-        let deadline = async {
-            finish.cancelled().await;
-            tokio::time::sleep(FAREWELL).await;
-        };
-        let ended = tokio::select! {
-            ended = link::run(&options, &mut outbox) => ended,
-            () = deadline => Err(anyhow::anyhow!(
-                "the last frame was not acknowledged within {FAREWELL:?}"
-            )),
-        };
-        counts.update(|status| status.connected = false);
-        let Err(err) = ended else {
-            return;
-        };
-        let why = format!("{err:#}");
-        let known = counts.status().last_error == why;
-        counts.update(|status| status.last_error.clone_from(&why));
-        if finish.is_cancelled() {
-            tracing::warn!(collector, "the collector may miss the last numbers: {why}");
-            return;
+    let directory = ring.as_ref().and_then(|ring| ring.directory.clone());
+    let (ring, found) = match ring {
+        Some(options) => open_ring(options, &common).await?,
+        None => (None, Found::default()),
+    };
+    let kept = keep_ring(ring, ticks.clone(), common.clone(), finish.clone());
+    let unknown = Arc::new(Notify::new());
+    let host = common.hello.host.clone();
+    let recovery = ring::recovery::run(found, host, collector.clone(), unknown.clone());
+    let recovery = finish.clone().run_until_cancelled_owned(recovery);
+    let (ends, drills) = drill::new(core, directory, common.clone(), private.clone());
+    let drills = drills.run(&collector, finish.clone());
+    let hot = Hot::new(common.clone(), ticks.clone(), events, private.clone(), ends);
+    let hot = Link::new(
+        hot,
+        common.clone(),
+        &collector,
+        Some(budgets.hot),
+        finish.clone(),
+    );
+    let hot = on_its_own(hot.keep())?;
+    let warm = Warm::new(common.clone(), ticks, unknown);
+    let warm = Link::new(
+        warm,
+        common.clone(),
+        &collector,
+        Some(budgets.warm),
+        finish.clone(),
+    );
+    let cold = async {
+        if let Some(deliveries) = deliveries {
+            let cold = Cold::new(common.clone(), deliveries, private);
+            let link = Link::new(cold, common, &collector, Some(budgets.cold), finish);
+            link.keep().await;
         }
-        if started.elapsed() >= GOOD_CONNECTION {
-            backoff = BACKOFF_LEAST;
+    };
+    tokio::join!(hot, warm.keep(), cold, kept, recovery, drills);
+    Ok(())
+}
+
+type OpenRing = (Option<(Ring, Duration)>, Found);
+
+/// Without a disk for it, all else goes on.
+async fn open_ring(options: ring::Options, common: &Common) -> anyhow::Result<OpenRing> {
+    let ring::Options {
+        open,
+        max_bytes,
+        every,
+        ..
+    } = options;
+    let hello = common.hello.clone();
+    let opened = tokio::task::spawn_blocking(move || Ring::open(open()?, hello, max_bytes));
+    match opened.await.context("opening the ring failed")? {
+        Ok((ring, found)) => {
+            if found.damaged > 0 {
+                let places = found.damaged;
+                tracing::warn!(places, "the ring was damaged; what was whole was read");
+            }
+            Ok((Some((ring, every)), found))
         }
-        // Hosts that lost one collector together must not come back together.
-        let wait = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
-        if known {
-            tracing::debug!(collector, "no connection to the collector: {why}");
-        } else {
-            tracing::warn!(
-                collector,
-                "no connection to the collector; measuring goes on, trying again in {wait:.1?}: \
-                 {why}"
-            );
+        Err(err) => {
+            tracing::error!("the last minutes are not kept on disk: {err}");
+            common.counts.set_ring(v1::RingStatus {
+                error: err.to_string(),
+                ..v1::RingStatus::default()
+            });
+            Ok((None, Found::default()))
         }
-        backoff = (backoff * 2).min(BACKOFF_MOST);
-        pause(wait, &mut outbox, &finish).await;
     }
 }
 
-/// Waits for the next attempt. Frames are made all the while, so that a gap in their numbers tells
-/// the collector what it missed.
-async fn pause(wait: Duration, outbox: &mut Outbox, finish: &CancellationToken) {
-    let over = tokio::time::sleep(wait);
-    tokio::pin!(over);
-    loop {
-        tokio::select! {
-            () = &mut over => return,
-            () = finish.cancelled() => return,
-            Ok(()) = outbox.inputs.ticks.changed() => outbox.take_tick(),
-        }
+async fn keep_ring(
+    ring: Option<(Ring, Duration)>,
+    ticks: watch::Receiver<Option<Arc<Tick>>>,
+    common: Common,
+    finish: CancellationToken,
+) {
+    if let Some((ring, every)) = ring {
+        ring::keep(ring, every, ticks, common, finish).await;
     }
+}
+
+/// Runs a lane on a thread of its own, so that no other lane's work comes before it. Ends with what is
+/// returned.
+fn on_its_own(
+    lane: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the hot lane")?;
+    let (ended_to, ended) = oneshot::channel();
+    let stop = CancellationToken::new();
+    let guard = stop.clone().drop_guard();
+    std::thread::Builder::new()
+        .name("weir-hot".to_owned())
+        .spawn(move || {
+            runtime.block_on(stop.run_until_cancelled(lane));
+            // Fails only if nobody waits any more.
+            let _ = ended_to.send(());
+        })
+        .context("cannot start the hot lane's thread")?;
+    Ok(async move {
+        let _guard = guard;
+        if ended.await.is_err() {
+            tracing::error!("the hot lane's thread failed; the collector hears of nothing at once");
+        }
+    })
 }

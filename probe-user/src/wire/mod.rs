@@ -16,7 +16,7 @@ use crate::qoe::viewer::Tier;
 use crate::qoe::{CellKey, CellSnapshot, FoldLosses, Kind, Metric, Phase, Session, delivery};
 
 /// Version of the wire that this daemon and collector speak.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;
 
 /// What a record's numbers are relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -336,6 +336,10 @@ pub struct DaemonCounts {
     pub uplink_events_dropped: u64,
     /// Frames that the uplink dropped.
     pub uplink_frames_dropped: u64,
+    /// Seconds that the disk of the uplink's ring did not take.
+    pub uplink_ring_unwritten: u64,
+    /// Finished deliveries that the uplink's cold lane shed.
+    pub uplink_deliveries_dropped: u64,
     /// Records that a slow recorder missed.
     pub recorder_dropped: u64,
     /// Records that the disk of the daemon's own recording did not take.
@@ -385,6 +389,8 @@ pub fn losses(
         viewer_events_dropped: audience.changes_dropped,
         labels_taken_log: daemon.labels_taken_log,
         labels_taken_tag: daemon.labels_taken_tag,
+        uplink_ring_unwritten: daemon.uplink_ring_unwritten,
+        uplink_deliveries_dropped: daemon.uplink_deliveries_dropped,
     }
 }
 

@@ -5,6 +5,9 @@
     reason = "a module of several test crates, each of which uses its own part"
 )]
 
+pub mod authority;
+pub mod centre;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};

@@ -157,6 +157,28 @@ impl Daemon {
         Ok(bytes)
     }
 
+    /// Processor time of its threads of this name, in nanoseconds.
+    pub(crate) fn thread_ns(&self, name: &str) -> Result<u64> {
+        let dir = PathBuf::from(format!("/proc/{}/task", self.process.id()));
+        let tasks = fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
+        let mut ns = 0;
+        for task in tasks {
+            let path = task?.path();
+            // A thread may end meanwhile.
+            let named = fs::read_to_string(path.join("comm")).unwrap_or_default();
+            let stat = fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+            if named.trim_end() == name
+                && let Some(ran) = stat
+                    .split(' ')
+                    .next()
+                    .and_then(|ran| ran.parse::<u64>().ok())
+            {
+                ns += ran;
+            }
+        }
+        Ok(ns)
+    }
+
     /// Memory of its own that is in use.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.process.id());

@@ -55,7 +55,7 @@ pub(crate) fn measure(plan: &Plan, tools: &Tools, report: &mut Report) -> Result
     for round in 0..plan.latency_rounds {
         for (saturated, side) in [false, true].into_iter().zip(&mut sides) {
             let flood = saturated
-                .then(|| Flood::start(rings.producer(&tools.programs)?))
+                .then(|| Flood::start(rings.producer(&tools.programs)?, REFILL))
                 .transpose()?;
             let before = (Instant::now(), bulk_drained(&daemon)?);
             let latencies = follower.time(&mut events, plan.latency_events)?;
@@ -124,13 +124,13 @@ fn tell([idle, saturated]: &[Side; 2], report: &mut Report) {
 }
 
 /// The daemon's two rings, by names under which others can open them; gone when dropped.
-struct Rings {
+pub(crate) struct Rings {
     paths: Vec<(&'static str, PathBuf)>,
     _remove: Deferred,
 }
 
 impl Rings {
-    fn pin(daemon: &Daemon) -> Result<Self> {
+    pub(crate) fn pin(daemon: &Daemon) -> Result<Self> {
         let name = format!("{}-bench-{}", cleanup::PREFIX, std::process::id());
         let own = std::env::temp_dir().join(name);
         std::fs::create_dir(&own).with_context(|| format!("cannot make {}", own.display()))?;
@@ -170,7 +170,7 @@ impl Rings {
     }
 
     /// A producer that writes into them.
-    fn producer(&self, programs: &Path) -> Result<Producer> {
+    pub(crate) fn producer(&self, programs: &Path) -> Result<Producer> {
         let now = monotonic_ns()?;
         let making = Making {
             sessions: 10_000,
@@ -184,14 +184,15 @@ impl Rings {
     }
 }
 
-/// Keeps the bulk ring full.
-struct Flood {
+/// Writes many records into the bulk ring.
+pub(crate) struct Flood {
     stop: std::sync::Arc<AtomicBool>,
     thread: JoinHandle<Result<()>>,
 }
 
 impl Flood {
-    fn start(mut producer: Producer) -> Result<Self> {
+    /// A batch, or as many as the ring takes, every `refill`.
+    pub(crate) fn start(mut producer: Producer, refill: Duration) -> Result<Self> {
         let stop = std::sync::Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
@@ -210,9 +211,9 @@ impl Flood {
                 while !stopped.load(Ordering::Relaxed) {
                     let before = made;
                     made = producer.produce(AT_ONCE)?;
-                    if made < before + u64::from(AT_ONCE) {
-                        // The ring is full.
-                        std::thread::sleep(REFILL);
+                    let is_full = made < before + u64::from(AT_ONCE);
+                    if is_full || refill > REFILL {
+                        std::thread::sleep(refill);
                     }
                 }
                 Ok(())
@@ -221,21 +222,22 @@ impl Flood {
         Ok(Self { stop, thread })
     }
 
-    fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         join(self.thread)
     }
 }
 
-/// A client that follows troubled deliveries, on a thread of its own.
-struct Follower {
+/// Who hears of hot events, on a thread of its own.
+pub(crate) struct Follower {
     /// Nanoseconds from each event to its receipt.
-    received: Receiver<u64>,
-    missed: std::sync::Arc<AtomicU64>,
-    _thread: JoinHandle<Result<()>>,
+    pub(crate) received: Receiver<u64>,
+    pub(crate) missed: std::sync::Arc<AtomicU64>,
+    pub(crate) _thread: JoinHandle<Result<()>>,
 }
 
 impl Follower {
+    /// A client of the daemon's socket that follows troubled deliveries.
     fn start(socket: &Path) -> Result<Self> {
         let (to, received) = mpsc::channel();
         let missed = std::sync::Arc::new(AtomicU64::new(0));
@@ -280,7 +282,7 @@ impl Follower {
     }
 
     /// Makes events until one comes: then the follower follows.
-    fn await_first(&self, events: &mut Producer) -> Result<()> {
+    pub(crate) fn await_first(&self, events: &mut Producer) -> Result<()> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             events.hot_event()?;
@@ -302,7 +304,7 @@ impl Follower {
     }
 
     /// Makes events at random times, and times them.
-    fn time(&self, events: &mut Producer, count: usize) -> Result<Histogram> {
+    pub(crate) fn time(&self, events: &mut Producer, count: usize) -> Result<Histogram> {
         let mut latencies = Histogram::new(7, 40).context("making a histogram")?;
         let missed = self.missed.load(Ordering::Relaxed);
         for _ in 0..count {
@@ -328,7 +330,7 @@ fn bulk_drained(daemon: &Daemon) -> Result<u64> {
     Ok(losses.bulk.map_or(0, |ring| ring.drained))
 }
 
-fn monotonic_ns() -> Result<u64> {
+pub(crate) fn monotonic_ns() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).context("reading the clock")?;
     Ok(u64::try_from(time.tv_sec())? * 1_000_000_000 + u64::try_from(time.tv_nsec())?)
 }

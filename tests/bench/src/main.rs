@@ -23,6 +23,7 @@ mod replay_cost;
 mod report;
 mod scene;
 mod show;
+mod uplink;
 mod user_cost;
 
 use anyhow::Result;

@@ -11,7 +11,7 @@ use crate::observer::Tools;
 use crate::report::Report;
 use crate::scene::Span;
 use crate::{
-    adoption, budget_kept, host_cost, kernel_cost, latency, machine, replay_cost, user_cost,
+    adoption, budget_kept, host_cost, kernel_cost, latency, machine, replay_cost, uplink, user_cost,
 };
 
 /// The parts, in the order in which they run.
@@ -23,6 +23,7 @@ pub(crate) enum Part {
     User,
     Replay,
     Latency,
+    Uplink,
     Adoption,
 }
 
@@ -152,6 +153,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::User => user_cost::measure(&plan, &tools, &mut report),
             Part::Replay => replay_cost::measure(&plan, &tools, &args.recording, &mut report),
             Part::Latency => latency::measure(&plan, &tools, &mut report),
+            Part::Uplink => uplink::measure(&plan, &tools, &mut report),
             Part::Adoption => adoption::measure(&plan, &tools, &mut report),
         };
         result = measured.with_context(|| format!("the part {part:?}"));

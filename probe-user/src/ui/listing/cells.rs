@@ -33,6 +33,18 @@ pub struct Row {
     pub void_why: Vec<String>,
 }
 
+/// The same of a window.
+#[derive(Clone, Debug, Serialize)]
+pub struct InWindow {
+    /// Its end.
+    pub until_unix_ns: u64,
+    /// How long it is.
+    pub seconds: u32,
+    /// What was counted in it.
+    #[serde(flatten)]
+    pub row: Row,
+}
+
 impl Row {
     /// Computes the percentiles; keeps the buckets only if `buckets`.
     pub fn new(mut cell: Cell, buckets: bool) -> Self {

@@ -1,8 +1,9 @@
-//! `weir hosts`: who reports to a collector, and what got lost between.
+//! `weir hosts`: who reports to a collector, where viewers are at risk, and what got lost between.
 
 use serde::Serialize;
-use weir_proto::v1::Host;
+use weir_proto::v1::{CollectorStatus, Host};
 
+use crate::collect::fleet::{FRESH_MS, rank};
 use crate::ui::losses;
 use crate::ui::out::Mark;
 use crate::ui::table::{Column, Value};
@@ -19,15 +20,113 @@ pub struct Row {
     pub now_unix_ns: u64,
 }
 
+/// A clock that is this far from the collector's is off: times of different hosts do not fit
+/// together any more.
+pub const CLOCK_OFF_MS: u64 = 500;
+
+impl Row {
+    /// How long nothing was heard of it, in milliseconds.
+    pub fn silent_ms(&self) -> u64 {
+        self.now_unix_ns
+            .saturating_sub(self.host.last_heard_unix_ns)
+            / 1_000_000
+    }
+
+    /// Whether it has fallen silent.
+    pub fn is_silent(&self) -> bool {
+        self.silent_ms() > FRESH_MS
+    }
+
+    /// Whether its clock is off.
+    pub fn is_clock_off(&self) -> bool {
+        self.host.clock_offset_ms.unsigned_abs() > CLOCK_OFF_MS
+    }
+}
+
+/// What to order hosts by, largest first (`name` the other way round).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sort {
+    /// Viewer time at risk in the last minute, then viewers in trouble now.
+    Risk,
+    /// Name.
+    Name,
+    /// How long nothing was heard of it.
+    Silent,
+    /// How far its clock is off.
+    Clock,
+    /// Sessions open now.
+    Sessions,
+    /// Frames missing.
+    Lost,
+}
+
+/// Puts hosts into an order.
+pub fn sort(rows: &mut [Row], by: Sort, reverse: bool) {
+    rows.sort_by(|a, b| a.host.host.cmp(&b.host.host));
+    match by {
+        Sort::Risk => rows.sort_by(|a, b| rank(&a.host, &b.host)),
+        Sort::Name => {}
+        _ => {
+            return super::sort_by_key(rows, reverse, |row| match by {
+                Sort::Silent => row.silent_ms(),
+                Sort::Clock => row.host.clock_offset_ms.unsigned_abs(),
+                Sort::Sessions => row.host.sessions_open,
+                _ => row.host.frames_lost,
+            });
+        }
+    }
+    if reverse {
+        rows.reverse();
+    }
+}
+
+/// What an operator must know beside the list: an engine that does not work.
+pub fn warning(collector: &CollectorStatus) -> Option<String> {
+    let engine = collector.engine.as_ref()?;
+    let name = &collector.name;
+    if !engine.error.is_empty() {
+        return Some(format!(
+            "the collector {name} tells of its own hosts alone: {}; {} bytes of frames wait, {} \
+             frames found no room",
+            engine.error, engine.waiting_bytes, engine.frames_unbuffered
+        ));
+    }
+    (!engine.rebuilt).then(|| {
+        format!("the collector {name} is still taking in what others told before: totals grow")
+    })
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.1}", ms as f64 / 1e3)
+}
+
 /// The table's columns.
 pub const COLUMNS: &[Column<Row>] = &[
     Column::left("host", |row| row.host.host.as_str().into()),
-    Column::left("connected", |row| {
-        if row.host.connected {
-            Value::new("yes", Mark::Good)
+    Column::left("state", |row| {
+        if row.is_silent() {
+            Value::new("SILENT", Mark::Bad)
+        } else if row.host.connected {
+            Value::new("connected", Mark::Good)
         } else {
-            Value::new("no", Mark::Bad)
+            // To another collector, or lately to this one.
+            Value::new("heard", Mark::Plain)
         }
+    }),
+    Column::right("at_risk_s_per_min", |row| {
+        let mark = if row.host.at_risk_minute_ms > 0 {
+            Mark::Bad
+        } else {
+            Mark::Plain
+        };
+        Value::new(seconds(row.host.at_risk_minute_ms), mark)
+    }),
+    Column::right("viewers", |row| row.host.viewers_active.into()),
+    Column::right("stalled", |row| {
+        Value::count(row.host.viewers_stalled, Mark::Bad)
+    }),
+    Column::right("at_risk", |row| {
+        Value::count(row.host.viewers_at_risk, Mark::Warn)
     }),
     Column::left("measures", |row| {
         if row.host.off.is_empty() {
@@ -44,11 +143,9 @@ pub const COLUMNS: &[Column<Row>] = &[
             Value::new(text, if is_thinned { Mark::Warn } else { Mark::Plain })
         }
     }),
-    Column::right("last_frame_age_ms", |row| {
-        match row.host.last_frame_unix_ns {
-            0 => units::ABSENT.into(),
-            at => (row.now_unix_ns.saturating_sub(at) / 1_000_000).into(),
-        }
+    Column::right("silent_s", |row| match row.host.last_heard_unix_ns {
+        0 => units::ABSENT.into(),
+        _ => seconds(row.silent_ms()).into(),
     }),
     Column::right("sessions_open", |row| row.host.sessions_open.into()),
     Column::right("frames", |row| row.host.frames.into()),
@@ -64,7 +161,14 @@ pub const COLUMNS: &[Column<Row>] = &[
         let lost = row.host.losses.as_ref().map_or(0, losses::total);
         Value::count(lost, Mark::Bad)
     }),
-    Column::right("clock_offset_ms", |row| row.host.clock_offset_ms.into()),
+    Column::right("clock_offset_ms", |row| {
+        let mark = if row.is_clock_off() {
+            Mark::Bad
+        } else {
+            Mark::Plain
+        };
+        Value::new(row.host.clock_offset_ms.to_string(), mark)
+    }),
     Column::right("boots", |row| row.host.boots.into()),
     Column::left("backend", |row| row.host.backend().word().into()),
     Column::left("weir_version", |row| row.host.weir_version.as_str().into()),

@@ -6,6 +6,7 @@ pub mod hosts;
 pub mod replay;
 pub mod sessions;
 pub mod status;
+pub mod versions;
 pub mod viewers;
 
 use std::cmp::Reverse;

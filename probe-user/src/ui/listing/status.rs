@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use weir_proto::v1::{
-    BudgetStatus, Estimate, LabelStatus, LearnedFamily, Losses, Probe, RecordingStatus, Status,
-    Verdict,
+    BudgetStatus, Estimate, LabelStatus, LaneStatus, LearnedFamily, Losses, Probe, RecordingStatus,
+    RingStatus, Status, Verdict,
 };
 
 use crate::qoe::learn::LEAST_TO_CORRECT;
@@ -60,23 +60,19 @@ pub fn write(
     style: Style,
     to: &mut dyn Write,
 ) -> io::Result<()> {
-    let mut line = |name: &str, value: &str, mark: Mark| -> io::Result<()> {
-        Mark::Plain.write(to, style, &format!("{name:<16}"))?;
-        mark.write(to, style, value)?;
-        to.write_all(b"\n")
-    };
+    let mut lines = Lines { style, to };
     let uptime_us = now_unix_ns.saturating_sub(status.started_unix_ns) / 1_000;
-    line("weir", &status.version, Mark::Plain)?;
-    line("host", &status.host, Mark::Heading)?;
-    line("kernel", &status.kernel_release, Mark::Plain)?;
-    line("backend", &status.backend().word(), Mark::Plain)?;
+    lines.line("weir", &status.version, Mark::Plain)?;
+    lines.line("host", &status.host, Mark::Heading)?;
+    lines.line("kernel", &status.kernel_release, Mark::Plain)?;
+    lines.line("backend", &status.backend().word(), Mark::Plain)?;
     if !status.off.is_empty() {
-        line("off", &status.off, Mark::Bad)?;
+        lines.line("off", &status.off, Mark::Bad)?;
     }
     let started = units::timestamp(status.started_unix_ns);
     let since = format!("{started} (for {})", units::short_us(uptime_us));
-    line("started", &since, Mark::Plain)?;
-    line("boot_id", &status.boot_id, Mark::Plain)?;
+    lines.line("started", &since, Mark::Plain)?;
+    lines.line("boot_id", &status.boot_id, Mark::Plain)?;
     let config = match status.config_path.as_str() {
         "" => format!(
             "built-in defaults (generation {})",
@@ -84,41 +80,40 @@ pub fn write(
         ),
         path => format!("{path} (generation {})", status.config_generation),
     };
-    line("config", &config, Mark::Plain)?;
-    line(
+    lines.line("config", &config, Mark::Plain)?;
+    lines.line(
         "deadline",
         &format!("{} ms", status.deadline_ms),
         Mark::Plain,
     )?;
-    line(
+    lines.line(
         "sessions_open",
         &status.sessions_open.to_string(),
         Mark::Plain,
     )?;
-    line("cells", &status.cells.to_string(), Mark::Plain)?;
+    lines.line("cells", &status.cells.to_string(), Mark::Plain)?;
     let losses = status.losses.unwrap_or_default();
-    let (uplink, mark) = uplink_sentence(status);
-    line("uplink", &uplink, mark)?;
+    lines.uplink(status)?;
     let (budget, mark) = budget_sentence(status.budget.as_ref(), losses.sessions_left_out);
-    line("budget", &budget, mark)?;
+    lines.line("budget", &budget, mark)?;
     let (recording, mark) = recording_sentence(status.recording.as_ref());
-    line("recording", &recording, mark)?;
+    lines.line("recording", &recording, mark)?;
     let labels = labels_sentence(status.labels.as_ref(), &losses);
-    line("labels", &labels, Mark::Plain)?;
+    lines.line("labels", &labels, Mark::Plain)?;
     for family in &status.learned {
-        line("learned", &learned_sentence(family), Mark::Plain)?;
+        lines.line("learned", &learned_sentence(family), Mark::Plain)?;
     }
     let refused = status.queries_refused.to_string();
-    line("queries_refused", &refused, Mark::Plain)?;
+    lines.line("queries_refused", &refused, Mark::Plain)?;
     let mark = if losses::total(&losses) == 0 {
         Mark::Good
     } else {
         Mark::Bad
     };
-    line("losses", &losses::sentence(&losses), mark)?;
-    line("records", &records_sentence(&losses), Mark::Plain)?;
-    line("sessions", &sessions_sentence(&losses), Mark::Plain)?;
-    line(
+    lines.line("losses", &losses::sentence(&losses), mark)?;
+    lines.line("records", &records_sentence(&losses), Mark::Plain)?;
+    lines.line("sessions", &sessions_sentence(&losses), Mark::Plain)?;
+    lines.line(
         "skipped",
         &format!(
             "{} program runs, by the kernel; made good by what followed",
@@ -126,36 +121,72 @@ pub fn write(
         ),
         Mark::Plain,
     )?;
-    line(
+    lines.line(
         "looks_left_out",
         &format!("{}, because looking takes long", losses.looks_left_out),
         Mark::Plain,
     )?;
-    let working = status
-        .probes
-        .iter()
-        .filter(|probe| !is_missing(probe))
-        .count();
-    let all = status.probes.len();
-    let mark = if working == all {
-        Mark::Good
-    } else {
-        Mark::Bad
-    };
-    line(
-        "probes",
-        &format!("{working} of {all} as they should be"),
-        mark,
-    )?;
-    for probe in status.probes.iter().filter(|probe| is_missing(probe)) {
-        let verdict = probe.verdict().word();
-        let text = format!(
-            "{} {verdict}: {}; not measured: {}",
-            probe.name, probe.reason, probe.lost
-        );
-        line("", &text, Mark::Bad)?;
+    lines.probes(status)
+}
+
+/// Lines of `name value`, the names in a column.
+struct Lines<'a> {
+    style: Style,
+    to: &'a mut dyn Write,
+}
+
+impl Lines<'_> {
+    fn line(&mut self, name: &str, value: &str, mark: Mark) -> io::Result<()> {
+        Mark::Plain.write(self.to, self.style, &format!("{name:<16}"))?;
+        mark.write(self.to, self.style, value)?;
+        self.to.write_all(b"\n")
     }
-    Ok(())
+
+    /// The way to the centre, its lanes, and the ring on disk.
+    fn uplink(&mut self, status: &Status) -> io::Result<()> {
+        let (uplink, mark) = uplink_sentence(status);
+        self.line("uplink", &uplink, mark)?;
+        if let Some(uplink) = &status.uplink {
+            for lane in &uplink.lanes {
+                let (name, sentence, mark) = lane_sentence(lane);
+                self.line(&name, &sentence, mark)?;
+            }
+            if let Some(ring) = &uplink.ring {
+                let (sentence, mark) = ring_sentence(ring);
+                self.line("ring", &sentence, mark)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many probes work, and each that does not.
+    fn probes(&mut self, status: &Status) -> io::Result<()> {
+        let working = status
+            .probes
+            .iter()
+            .filter(|probe| !is_missing(probe))
+            .count();
+        let all = status.probes.len();
+        let mark = if working == all {
+            Mark::Good
+        } else {
+            Mark::Bad
+        };
+        self.line(
+            "probes",
+            &format!("{working} of {all} as they should be"),
+            mark,
+        )?;
+        for probe in status.probes.iter().filter(|probe| is_missing(probe)) {
+            let verdict = probe.verdict().word();
+            let text = format!(
+                "{} {verdict}: {}; not measured: {}",
+                probe.name, probe.reason, probe.lost
+            );
+            self.line("", &text, Mark::Bad)?;
+        }
+        Ok(())
+    }
 }
 
 /// What the kernel programs cost and may cost, and how it is meant.
@@ -234,6 +265,46 @@ pub fn uplink_sentence(status: &Status) -> (String, Mark) {
         format!("NOT CONNECTED to {}: {why}{missed}", uplink.collector),
         Mark::Bad,
     )
+}
+
+/// A lane's name, and what became of its frames.
+fn lane_sentence(lane: &LaneStatus) -> (String, String, Mark) {
+    let counts = lane.counts.unwrap_or_default();
+    let items = match counts.items_shed {
+        0 => String::new(),
+        shed => format!(
+            ", {shed} of {} events or deliveries shed",
+            counts.items_made
+        ),
+    };
+    let (state, mark) = match (lane.connected, lane.last_error.as_str()) {
+        (true, _) => ("connected".to_owned(), Mark::Good),
+        // Nobody looks, which is all right.
+        (false, "") => ("not connected".to_owned(), Mark::Plain),
+        (false, error) => (format!("NOT CONNECTED: {error}"), Mark::Bad),
+    };
+    let text = format!(
+        "{state}; {} frames sent, {} again, {} superseded, {}{items}",
+        counts.frames_sent,
+        counts.frames_resent,
+        counts.frames_shed,
+        units::short_bytes(counts.bytes_sent)
+    );
+    (format!("lane_{}", lane.lane().word()), text, mark)
+}
+
+/// The last minutes on disk.
+fn ring_sentence(ring: &RingStatus) -> (String, Mark) {
+    if !ring.error.is_empty() {
+        return (format!("NOT WRITTEN: {}", ring.error), Mark::Bad);
+    }
+    let text = format!(
+        "{} entries in {} ({})",
+        ring.entries,
+        ring.file,
+        units::short_bytes(ring.bytes)
+    );
+    (text, Mark::Good)
 }
 
 /// The same of the daemon's own recording.

@@ -1,0 +1,162 @@
+//! What is held of one boot of one host.
+
+use weir_proto::v1;
+
+use super::gaps::Gaps;
+use crate::qoe::CellSnapshot;
+use crate::wire::Heard;
+
+/// Lanes, the one that is none included.
+const LANES: usize = v1::Lane::Drill as usize + 1;
+
+/// A lane's place among them.
+pub(super) fn place(lane: v1::Lane) -> usize {
+    // Every lane is less than their number.
+    lane as usize % LANES
+}
+
+/// Of a lane's newest frame.
+#[derive(Clone, Copy, Debug, Default)]
+struct About {
+    delay_us: u64,
+    unix_ns: u64,
+}
+
+/// A cell of a boot, and its place in the sum.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) place: u32,
+    pub(super) cell: CellSnapshot,
+}
+
+/// One boot.
+#[derive(Debug)]
+pub(super) struct Boot {
+    pub(super) hello: v1::Hello,
+    /// To this collector, by lane.
+    pub(super) connections: [usize; LANES],
+    /// By lane.
+    about: [About; LANES],
+    /// By the host's own count.
+    counts: Vec<v1::LaneCounts>,
+    /// By lane.
+    pub(super) seqs: [Gaps; LANES],
+    /// When the newest frame with cells reached a collector.
+    pub(super) last_tick_ms: u64,
+    /// When the newest of any kind did.
+    pub(super) last_heard_ms: u64,
+    pub(super) last_frame_unix_ns: u64,
+    pub(super) clock_offset_ms: i64,
+    pub(super) frames: u64,
+    pub(super) frames_stale: u64,
+    pub(super) frames_refused: u64,
+    pub(super) events: u64,
+    pub(super) events_total: u64,
+    pub(super) deliveries: u64,
+    pub(super) deliveries_total: u64,
+    pub(super) losses: v1::Losses,
+    /// What the sum was told that it has heard of the kernel.
+    pub(super) heard: Heard,
+    pub(super) vital: Option<v1::Vital>,
+    pub(super) off: String,
+    pub(super) budget: Option<v1::BudgetStatus>,
+    pub(super) cells: Vec<Held>,
+}
+
+impl Boot {
+    pub(super) fn new(hello: v1::Hello) -> Self {
+        Self {
+            hello,
+            connections: [0; LANES],
+            about: [About::default(); LANES],
+            counts: Vec::new(),
+            seqs: Default::default(),
+            last_tick_ms: 0,
+            last_heard_ms: 0,
+            last_frame_unix_ns: 0,
+            clock_offset_ms: 0,
+            frames: 0,
+            frames_stale: 0,
+            frames_refused: 0,
+            events: 0,
+            events_total: 0,
+            deliveries: 0,
+            deliveries_total: 0,
+            losses: v1::Losses::default(),
+            heard: Heard::default(),
+            vital: None,
+            off: String::new(),
+            budget: None,
+            cells: Vec::new(),
+        }
+    }
+
+    /// The frames of a lane.
+    pub(super) fn lane(&mut self, lane: v1::Lane) -> &mut Gaps {
+        &mut self.seqs[place(lane)]
+    }
+
+    /// Whether any lane is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connections.iter().any(|connections| *connections > 0)
+    }
+
+    /// Takes note of what a lane's newest frame says of the lanes.
+    pub(super) fn note(&mut self, lane: v1::Lane, frame: &v1::Frame) {
+        self.about[place(lane)] = About {
+            delay_us: frame.delay_us,
+            unix_ns: frame.unix_ns,
+        };
+        for counts in &frame.lanes {
+            let mut known = self.counts.iter();
+            // Frames of each lane tell of all; the largest counts are the latest.
+            match known.position(|known| known.lane == counts.lane) {
+                Some(at) if self.counts[at].frames_made <= counts.frames_made => {
+                    self.counts[at] = *counts;
+                }
+                None if self.counts.len() < LANES => self.counts.push(*counts),
+                _ => {}
+            }
+        }
+    }
+
+    /// Those lanes of which anything is known.
+    pub(super) fn lanes(&self) -> Vec<v1::HostLane> {
+        let lanes = [
+            v1::Lane::Hot,
+            v1::Lane::Warm,
+            v1::Lane::Cold,
+            v1::Lane::Drill,
+        ];
+        let of = |lane: v1::Lane| {
+            let place = place(lane);
+            v1::HostLane {
+                lane: lane.into(),
+                connected: self.connections[place] > 0,
+                last_seq: self.seqs[place].newest(),
+                frames_lost: self.seqs[place].lost(),
+                delay_us: self.about[place].delay_us,
+                last_frame_unix_ns: self.about[place].unix_ns,
+                counts: self.counts.iter().find(|one| one.lane() == lane).copied(),
+            }
+        };
+        let is_known = |lane: &v1::HostLane| lane.connected || lane.last_seq > 0;
+        lanes.into_iter().map(of).filter(is_known).collect()
+    }
+
+    /// Viewers that are active, stand still, and are about to, by the latest vital frame.
+    pub(super) fn viewers(&self) -> Option<[u64; 3]> {
+        let vital = self.vital.as_ref()?;
+        let all = vital.cells.iter().map(|cell| &cell.values);
+        let all = all.chain([&vital.other]);
+        let values = [
+            v1::VitalValue::ViewersActive,
+            v1::VitalValue::ViewersStalled,
+            v1::VitalValue::ViewersAtRisk,
+        ];
+        Some(values.map(|value| {
+            let each = all.clone().filter_map(|values| values.get(value as usize));
+            each.fold(0, |sum: u64, value| sum.saturating_add(*value))
+        }))
+    }
+}

@@ -1,0 +1,121 @@
+//! The sum of all cells of all boots of all hosts, kept as frames come in, so that asking costs the
+//! same for one host and for ten thousand.
+
+use crate::qoe::cell::{Cell, Cells};
+use crate::qoe::{CellKey, CellSnapshot, Gauges};
+use crate::query::filter::Filter;
+use crate::wire::{self, Heard};
+use weir_proto::v1;
+
+/// Cells told of all hosts together; what finds no place is counted in the cell `other`.
+const MAX_TOTALS: usize = 4096;
+
+/// Whose a cell of the sum is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Whose {
+    hosts: u32,
+    /// Of all boots in it.
+    heard: Heard,
+}
+
+/// The sum.
+#[derive(Debug)]
+pub(super) struct Totals {
+    cells: Cells,
+    /// By cell.
+    whose: Vec<Whose>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            cells: Cells::new(MAX_TOTALS),
+            whose: Vec::new(),
+        }
+    }
+}
+
+impl Totals {
+    /// The place of a key in the sum, which stays its own.
+    pub(super) fn place(&mut self, key: &CellKey) -> u32 {
+        let place = self.cells.place(key.clone());
+        if self.whose.len() <= place as usize {
+            self.whose.resize(place as usize + 1, Whose::default());
+        }
+        place
+    }
+
+    /// How often a cell found no place of its own.
+    pub(super) fn overflowed(&self) -> u64 {
+        self.cells.overflowed()
+    }
+
+    pub(super) fn key(&self, place: u32) -> &CellKey {
+        self.cells.key(place)
+    }
+
+    /// What a boot counts in a place has changed.
+    pub(super) fn exchange(
+        &mut self,
+        place: u32,
+        older: Option<&CellSnapshot>,
+        newer: &CellSnapshot,
+    ) {
+        self.cells.get_mut(place).exchange(older, newer);
+    }
+
+    /// What a boot has heard of the kernel has changed.
+    pub(super) fn heard(&mut self, place: u32, older: Heard, newer: Heard) {
+        if let Some(whose) = self.whose.get_mut(place as usize) {
+            let sum = &mut whose.heard;
+            sum.seen = sum.seen.wrapping_sub(older.seen).wrapping_add(newer.seen);
+            sum.lost = sum.lost.wrapping_sub(older.lost).wrapping_add(newer.lost);
+        }
+    }
+
+    /// A host counts in a place for the first time.
+    pub(super) fn another_host(&mut self, place: u32) {
+        if let Some(whose) = self.whose.get_mut(place as usize) {
+            whose.hosts += 1;
+        }
+    }
+
+    /// Each cell of the sum that matches, with what is open now: `gauges` by place.
+    pub(super) fn messages(
+        &self,
+        filter: &Filter,
+        histograms: bool,
+        gauges: &[Gauges],
+    ) -> Vec<v1::Cell> {
+        self.cells
+            .iter_indexed()
+            .filter(|(place, _, _)| self.hosts(*place) > 0)
+            .filter(|(_, key, cell)| filter.matches_fleet_cell(key, &cell.counters))
+            .map(|(place, key, cell)| {
+                let mut snapshot = cell.snapshot(key.clone(), histograms);
+                snapshot.gauges = gauges.get(place as usize).copied().unwrap_or_default();
+                self.message(place, &snapshot)
+            })
+            .collect()
+    }
+
+    /// A cell that is to be told as one of the sum's.
+    pub(super) fn message(&self, place: u32, snapshot: &CellSnapshot) -> v1::Cell {
+        let whose = self.whose.get(place as usize).copied().unwrap_or_default();
+        wire::cell(snapshot, whose.hosts, whose.heard)
+    }
+
+    fn hosts(&self, place: u32) -> u32 {
+        self.whose
+            .get(place as usize)
+            .map_or(0, |whose| whose.hosts)
+    }
+
+    /// How many there are, whether or not anything is counted in them.
+    pub(super) fn len(&self) -> usize {
+        self.whose.len()
+    }
+}
+
+/// What was counted in the second that is not over yet, by place.
+pub(super) type Recent = hashbrown::HashMap<u32, Cell>;

@@ -1,0 +1,146 @@
+//! What a collector knows, shared by those who add to it and those who ask.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use weir_proto::v1;
+
+use super::fleet::{Error, Fleet, How, Merged, Way};
+use super::minutes::Minutes;
+use crate::qoe::CellSnapshot;
+use crate::query::filter::Filter;
+
+/// A frame that reached a collector so long before the second that is open now is in the sum, and
+/// in no window.
+const LATELY_S: u64 = 5;
+
+/// The fleet and its last minutes.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) fleet: Fleet,
+    pub(super) minutes: Minutes,
+    /// The second that is open.
+    second: u64,
+}
+
+impl Known {
+    /// Closes all seconds before `unix_s`.
+    fn advance(&mut self, unix_s: u64) {
+        if unix_s > self.second {
+            let counted = self.fleet.take_recent();
+            if self.second > 0 {
+                // What came in it, and that nothing came since.
+                self.minutes.close(self.second, counted);
+                self.minutes.close(unix_s - 1, Vec::new());
+            }
+            self.second = unix_s;
+        }
+    }
+}
+
+impl Known {
+    /// What it holds.
+    pub(super) fn status(&self) -> v1::CollectorStatus {
+        let (frames_merged, cells_merged) = self.fleet.merged();
+        let (minutes_s, minutes_bytes) = self.minutes.held();
+        v1::CollectorStatus {
+            frames_merged,
+            cells_merged,
+            cells_held: self.fleet.cells_held() as u64,
+            cells_overflowed: self.fleet.cells_overflowed(),
+            minutes_s: minutes_s as u64,
+            minutes_bytes,
+            minutes_dropped_s: self.minutes.dropped(),
+            ..v1::CollectorStatus::default()
+        }
+    }
+}
+
+/// All of it, behind one lock that is never held for long.
+#[derive(Debug)]
+pub(super) struct Shared {
+    known: Mutex<Known>,
+    /// The second that was closed last.
+    closed: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub(super) fn new(fleet: Fleet, minutes: Minutes) -> Self {
+        Self {
+            known: Mutex::new(Known {
+                fleet,
+                minutes,
+                second: 0,
+            }),
+            closed: watch::Sender::new(0),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Merges a frame whose cells were checked.
+    pub(super) fn merge(
+        &self,
+        hello: &v1::Hello,
+        frame: &v1::Frame,
+        cells: Vec<CellSnapshot>,
+        way: Way,
+        heard_unix_ns: u64,
+    ) -> Result<Merged, Error> {
+        let heard_s = heard_unix_ns / 1_000_000_000;
+        let mut known = self.lock();
+        if way == Way::Engine {
+            // While it is rebuilt, time is that of the frames. Another collector's clock may be
+            // ahead; the future stays open.
+            known.advance(heard_s.min(unix_ns() / 1_000_000_000));
+        }
+        let how = How {
+            way,
+            heard_unix_ns,
+            is_of_now: heard_s + LATELY_S >= known.second,
+        };
+        known.fleet.merge(hello, frame, cells, how)
+    }
+
+    /// What was counted in the last `seconds` that are over.
+    pub(super) fn window(
+        &self,
+        filter: &Filter,
+        histograms: bool,
+        seconds: u32,
+        now_unix_ns: u64,
+    ) -> v1::Window {
+        let known = self.lock();
+        let window = known.minutes.window(seconds);
+        v1::Window {
+            until_unix_ns: window.until_unix_s * 1_000_000_000,
+            seconds: window.seconds,
+            cells: known
+                .fleet
+                .window(&window.cells, filter, histograms, now_unix_ns),
+            hosts: u32::try_from(known.fleet.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Time has come to `unix_s`.
+    pub(super) fn advance(&self, unix_s: u64) {
+        self.lock().advance(unix_s);
+        self.closed.send_replace(unix_s);
+    }
+
+    /// Becomes known with each second that is over.
+    pub(super) fn seconds(&self) -> watch::Receiver<u64> {
+        self.closed.subscribe()
+    }
+}
+
+/// Now.
+pub(super) fn unix_ns() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

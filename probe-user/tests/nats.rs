@@ -1,0 +1,277 @@
+//! Collectors with a real NATS server behind them: any is as good as any other, and whatever ends,
+//! nothing that was acknowledged is lost. Needs nats-server (`cargo xtask setup`), no privileges.
+
+mod common;
+
+use common::centre::{Collector, Edge, cell, directory, hello, tick};
+use common::until;
+use weir::config::collect::Nats;
+use weir_proto::v1;
+use weir_tests::lab;
+
+async fn collector(name: &str, nats: &lab::nats::Nats) -> Collector {
+    Collector::start(name, |config| {
+        config.nats = Some(Nats::at(vec![nats.url()]));
+    })
+    .await
+}
+
+fn without_gauges(mut cells: Vec<v1::Cell>) -> Vec<v1::Cell> {
+    for cell in &mut cells {
+        cell.sessions_open = 0;
+    }
+    cells
+}
+
+async fn engine(collector: &Collector) -> v1::EngineStatus {
+    let status = collector.hosts().await.collector.unwrap();
+    status.engine.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_lost_loses_nothing_that_was_acknowledged() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    let first = collector("first", &nats).await;
+    for n in 0..10_u64 {
+        let hello = hello(&format!("edge-{n}"), "boot");
+        let mut edge = Edge::connect(&first, hello).await.unwrap();
+        for seq in 1..=3 {
+            let frame = tick(seq, vec![cell("a", seq * 10), cell("b", n)]);
+            assert_eq!(edge.send(frame).await.unwrap(), seq);
+        }
+    }
+    let before = without_gauges(first.cells().await);
+    assert_eq!(common::centre::deliveries(&before), 10 * 30 + 45);
+    first.kill().await;
+
+    // A new one knows all of it before it lets anybody in.
+    let second = collector("second", &nats).await;
+    assert_eq!(without_gauges(second.cells().await), before);
+    let hosts = second.hosts().await;
+    assert_eq!(hosts.hosts.len(), 10);
+    assert!(
+        hosts
+            .hosts
+            .iter()
+            .all(|host| (host.frames, host.frames_lost) == (3, 0))
+    );
+    assert!(engine(&second).await.rebuilt);
+    // And the minutes: what came after each boot's first frames. They were its first, so all did.
+    until("the second to be over", || async {
+        let window = second.window(900).await;
+        (common::centre::deliveries(&window.cells) == 10 * 30 + 45).then_some(())
+    })
+    .await;
+
+    // An edge goes on there, where it left off.
+    let mut edge = Edge::connect(&second, hello("edge-3", "boot"))
+        .await
+        .unwrap();
+    edge.send(tick(4, vec![cell("a", 100), cell("b", 3)]))
+        .await
+        .unwrap();
+    assert_eq!(second.deliveries().await, 10 * 30 + 45 + 70);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_collectors_say_the_same_wherever_a_host_reports() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    let (one, two) = (collector("one", &nats).await, collector("two", &nats).await);
+    let mut here = Edge::connect(&one, hello("edge-1", "boot")).await.unwrap();
+    let mut there = Edge::connect(&two, hello("edge-2", "boot")).await.unwrap();
+    for seq in 1..=20 {
+        here.send(tick(seq, vec![cell("a", seq)])).await.unwrap();
+        there
+            .send(tick(seq, vec![cell("a", seq * 100)]))
+            .await
+            .unwrap();
+    }
+    // A host changes sides in the middle; what was sent already is sent again.
+    drop(here);
+    let mut here = Edge::connect(&two, hello("edge-1", "boot")).await.unwrap();
+    for seq in 18..=30 {
+        assert_eq!(
+            here.send(tick(seq, vec![cell("a", seq)])).await.unwrap(),
+            seq
+        );
+    }
+    let same = until("both to say the same", || async {
+        let (one, two) = (one.cells().await, two.cells().await);
+        (one == two && common::centre::deliveries(&one) == 2030).then_some(one)
+    })
+    .await;
+    assert_eq!(same[0].hosts, 2);
+    for collector in [&one, &two] {
+        let hosts = collector.hosts().await.hosts;
+        let frames: Vec<_> = hosts
+            .iter()
+            .map(|host| (host.frames, host.frames_lost))
+            .collect();
+        assert_eq!(frames, [(30, 0), (20, 0)]);
+    }
+    // By its name, the engine knew what came again by another collector.
+    assert_eq!(engine(&two).await.frames_repeated, 3);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_is_away_operators_see_all_and_the_newest_is_not_acknowledged() {
+    let (_directory, path) = directory();
+    let mut nats = lab::nats::Nats::start(&path, "").unwrap();
+    let collector = Collector::start("alone", |config| {
+        let mut nats = Nats::at(vec![nats.url()]);
+        // The least: it is full soon.
+        nats.buffer_bytes = 1 << 20;
+        config.nats = Some(nats);
+    })
+    .await;
+    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
+        .await
+        .unwrap();
+    edge.send(tick(1, vec![cell("a", 1)])).await.unwrap();
+    nats.kill().unwrap();
+    until("the collector to know it", || async {
+        (!engine(&collector).await.connected).then_some(())
+    })
+    .await;
+    // A tick is safe when a newer one waits in its place: the newest stays the host's to repeat.
+    edge.tell(tick(2, vec![cell("a", 2)])).await;
+    for seq in 3..=40 {
+        edge.tell(tick(seq, vec![cell("a", seq)])).await;
+        assert_eq!(edge.acknowledged().await.unwrap(), seq - 1);
+    }
+    until("the operator's view to go on", || async {
+        (collector.deliveries().await == 40).then_some(())
+    })
+    .await;
+    let status = engine(&collector).await;
+    assert!(
+        !status.error.is_empty() && status.waiting_bytes > 0,
+        "{status:?}"
+    );
+    assert_eq!(status.frames_acknowledged, 1);
+
+    // What was made meanwhile goes there when it is back, and then to whoever comes.
+    nats.resume().unwrap();
+    assert_eq!(edge.acknowledged().await.unwrap(), 40);
+    let other = self::collector("other", &nats).await;
+    assert_eq!(other.deliveries().await, 40);
+    assert_eq!(other.hosts().await.hosts[0].frames, 40);
+    other.stop().await;
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_buffer_costs_acknowledgements_and_is_counted() {
+    let (_directory, path) = directory();
+    let mut nats = lab::nats::Nats::start(&path, "").unwrap();
+    let collector = Collector::start("alone", |config| {
+        let mut nats = Nats::at(vec![nats.url()]);
+        nats.buffer_bytes = 1 << 20;
+        config.nats = Some(nats);
+    })
+    .await;
+    nats.kill().unwrap();
+    // More than fits: 1024 frames of a unit each.
+    let mut sent = 0;
+    let mut edges = Vec::new();
+    while engine(&collector).await.frames_unbuffered == 0 {
+        let edge = Edge::connect(&collector, hello(&format!("edge-{sent}"), "boot")).await;
+        let edge = edge.unwrap();
+        for seq in 1..=60 {
+            edge.tell(tick(seq, vec![cell("a", seq)])).await;
+        }
+        sent += 1;
+        edges.push(edge);
+        assert!(sent < 100, "it never fills");
+    }
+    until("the operator to see all", || async {
+        (collector.deliveries().await == sent * 60).then_some(())
+    })
+    .await;
+    assert!(engine(&collector).await.waiting_bytes <= 1 << 20);
+    // The newest frame of a host is acknowledged again once there is room.
+    nats.resume().unwrap();
+    until("the buffer to drain", || async {
+        (engine(&collector).await.waiting_bytes == 0).then_some(())
+    })
+    .await;
+    let last = edges.len() - 1;
+    edges[last].tell(tick(61, vec![cell("a", 61)])).await;
+    while edges[last].acknowledged().await.unwrap() != 61 {}
+    assert_eq!(collector.deliveries().await, sent * 60 + 1);
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_would_never_take_is_refused_with_the_reason() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "max_payload: 1024").unwrap();
+    let collector = collector("small", &nats).await;
+    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
+        .await
+        .unwrap();
+    edge.send(tick(1, vec![cell("a", 1)])).await.unwrap();
+    let many = (0..500).map(|n| cell(&format!("service-{n}-{}", n * 7919), n * n));
+    let refused = edge.send(tick(2, many.collect())).await.unwrap_err();
+    assert!(refused.message().contains("max_payload"), "{refused}");
+    assert_eq!(engine(&collector).await.frames_too_large, 1);
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finished_deliveries_are_handed_over_to_a_stream_of_their_own() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    let (one, two) = (collector("one", &nats).await, collector("two", &nats).await);
+    let hello = v1::Hello {
+        lane: v1::Lane::Cold.into(),
+        ..hello("edge-1", "boot")
+    };
+    let mut edge = Edge::connect(&one, hello).await.unwrap();
+    let frame = v1::Frame {
+        seq: 1,
+        deliveries: vec![v1::Delivery::default(); 3],
+        deliveries_total: 3,
+        ..v1::Frame::default()
+    };
+    assert_eq!(edge.send(frame).await.unwrap(), 1);
+    assert_eq!(one.hosts().await.hosts[0].deliveries, 3);
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let mut stream = context.get_stream("WEIR_COLD").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 1);
+    // Which the other does not follow.
+    assert_eq!(engine(&two).await.frames_followed, 0);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_in_the_stream_is_counted_and_changes_nothing() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    let collector = collector("one", &nats).await;
+    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
+        .await
+        .unwrap();
+    edge.send(tick(1, vec![cell("a", 5)])).await.unwrap();
+    let stranger = async_nats::connect(nats.url()).await.unwrap();
+    for payload in ["", "no frame", "\u{28}\u{b5}\u{2f}\u{fd}"] {
+        stranger
+            .publish("weir.warm.0.a.b", payload.into())
+            .await
+            .unwrap();
+    }
+    stranger.flush().await.unwrap();
+    until("it to be counted", || async {
+        (engine(&collector).await.frames_unusable == 3).then_some(())
+    })
+    .await;
+    assert_eq!(collector.deliveries().await, 5);
+    collector.stop().await;
+}
