@@ -84,6 +84,8 @@ fn a_client_that_never_finishes_its_handshake_is_counted_as_given_up() -> Result
 #[test]
 fn more_half_open_sessions_than_one_look_takes_are_all_counted_as_given_up() -> Result<()> {
     const CLIENTS: u16 = 6_000;
+    /// `MAX_PER_CALL` of the daemon's reader.
+    const ONE_LOOK: u64 = 4_096;
     let lab = Lab::with_relay(DISTANT, 1)?;
     for (name, value) in [
         ("net/core/somaxconn", "16384"),
@@ -106,11 +108,21 @@ fn more_half_open_sessions_than_one_look_takes_are_all_counted_as_given_up() -> 
             .map(|cell| cell.counters.half_open_give_ups)
             .sum())
     };
+    // A busy host may lose some of so many SYNs on the way: the server's kernel says to how many
+    // it answered twice. The timers of all have run when two looks a second apart agree.
+    let mut before = 0;
+    wait_for("the server's second answers", PATIENCE, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = tcp_counts(&watched.lab.server)?.syn_retrans;
+        Ok(std::mem::replace(&mut before, now) == now && now > 0)
+    })?;
+    let answered_twice = before;
+    anyhow::ensure!(answered_twice > ONE_LOOK, "only {answered_twice} came");
     // Others on this host may give up too.
     wait_for("every give-up", PATIENCE, || {
-        Ok(give_ups()? >= u64::from(CLIENTS))
+        Ok(give_ups()? >= answered_twice)
     })
-    .with_context(|| format!("{} of {CLIENTS}", give_ups().unwrap_or(0)))?;
+    .with_context(|| format!("{} of {answered_twice}", give_ups().unwrap_or(0)))?;
     Ok(())
 }
 
