@@ -63,6 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for field in [
         "RecordBlock.entries",
         "RecordedLabel.remote_address",
+        "Frame.cells",
         "Frame.padding",
         "Command.body",
         "CommandResult.body",

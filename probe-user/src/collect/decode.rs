@@ -1,12 +1,15 @@
 //! What an edge sends, checked before anything of it is kept: sizes, versions, buckets.
 
-use histogram::SparseHistogram;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
 use weir_proto::v1::{self, Lane};
 
+use super::sent::{self, SentCell};
 use crate::kernel::BackendKind;
 use crate::labels::Service;
 use crate::qoe::cell::{RATES, Sustain};
-use crate::qoe::{CellKey, CellSnapshot, Gauges, Metric, Transport};
+use crate::qoe::{CellKey, Metric, Transport};
 use crate::uplink::VITAL_VALUES;
 use crate::wire::{self, WIRE_VERSION};
 
@@ -23,7 +26,7 @@ const MAX_NAME_BYTES: usize = 256;
 const MAX_SENTENCE_BYTES: usize = 8192;
 /// Beyond this a count is no count: 2^48 is 9 years of a million a second. Keeps sums of many
 /// hosts in range.
-const MAX_COUNT: u64 = 1 << 48;
+pub(super) const MAX_COUNT: u64 = 1 << 48;
 
 /// Bytes and microseconds of viewers grow faster; sums of thousands of hosts stay in range.
 const MAX_VITAL: u64 = 1 << 56;
@@ -103,7 +106,7 @@ fn name(field: &'static str, name: &str) -> Result<(), Error> {
     }
 }
 
-fn at_most(what: &'static str, len: usize, max: usize) -> Result<(), Error> {
+pub(super) fn at_most(what: &'static str, len: usize, max: usize) -> Result<(), Error> {
     if len <= max {
         Ok(())
     } else {
@@ -147,28 +150,17 @@ fn backend(key: &v1::CellKey) -> Result<BackendKind, Error> {
     }
 }
 
-/// The keys of a connection's latest cells. An edge sends the same ones in the same order again and
-/// again; checking them anew each time would be half the work.
-#[derive(Debug, Default)]
-pub struct Keys {
-    /// As sent, and as read.
-    latest: Vec<(v1::CellKey, CellKey)>,
-}
-
-impl Keys {
-    /// The key of the frame's cell `n`, if it is what it was.
-    fn get(&self, n: usize, sent: &v1::CellKey) -> Option<&CellKey> {
-        let (known, key) = self.latest.get(n)?;
-        (known == sent).then_some(key)
-    }
-}
-
-/// Checks a frame and gives its cells.
+/// Checks a frame and gives its cells. `before`: the latest cells of the same boot, if they are
+/// known; an edge sends the same ones in the same order again and again, and what has not changed
+/// is not checked again.
+///
+/// # Errors
+/// It is not as an edge makes it.
 pub fn frame(
     frame: &v1::Frame,
     hello: &v1::Hello,
-    keys: &mut Keys,
-) -> Result<Vec<CellSnapshot>, Error> {
+    before: &[SentCell],
+) -> Result<Arc<[SentCell]>, Error> {
     if (&frame.host, &frame.boot_id) != (&hello.host, &hello.boot_id) {
         // What a stranger says is not repeated at length.
         let short = |name: &str| name.chars().take(MAX_NAME_BYTES).collect::<String>();
@@ -195,29 +187,15 @@ pub fn frame(
     let error = frame.budget.as_ref().map_or("", |budget| &budget.error);
     at_most("bytes of a reason", frame.off.len(), MAX_SENTENCE_BYTES)?;
     at_most("bytes of a reason", error.len(), MAX_SENTENCE_BYTES)?;
-    let mut cells = Vec::with_capacity(frame.cells.len());
-    let mut are_known = true;
-    for (n, cell) in frame.cells.iter().enumerate() {
-        let sent = cell.key.as_ref().ok_or(Error::Missing("cell.key"))?;
-        let key = if let Some(known) = keys.get(n, sent) {
-            known.clone()
-        } else {
-            are_known = false;
-            self::key(sent)?
-        };
-        cells.push(self::cell(cell, key)?);
-    }
-    if !are_known {
-        let mut all = hashbrown::HashSet::with_capacity(cells.len());
+    let cells = sent::cells(&frame.cells, before)?;
+    let is_same = |(before, cell): (&SentCell, &SentCell)| before.key_bytes() == cell.key_bytes();
+    if cells.len() != before.len() || !before.iter().zip(&cells).all(is_same) {
+        let mut all = HashSet::with_capacity(cells.len());
         if let Some(cell) = cells.iter().find(|cell| !all.insert(&cell.key)) {
             return Err(Error::Twice(format!("cell {}", cell.key)));
         }
-        let sent = frame.cells.iter().filter_map(|cell| cell.key.clone());
-        keys.latest = sent
-            .zip(cells.iter().map(|cell| cell.key.clone()))
-            .collect();
     }
-    Ok(cells)
+    Ok(cells.into())
 }
 
 /// Whether all that is in a frame belongs on its lane.
@@ -260,7 +238,7 @@ fn vital(vital: &v1::Vital) -> Result<(), Error> {
     Ok(())
 }
 
-fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
+pub(super) fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
     name("cell.service", &key.service)?;
     name("cell.content_class", &key.content_class)?;
     name("cell.network", &key.network)?;
@@ -288,39 +266,8 @@ fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
     })
 }
 
-fn cell(cell: &v1::Cell, key: CellKey) -> Result<CellSnapshot, Error> {
-    let counters = cell
-        .counters
-        .as_ref()
-        .ok_or(Error::Missing("cell.counters"))?;
-    at_most("histograms of a cell", cell.histograms.len(), Metric::COUNT)?;
-    let mut histograms = Vec::with_capacity(cell.histograms.len());
-    for histogram in &cell.histograms {
-        let (metric, histogram) = self::histogram(histogram)?;
-        if histograms.iter().any(|(known, _)| *known == metric) {
-            return Err(Error::Twice(format!("histogram of {metric:?}")));
-        }
-        histograms.push((metric, histogram));
-    }
-    histograms.sort_by_key(|(metric, _)| *metric);
-    Ok(CellSnapshot {
-        key,
-        counters: counters.into(),
-        gauges: Gauges {
-            sessions_open: cell.sessions_open,
-            deliveries_open: cell.deliveries_open,
-            deliveries_open_late: cell.deliveries_open_late,
-            viewers_active: cell.viewers_active,
-            viewers_stalled: cell.viewers_stalled,
-            viewers_at_risk: cell.viewers_at_risk,
-        },
-        sustain: sustain(&cell.sustain)?,
-        histograms,
-    })
-}
-
 /// The rates that an edge tests for, each once.
-fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES], Error> {
+pub(super) fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES], Error> {
     at_most("rates of a cell", sent.len(), RATES)?;
     let mut sustain = [Sustain::default(); RATES];
     for (at, one) in sent.iter().enumerate() {
@@ -337,40 +284,4 @@ fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES], Error> {
         };
     }
     Ok(sustain)
-}
-
-fn histogram(sent: &v1::Histogram) -> Result<(Metric, SparseHistogram), Error> {
-    let metric = Metric::ALL
-        .into_iter()
-        .find(|metric| wire::metric(*metric) == sent.metric())
-        .ok_or_else(|| Error::Unknown {
-            field: "histogram.metric",
-            value: sent.metric.to_string(),
-        })?;
-    let wrong = |why: String| Error::Histogram { metric, why };
-    let buckets = metric.buckets();
-    let powers = |grouping, max| format!("grouping power {grouping}, largest value 2^{max}");
-    let expected = (
-        u32::from(buckets.grouping_power()),
-        u32::from(buckets.max_value_power()),
-    );
-    if (sent.grouping_power, sent.max_value_power) != expected {
-        return Err(wrong(format!(
-            "it has {}, this collector {}",
-            powers(sent.grouping_power, sent.max_value_power),
-            powers(expected.0, expected.1),
-        )));
-    }
-    if let Some(count) = sent.count.iter().find(|count| **count > MAX_COUNT) {
-        return Err(wrong(format!("{count} values in one bucket cannot be")));
-    }
-    SparseHistogram::from_parts(buckets, sent.bucket.clone(), sent.count.clone())
-        .map(|histogram| (metric, histogram))
-        .map_err(|_| {
-            wrong(format!(
-                "its {} buckets and {} counts are not as many, not ascending, or out of range",
-                sent.bucket.len(),
-                sent.count.len()
-            ))
-        })
 }

@@ -12,10 +12,12 @@ mod risk;
 mod totals;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use weir_proto::v1;
 
+use crate::collect::sent::{self, SentCell};
 use crate::qoe::{CellSnapshot, Gauges};
 use crate::query::filter::Filter;
 use crate::wire::Heard;
@@ -184,7 +186,7 @@ impl Fleet {
         &mut self,
         hello: &v1::Hello,
         frame: &v1::Frame,
-        cells: Vec<CellSnapshot>,
+        cells: Arc<[SentCell]>,
         how: How,
     ) -> Result<Merged, Error> {
         let How {
@@ -261,13 +263,7 @@ impl Fleet {
 
     /// Puts a boot's new cells in the place of the old ones. `is_recent`: what they count anew was
     /// counted just now; not so what a boot brings that has counted for long.
-    fn tick(
-        &mut self,
-        hello: &v1::Hello,
-        cells: Vec<CellSnapshot>,
-        heard_ms: u64,
-        is_recent: bool,
-    ) {
+    fn tick(&mut self, hello: &v1::Hello, cells: Arc<[SentCell]>, heard_ms: u64, is_recent: bool) {
         let Self {
             hosts,
             totals,
@@ -287,44 +283,45 @@ impl Fleet {
         self.cells_merged += cells.len() as u64;
         self.cells = self.cells - boot.cells.len() + cells.len();
         let mut before = Before::new(std::mem::take(&mut boot.cells));
-        boot.cells.reserve_exact(cells.len());
+        let mut places = Vec::with_capacity(cells.len());
         let mut at_risk = 0_u64;
-        for (n, cell) in cells.into_iter().enumerate() {
+        for (n, cell) in cells.iter().enumerate() {
             let viewers = cell
                 .gauges
                 .viewers_at_risk
                 .saturating_add(cell.gauges.viewers_stalled);
             at_risk = at_risk.saturating_add(viewers);
-            let old = before.take(n, &cell.key);
-            let place = old
-                .as_ref()
-                .map_or_else(|| totals.place(&cell.key), |old| old.place);
+            let old = before.take(n, cell);
+            let place = old.map_or_else(|| totals.place(&cell.key), |(place, _)| place);
             if old.is_none() && host.places.insert(place) {
                 totals.another_host(place);
             }
-            let heard_of_old = old.as_ref().map_or_else(Heard::default, |_| heard_before);
+            let heard_of_old = old.map_or_else(Heard::default, |_| heard_before);
             totals.heard(place, heard_of_old, heard);
-            let old = old.map(|old| old.cell);
-            if old.as_ref().is_none_or(|old| !old.counts_equal(&cell)) {
-                totals.exchange(place, old.as_ref(), &cell);
-                if is_recent {
-                    let lately = recent.entry(place).or_default();
-                    match &old {
-                        Some(old) => lately.absorb(&cell.since(old)),
-                        None => lately.absorb(&cell),
-                    }
-                }
+            let old = old.map(|(_, cell)| cell);
+            if old.is_none_or(|old| !old.counts_equal(cell)) {
+                let lately = is_recent.then(|| recent.entry(place).or_default());
+                sent::exchange(old, Some(cell), totals.cell_mut(place), lately);
             }
-            boot.cells.push(Held { place, cell });
+            places.push(place);
         }
-        for Held { place, cell } in before.left() {
-            let nothing = CellSnapshot::empty(cell.key.clone());
-            totals.exchange(place, Some(&cell), &nothing);
+        for (place, cell) in before.left() {
+            sent::exchange(Some(cell), None, totals.cell_mut(place), None);
             totals.heard(place, heard_before, Heard::default());
         }
+        boot.cells = Held { cells, places };
         if boot.vital.is_none() {
             host.risk.tick(heard_ms, at_risk);
         }
+    }
+
+    /// The latest cells of the boot that a hello names; none, if it is new.
+    pub fn latest(&self, hello: &v1::Hello) -> Arc<[SentCell]> {
+        let host = self.hosts.get(&hello.host);
+        let mut boots = host.into_iter().flat_map(|host| &host.boots);
+        let boot = boots.find(|boot| boot.hello.boot_id == hello.boot_id);
+        boot.map(|boot| Arc::clone(&boot.cells.cells))
+            .unwrap_or_default()
     }
 
     /// A frame of a connected boot could not be used.
@@ -375,8 +372,8 @@ impl Fleet {
     fn gauges(&self, now_unix_ns: u64) -> Vec<Gauges> {
         let mut gauges = vec![Gauges::default(); self.totals.len()];
         for host in self.hosts.values() {
-            for held in host.current_cells(now_unix_ns) {
-                gauges[held.place as usize].merge(&held.cell.gauges);
+            for (place, cell) in host.current_cells(now_unix_ns) {
+                gauges[place as usize].merge(&cell.gauges);
             }
         }
         gauges
@@ -448,39 +445,43 @@ impl Fleet {
 
 /// A boot's cells before a tick, from which those that go on are taken.
 struct Before {
-    cells: Vec<Option<Held>>,
-    /// Made when the order has changed.
-    by_key: Option<HashMap<crate::qoe::CellKey, usize>>,
+    held: Held,
+    taken: Vec<bool>,
+    /// By key as it was sent; made when the order has changed.
+    by_key: Option<HashMap<Box<[u8]>, usize>>,
 }
 
 impl Before {
-    fn new(cells: Vec<Held>) -> Self {
+    fn new(held: Held) -> Self {
         Self {
-            cells: cells.into_iter().map(Some).collect(),
+            taken: vec![false; held.cells.len()],
+            held,
             by_key: None,
         }
     }
 
-    /// The cell of this key; an edge nearly always has it at the same place as before.
-    fn take(&mut self, n: usize, key: &crate::qoe::CellKey) -> Option<Held> {
-        if let Some(place) = self.cells.get_mut(n)
-            && place.as_ref().is_some_and(|held| held.cell.key == *key)
-        {
-            return place.take();
-        }
-        let cells = &self.cells;
-        let by_key = self.by_key.get_or_insert_with(|| {
-            let left = cells.iter().enumerate();
-            left.filter_map(|(n, held)| Some((held.as_ref()?.cell.key.clone(), n)))
-                .collect()
-        });
-        let n = *by_key.get(key)?;
-        self.cells[n].take()
+    /// The cell with this one's key, and its place; an edge nearly always has it where it was.
+    fn take(&mut self, n: usize, cell: &SentCell) -> Option<(u32, &SentCell)> {
+        let cells = &self.held.cells;
+        let is_same = |before: &SentCell| before.key_bytes() == cell.key_bytes();
+        let n = if cells.get(n).is_some_and(is_same) {
+            n
+        } else {
+            let by_key = self.by_key.get_or_insert_with(|| {
+                let keys = cells.iter().map(|cell| cell.key_bytes().into());
+                keys.zip(0..).collect()
+            });
+            *by_key.get(cell.key_bytes())?
+        };
+        self.taken[n] = true;
+        Some((self.held.places[n], &self.held.cells[n]))
     }
 
     /// Those that do not go on.
-    fn left(self) -> impl Iterator<Item = Held> {
-        self.cells.into_iter().flatten()
+    fn left(&self) -> impl Iterator<Item = (u32, &SentCell)> {
+        let all = self.held.iter().zip(&self.taken);
+        all.filter(|(_, is_taken)| !**is_taken)
+            .map(|(held, _)| held)
     }
 }
 
@@ -513,11 +514,11 @@ impl Host {
         age_ms <= FRESH_MS && (boot.is_connected() || newest)
     }
 
-    fn current_cells(&self, now_unix_ns: u64) -> impl Iterator<Item = &Held> {
+    fn current_cells(&self, now_unix_ns: u64) -> impl Iterator<Item = (u32, &SentCell)> {
         self.boots
             .iter()
             .filter(move |boot| self.is_current(boot, now_unix_ns))
-            .flat_map(|boot| &boot.cells)
+            .flat_map(|boot| boot.cells.iter())
     }
 
     /// None before the first boot.
@@ -525,8 +526,8 @@ impl Host {
         let newest = self.boots.last()?;
         let sum = |of: fn(&Boot) -> u64| self.boots.iter().map(of).sum();
         let mut open = Gauges::default();
-        for held in self.current_cells(now_unix_ns) {
-            open.merge(&held.cell.gauges);
+        for (_, cell) in self.current_cells(now_unix_ns) {
+            open.merge(&cell.gauges);
         }
         let now_ms = now_unix_ns / 1_000_000;
         let last_heard_ms = self.boots.iter().map(|boot| boot.last_heard_ms).max();

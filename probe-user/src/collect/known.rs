@@ -1,6 +1,6 @@
 //! What a collector knows, shared by those who add to it and those who ask.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -8,7 +8,7 @@ use weir_proto::v1;
 
 use super::fleet::{Error, Fleet, How, Merged, Way};
 use super::minutes::Minutes;
-use crate::qoe::CellSnapshot;
+use super::sent::SentCell;
 use crate::query::filter::Filter;
 
 /// A frame that reached a collector so long before the second that is open now is in the sum, and
@@ -81,12 +81,17 @@ impl Shared {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The latest cells of the boot that a hello names.
+    pub(super) fn latest(&self, hello: &v1::Hello) -> Arc<[SentCell]> {
+        self.lock().fleet.latest(hello)
+    }
+
     /// Merges a frame whose cells were checked.
     pub(super) fn merge(
         &self,
         hello: &v1::Hello,
         frame: &v1::Frame,
-        cells: Vec<CellSnapshot>,
+        cells: Arc<[SentCell]>,
         way: Way,
         heard_unix_ns: u64,
     ) -> Result<Merged, Error> {

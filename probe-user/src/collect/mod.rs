@@ -16,6 +16,7 @@ mod metrics;
 pub mod minutes;
 mod receipts;
 mod refusals;
+pub mod sent;
 mod service;
 mod sinks;
 mod windows;

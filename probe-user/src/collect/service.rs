@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -220,7 +220,6 @@ impl Collector {
             collector: self.clone(),
             hello,
             last_seq,
-            keys: Mutex::default(),
         })
     }
 }
@@ -231,7 +230,6 @@ struct Link {
     collector: Collector,
     hello: v1::Hello,
     last_seq: u64,
-    keys: Mutex<decode::Keys>,
 }
 
 impl Drop for Link {
@@ -247,16 +245,13 @@ impl Drop for Link {
 }
 
 impl Link {
-    fn keys(&self) -> MutexGuard<'_, decode::Keys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
     /// before is acknowledged again: that is what was asked.
     fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
         let Shared { known, engine, .. } = &*self.collector.shared;
         let heard_unix_ns = unix_ns();
-        let merged = match decode::frame(frame, &self.hello, &mut self.keys()) {
+        let before = known.latest(&self.hello);
+        let merged = match decode::frame(frame, &self.hello, &before) {
             Ok(cells) => known
                 .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
                 .map_err(|err| Status::resource_exhausted(err.to_string())),

@@ -156,6 +156,22 @@ impl Sustain {
     }
 }
 
+/// What a cell counts beside its distributions; cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By name.
+    pub counters: Counters,
+    /// By rate.
+    pub sustain: [Sustain; RATES],
+}
+
+impl Counts {
+    fn of_rate(&self, rate_bps: u64) -> Sustain {
+        let same = |one: &&Sustain| one.rate_bps == rate_bps;
+        self.sustain.iter().find(same).copied().unwrap_or_default()
+    }
+}
+
 /// What is open now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
@@ -224,9 +240,7 @@ impl Cell {
             }
         }
         for (metric, sparse) in &other.histograms {
-            let histogram = self.histograms[*metric as usize]
-                .get_or_insert_with(|| Histogram::with_config(&metric.buckets()));
-            let counts = histogram.as_mut_slice();
+            let counts = self.buckets_mut(*metric);
             for (bucket, count) in sparse.index().iter().zip(sparse.count()) {
                 if let Some(place) = counts.get_mut(*bucket as usize) {
                     *place = place.saturating_add(*count);
@@ -246,61 +260,74 @@ impl Cell {
     }
 
     /// Puts what a cell counted in the place of what it had counted before: a sum that held the
-    /// older state holds the newer one afterwards, exactly, also if a count went back. Gauges are
-    /// left alone. Both have this version's buckets.
-    pub fn exchange(&mut self, older: Option<&CellSnapshot>, newer: &CellSnapshot) {
-        let nothing = (Counters::default(), [Sustain::default(); RATES]);
-        let (counters, sustain) = older.map_or(nothing, |older| (older.counters, older.sustain));
-        self.counters.exchange(&counters, &newer.counters);
-        let of = |rates: &[Sustain; RATES], rate_bps| {
-            let same = rates.iter().find(|one| one.rate_bps == rate_bps);
-            same.copied().unwrap_or_default()
-        };
+    /// older state holds the newer one afterwards, exactly, also if a count went back.
+    pub fn exchange_counts(&mut self, older: &Counts, newer: &Counts) {
+        self.counters.exchange(&older.counters, &newer.counters);
         // A boot's rates stay as they are; if they do not, those that are not tested any more end here.
-        let gone = sustain
-            .iter()
-            .filter(|old| of(&newer.sustain, old.rate_bps).rate_bps == 0);
+        let gone = older.sustain.iter();
+        let gone = gone.filter(|old| newer.of_rate(old.rate_bps).rate_bps == 0);
         for rate_bps in newer.sustain.iter().chain(gone).map(|one| one.rate_bps) {
-            let (old, new) = (of(&sustain, rate_bps), of(&newer.sustain, rate_bps));
+            let (old, new) = (older.of_rate(rate_bps), newer.of_rate(rate_bps));
             if let Some(sum) = self.rate(rate_bps).filter(|_| rate_bps != 0) {
                 sum.tested = swap(sum.tested, old.tested, new.tested);
                 sum.sustained = swap(sum.sustained, old.sustained, new.sustained);
             }
         }
-        let before = |metric| older.and_then(|older| older.histogram(metric));
-        for (metric, histogram) in &newer.histograms {
-            self.exchange_buckets(*metric, before(*metric), Some(histogram));
+    }
+
+    /// The same of one distribution. Both have this version's buckets.
+    pub fn exchange_buckets(
+        &mut self,
+        metric: Metric,
+        older: impl Iterator<Item = (usize, u64)>,
+        newer: impl Iterator<Item = (usize, u64)>,
+    ) {
+        let sum = self.buckets_mut(metric);
+        for (bucket, count) in older {
+            if let Some(place) = sum.get_mut(bucket) {
+                *place = place.wrapping_sub(count);
+            }
         }
-        for (metric, histogram) in older.map_or(&[][..], |older| &older.histograms) {
-            if newer.histogram(*metric).is_none() {
-                self.exchange_buckets(*metric, Some(histogram), None);
+        for (bucket, count) in newer {
+            if let Some(place) = sum.get_mut(bucket) {
+                *place = place.wrapping_add(count);
             }
         }
     }
 
-    fn exchange_buckets(
-        &mut self,
-        metric: Metric,
-        older: Option<&SparseHistogram>,
-        newer: Option<&SparseHistogram>,
-    ) {
-        if older == newer {
-            return;
-        }
-        let sum = self.histograms[metric as usize]
-            .get_or_insert_with(|| Histogram::with_config(&metric.buckets()))
-            .as_mut_slice();
-        for (histogram, change) in [
-            (older, u64::wrapping_sub as fn(u64, u64) -> u64),
-            (newer, u64::wrapping_add),
-        ] {
-            let Some(histogram) = histogram else { continue };
-            for (bucket, count) in histogram.index().iter().zip(histogram.count()) {
-                if let Some(place) = sum.get_mut(*bucket as usize) {
-                    *place = change(*place, *count);
-                }
+    /// Adds what a cell counted since an older state of it.
+    pub fn absorb_growth(&mut self, older: &Counts, newer: &Counts) {
+        self.counters.merge(&newer.counters.since(&older.counters));
+        for newer in newer.sustain.iter().filter(|newer| newer.rate_bps != 0) {
+            if let Some(own) = self.rate(newer.rate_bps) {
+                own.merge(&newer.since(&older.sustain));
             }
         }
+    }
+
+    /// The same of one distribution. Both ascend, and have this version's buckets.
+    pub fn absorb_bucket_growth(
+        &mut self,
+        metric: Metric,
+        older: impl Iterator<Item = (usize, u64)>,
+        newer: impl Iterator<Item = (usize, u64)>,
+    ) {
+        let own = self.buckets_mut(metric);
+        let mut older = older.peekable();
+        for (bucket, count) in newer {
+            while older.next_if(|(before, _)| *before < bucket).is_some() {}
+            let before = older.next_if(|(same, _)| *same == bucket);
+            let before = before.map_or(0, |(_, count)| count);
+            if let Some(place) = own.get_mut(bucket) {
+                *place = place.saturating_add(count.saturating_sub(before));
+            }
+        }
+    }
+
+    fn buckets_mut(&mut self, metric: Metric) -> &mut [u64] {
+        self.histograms[metric as usize]
+            .get_or_insert_with(|| Histogram::with_config(&metric.buckets()))
+            .as_mut_slice()
     }
 
     /// How many values of `metric` were counted.
@@ -354,24 +381,12 @@ fn swap(sum: u64, old: u64, new: u64) -> u64 {
 }
 
 impl CellSnapshot {
-    /// A cell in which nothing is counted.
-    pub fn empty(key: CellKey) -> Self {
-        Cell::default().snapshot(key, false)
-    }
-
     /// The distribution of a metric; none: it has no values.
     pub fn histogram(&self, metric: Metric) -> Option<&SparseHistogram> {
         self.histograms
             .iter()
             .find(|(known, _)| *known == metric)
             .map(|(_, histogram)| histogram)
-    }
-
-    /// Whether the same was counted, whatever is open.
-    pub fn counts_equal(&self, other: &Self) -> bool {
-        self.counters == other.counters
-            && self.sustain == other.sustain
-            && self.histograms == other.histograms
     }
 
     /// What was counted since an older state of the same cell; what is open, as it is now.

@@ -248,7 +248,7 @@ impl Edge {
             let padding = VITAL_FRAME_BYTES.saturating_sub(frame.encoded_len() + 3);
             frame.padding = vec![0; padding].into();
         } else {
-            frame.cells.clone_from(&self.load.cells);
+            frame.cells.clone_from(&self.load.encoded);
         }
         frame
     }

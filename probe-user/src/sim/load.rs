@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use bytes::Bytes;
+use prost::Message as _;
 use serde::Serialize;
 use weir_proto::v1;
 
@@ -63,6 +65,8 @@ impl Totals {
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) cells: Vec<v1::Cell>,
+    /// The same as frames have them.
+    pub(super) encoded: Vec<Bytes>,
     busy: usize,
     /// Where the next busy ones begin.
     turn: usize,
@@ -71,9 +75,11 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(cells: u32, busy: u32, random: fastrand::Rng) -> Self {
+        let cells: Vec<_> = (0..cells).map(cell).collect();
         Self {
-            cells: (0..cells).map(cell).collect(),
-            busy: busy.min(cells) as usize,
+            encoded: cells.iter().map(encoded).collect(),
+            busy: cells.len().min(busy as usize),
+            cells,
             turn: 0,
             random,
         }
@@ -103,6 +109,7 @@ impl Load {
                     histogram.count[bucket] += deliveries / 4 + 1;
                 }
             }
+            self.encoded[place] = encoded(cell);
         }
         self.turn = (self.turn + self.busy) % self.cells.len().max(1);
     }
@@ -145,6 +152,10 @@ impl Load {
             cells_in_other: u32::try_from(self.cells.len() - named).unwrap_or(u32::MAX),
         }
     }
+}
+
+fn encoded(cell: &v1::Cell) -> Bytes {
+    cell.encode_to_vec().into()
 }
 
 /// The cells of all edges have the same names, as those of one service have.

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::{Notify, watch};
 use weir_proto::v1::{self, Lane};
 
 use super::Tick;
 use super::lane::{Common, Made, Room, Source};
+use crate::qoe::CellSnapshot;
 use crate::wire;
 
 #[derive(Debug)]
@@ -45,6 +48,10 @@ impl Warm {
     }
 }
 
+fn encoded(cell: &CellSnapshot, heard: wire::Heard) -> Bytes {
+    wire::cell(cell, 1, heard).encode_to_vec().into()
+}
+
 /// A tick in full. Its number is the tick's, so that it is the same frame whoever sends it: this
 /// boot, or the next from the ring on disk.
 pub(super) fn frame(tick: &Tick, hello: &v1::Hello, lanes: Vec<v1::LaneCounts>) -> v1::Frame {
@@ -60,7 +67,7 @@ pub(super) fn frame(tick: &Tick, hello: &v1::Hello, lanes: Vec<v1::LaneCounts>) 
         interval_ms: tick.interval_ms,
         config_generation: tick.config_generation,
         losses: Some(tick.losses),
-        cells: cells.map(|cell| wire::cell(cell, 1, heard)).collect(),
+        cells: cells.map(|cell| encoded(cell, heard)).collect(),
         tick: true,
         off: tick.off.clone(),
         budget: tick.budget.clone(),

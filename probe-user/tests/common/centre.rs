@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -211,7 +212,10 @@ pub fn tick(seq: u64, cells: Vec<v1::Cell>) -> v1::Frame {
     v1::Frame {
         seq,
         tick: true,
-        cells,
+        cells: cells
+            .iter()
+            .map(|cell| cell.encode_to_vec().into())
+            .collect(),
         unix_ns: weir::ui::units::now_unix_ns(),
         interval_ms: 1000,
         ..v1::Frame::default()

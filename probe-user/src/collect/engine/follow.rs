@@ -156,7 +156,8 @@ impl Follower {
         let hello = carried.hello.context("it has no hello")?;
         let frame = carried.frame.context("it has no frame")?;
         decode::hello(&hello)?;
-        let cells = decode::frame(&frame, &hello, &mut decode::Keys::default())?;
+        let before = self.known.latest(&hello);
+        let cells = decode::frame(&frame, &hello, &before)?;
         let merged = self
             .known
             .merge(&hello, &frame, cells, Way::Engine, carried.heard_unix_ns);

@@ -1,9 +1,11 @@
 //! What is held of one boot of one host.
 
+use std::sync::Arc;
+
 use weir_proto::v1;
 
 use super::gaps::Gaps;
-use crate::qoe::CellSnapshot;
+use crate::collect::sent::SentCell;
 use crate::wire::Heard;
 
 /// Lanes, the one that is none included.
@@ -22,11 +24,22 @@ struct About {
     unix_ns: u64,
 }
 
-/// A cell of a boot, and its place in the sum.
-#[derive(Debug)]
+/// The cells of a boot, and their places in the sum.
+#[derive(Debug, Default)]
 pub(super) struct Held {
-    pub(super) place: u32,
-    pub(super) cell: CellSnapshot,
+    pub(super) cells: Arc<[SentCell]>,
+    pub(super) places: Vec<u32>,
+}
+
+impl Held {
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Each with its place.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &SentCell)> {
+        self.places.iter().copied().zip(self.cells.iter())
+    }
 }
 
 /// One boot.
@@ -60,7 +73,7 @@ pub(super) struct Boot {
     pub(super) vital: Option<v1::Vital>,
     pub(super) off: String,
     pub(super) budget: Option<v1::BudgetStatus>,
-    pub(super) cells: Vec<Held>,
+    pub(super) cells: Held,
 }
 
 impl Boot {
@@ -87,7 +100,7 @@ impl Boot {
             vital: None,
             off: String::new(),
             budget: None,
-            cells: Vec::new(),
+            cells: Held::default(),
         }
     }
 

@@ -54,14 +54,9 @@ impl Totals {
         self.cells.key(place)
     }
 
-    /// What a boot counts in a place has changed.
-    pub(super) fn exchange(
-        &mut self,
-        place: u32,
-        older: Option<&CellSnapshot>,
-        newer: &CellSnapshot,
-    ) {
-        self.cells.get_mut(place).exchange(older, newer);
+    /// The sum's cell at a place.
+    pub(super) fn cell_mut(&mut self, place: u32) -> &mut Cell {
+        self.cells.get_mut(place)
     }
 
     /// What a boot has heard of the kernel has changed.
