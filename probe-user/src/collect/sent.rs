@@ -359,9 +359,39 @@ pub(super) fn exchange(
         if old == new {
             continue;
         }
-        sum.exchange_buckets(metric, old, new);
-        if let Some(lately) = &mut lately {
-            lately.absorb_bucket_growth(metric, old, new);
+        let sum = sum.buckets_mut(metric);
+        let mut lately = lately.as_mut().map(|lately| lately.buckets_mut(metric));
+        changes(old, new, |bucket, old, new| {
+            if let Some(place) = sum.get_mut(bucket) {
+                *place = place.wrapping_sub(old).wrapping_add(new);
+            }
+            if let Some(place) = lately.as_mut().and_then(|lately| lately.get_mut(bucket)) {
+                *place = place.saturating_add(new.saturating_sub(old));
+            }
+        });
+    }
+}
+
+/// Tells of each bucket whose count is another, with its older and its newer count.
+fn changes(mut old: Buckets<'_>, mut new: Buckets<'_>, mut tell: impl FnMut(usize, u64, u64)) {
+    let (mut before, mut after) = (old.next(), new.next());
+    loop {
+        let (bucket, was, is) = match (before, after) {
+            (Some((bucket, was)), Some((same, is))) if bucket == same => (bucket, was, is),
+            (Some((bucket, was)), later) if later.is_none_or(|(later, _)| bucket < later) => {
+                (bucket, was, 0)
+            }
+            (_, Some((bucket, is))) => (bucket, 0, is),
+            (_, None) => return,
+        };
+        if before.is_some_and(|(old, _)| old == bucket) {
+            before = old.next();
+        }
+        if after.is_some_and(|(new, _)| new == bucket) {
+            after = new.next();
+        }
+        if was != is {
+            tell(bucket, was, is);
         }
     }
 }

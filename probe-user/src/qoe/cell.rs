@@ -275,26 +275,6 @@ impl Cell {
         }
     }
 
-    /// The same of one distribution. Both have this version's buckets.
-    pub fn exchange_buckets(
-        &mut self,
-        metric: Metric,
-        older: impl Iterator<Item = (usize, u64)>,
-        newer: impl Iterator<Item = (usize, u64)>,
-    ) {
-        let sum = self.buckets_mut(metric);
-        for (bucket, count) in older {
-            if let Some(place) = sum.get_mut(bucket) {
-                *place = place.wrapping_sub(count);
-            }
-        }
-        for (bucket, count) in newer {
-            if let Some(place) = sum.get_mut(bucket) {
-                *place = place.wrapping_add(count);
-            }
-        }
-    }
-
     /// Adds what a cell counted since an older state of it.
     pub fn absorb_growth(&mut self, older: &Counts, newer: &Counts) {
         self.counters.merge(&newer.counters.since(&older.counters));
@@ -305,26 +285,8 @@ impl Cell {
         }
     }
 
-    /// The same of one distribution. Both ascend, and have this version's buckets.
-    pub fn absorb_bucket_growth(
-        &mut self,
-        metric: Metric,
-        older: impl Iterator<Item = (usize, u64)>,
-        newer: impl Iterator<Item = (usize, u64)>,
-    ) {
-        let own = self.buckets_mut(metric);
-        let mut older = older.peekable();
-        for (bucket, count) in newer {
-            while older.next_if(|(before, _)| *before < bucket).is_some() {}
-            let before = older.next_if(|(same, _)| *same == bucket);
-            let before = before.map_or(0, |(_, count)| count);
-            if let Some(place) = own.get_mut(bucket) {
-                *place = place.saturating_add(count.saturating_sub(before));
-            }
-        }
-    }
-
-    fn buckets_mut(&mut self, metric: Metric) -> &mut [u64] {
+    /// The counts of a distribution, by bucket of [`Metric::buckets`].
+    pub fn buckets_mut(&mut self, metric: Metric) -> &mut [u64] {
         self.histograms[metric as usize]
             .get_or_insert_with(|| Histogram::with_config(&metric.buckets()))
             .as_mut_slice()
