@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use common::{Daemon, at, delivery, header, session_end, session_start, until};
 use probe_ebpf::record::{flag, kind};
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -312,7 +313,7 @@ fn frame(seq: u64, cells: Vec<v1::Cell>) -> v1::Frame {
         seq,
         tick_seq: seq,
         tick: true,
-        cells,
+        cells: cells.iter().map(|cell| cell.encode_to_vec().into()).collect(),
         ..v1::Frame::default()
     }
 }

@@ -307,7 +307,7 @@ impl<'a> Histogram<'a> {
             let at = decode_varint(&mut bucket).map_err(|_| BROKEN)?;
             let values = decode_varint(&mut count).map_err(|_| BROKEN)?;
             if at < least || at >= total {
-                return self.wrong(format!("bucket {at} is out of order or out of range"));
+                return self.wrong(format!("bucket {at} is not ascending, or out of range"));
             }
             if values > MAX_COUNT {
                 return self.wrong(format!("{values} values in one bucket cannot be"));
