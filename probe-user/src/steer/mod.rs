@@ -4,6 +4,8 @@
 //! stands a [`Position`]: what every gate of this host shall be, whole.
 
 pub mod actuators;
+pub mod overrides;
+pub mod policy;
 pub mod position;
 
 pub use position::{Position, Scope, Setting};

@@ -19,6 +19,32 @@ pub enum Scope {
     Prefix(IpNet),
 }
 
+impl Scope {
+    /// Whether all that is in `other` is in this one too. A network's clients and a service are
+    /// neither in the other.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Host, _) => true,
+            (Self::Service(service), Self::Cell(cell)) => cell
+                .strip_prefix(service.as_str())
+                .is_some_and(|rest| rest.starts_with('/')),
+            (Self::Prefix(own), Self::Prefix(other)) => own.contains(other),
+            (own, other) => own == other,
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Service(name) => write!(f, "service {name}"),
+            Self::Cell(name) => write!(f, "cell {name}"),
+            Self::Prefix(prefix) => write!(f, "prefix {prefix}"),
+        }
+    }
+}
+
 /// One scope's share of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {

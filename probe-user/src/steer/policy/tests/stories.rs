@@ -1,0 +1,1 @@
+//! Single stories, as an operator would tell them.
