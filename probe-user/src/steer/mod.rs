@@ -4,10 +4,12 @@
 //! stands a [`Position`]: what every gate of this host shall be, whole.
 
 pub mod actuators;
+pub mod forecast;
 pub mod journal;
 pub mod overrides;
 pub mod policy;
 pub mod position;
+pub mod simulation;
 pub mod validation;
 
 pub use position::{Position, Scope, Setting};

@@ -26,8 +26,11 @@ pub trait Actuator: Send {
     ///
     /// # Errors
     /// The gate did not move, or not wholly; what was held before may stand until its lease ends.
-    fn acquire(&mut self, position: &Position, lease: Lease)
-    -> impl Future<Output = Result<()>> + Send;
+    fn acquire(
+        &mut self,
+        position: &Position,
+        lease: Lease,
+    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Holds what was acquired until this lease's end.
     ///

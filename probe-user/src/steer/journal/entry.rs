@@ -47,7 +47,9 @@ pub enum Body {
     /// What must be known after a restart.
     Checkpoint(Checkpoint),
     /// The end of a file was torn and was cut off.
-    Repaired { cut_bytes: u64 },
+    Repaired {
+        cut_bytes: u64,
+    },
     /// Anything else worth keeping.
     Note(String),
 }

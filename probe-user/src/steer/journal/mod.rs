@@ -83,7 +83,11 @@ impl Journal {
         let before = previous(path).map_err(|source| failed(path, source))?;
         let at = read_file(path, before, true, &mut verified, &mut |_| {})
             .map_err(|source| failed(path, source))?;
-        if let Some(finding) = verified.findings.iter().find(|finding| !finding.is_expected()) {
+        if let Some(finding) = verified
+            .findings
+            .iter()
+            .find(|finding| !finding.is_expected())
+        {
             return Err(Error::Damaged {
                 path: path.to_owned(),
                 file: finding.file.clone(),
@@ -262,7 +266,9 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 /// A new name is on the disk only when its directory is.
 fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 

@@ -13,13 +13,17 @@ pub enum Damage {
     NoEntry(String),
     #[error("the entry was changed: its hash is {found} and the line says {said}")]
     Changed { found: String, said: String },
-    #[error("a line is missing or out of order here: it follows {said} and the one before is {found}")]
+    #[error(
+        "a line is missing or out of order here: it follows {said} and the one before is {found}"
+    )]
     Broken { found: String, said: String },
     #[error("entry {found} stands where {expected} should")]
     Number { found: u64, expected: u64 },
     #[error("the first line of a file must say where the chain stands")]
     NotOpened,
-    #[error("the file ends in the middle of a line ({bytes} bytes): it was torn by a crash, or cut")]
+    #[error(
+        "the file ends in the middle of a line ({bytes} bytes): it was torn by a crash, or cut"
+    )]
     Torn { bytes: u64 },
     #[error("the oldest files are gone: it begins with entry {first}")]
     BeginsLate { first: u64 },
@@ -83,9 +87,12 @@ pub fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let own = entry.file_name();
-        let number = own
-            .to_str()
-            .and_then(|own| own.strip_prefix(name.as_ref())?.strip_prefix('.')?.parse().ok());
+        let number = own.to_str().and_then(|own| {
+            own.strip_prefix(name.as_ref())?
+                .strip_prefix('.')?
+                .parse()
+                .ok()
+        });
         if let Some(number) = number {
             numbered.push((std::cmp::Reverse::<u64>(number), entry.path()));
         }

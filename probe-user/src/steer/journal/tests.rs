@@ -43,7 +43,9 @@ fn damages(path: &Path) -> Vec<Damage> {
 fn what_was_written_is_read_and_sound() {
     let (_dir, path) = written(10);
     let mut notes = 0;
-    let verified = read(&path, |entry| notes += usize::from(matches!(entry.body, Body::Note(_))));
+    let verified = read(&path, |entry| {
+        notes += usize::from(matches!(entry.body, Body::Note(_)))
+    });
     let verified = verified.unwrap();
     assert_eq!((notes, verified.entries), (10, 11));
     assert!(verified.is_sound() && verified.findings.is_empty());
@@ -66,7 +68,10 @@ fn a_changed_line_is_found() {
     let found = damages(&path);
     assert!(matches!(found[..], [Damage::Broken { .. }]), "{found:?}");
     let refused = Journal::open(&path, small(), 1, 1).unwrap_err();
-    assert!(matches!(refused, Error::Damaged { line: 7, .. }), "{refused}");
+    assert!(
+        matches!(refused, Error::Damaged { line: 7, .. }),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -138,7 +143,13 @@ fn it_is_bounded_and_the_chain_goes_on_over_its_files() {
     }
     let verified = verify(&path).unwrap();
     assert!(verified.is_sound(), "{verified:?}");
-    assert!(matches!(verified.findings[..], [Finding { damage: Damage::BeginsLate { .. }, .. }]));
+    assert!(matches!(
+        verified.findings[..],
+        [Finding {
+            damage: Damage::BeginsLate { .. },
+            ..
+        }]
+    ));
     // One of the middle is gone.
     fs::remove_file(&all[1]).unwrap();
     assert!(!verify(&path).unwrap().is_sound());
@@ -169,12 +180,19 @@ fn a_full_disk_forbids_moving_away_and_nothing_else() {
         journal
     };
     assert_eq!(journal.permit(), Permit::Any);
-    let full = fs::OpenOptions::new().append(true).read(true).open("/dev/full").unwrap();
+    let full = fs::OpenOptions::new()
+        .append(true)
+        .read(true)
+        .open("/dev/full")
+        .unwrap();
     let lock = nix::fcntl::Flock::lock(full, nix::fcntl::FlockArg::LockExclusiveNonblock);
     let real = std::mem::replace(&mut journal.file, lock.unwrap());
     let before = journal.last_hash().to_owned();
     let refused = journal.append(note(9), 1, 1).unwrap_err();
-    assert!(refused.to_string().contains("cannot write the journal"), "{refused}");
+    assert!(
+        refused.to_string().contains("cannot write the journal"),
+        "{refused}"
+    );
     assert_eq!(journal.permit(), Permit::TowardsNeutral);
     assert_eq!(journal.last_hash(), before);
     // There is room again.
@@ -202,7 +220,10 @@ fn an_endless_line_is_damage_and_takes_no_memory() {
     assert!(!verify(&path).unwrap().is_sound());
     let mut journal = journal(&written(0).1.with_file_name("other"));
     let long = Body::Note("x".repeat(MAX_LINE_BYTES));
-    assert!(matches!(journal.append(long, 1, 1), Err(Error::TooLong { .. })));
+    assert!(matches!(
+        journal.append(long, 1, 1),
+        Err(Error::TooLong { .. })
+    ));
     assert_eq!(journal.permit(), Permit::Any);
 }
 

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::deadline::{Deadline, Moment};
-use super::order::{Action, Level, MAX_BREAK_GLASS_S, MAX_RAMP_S, MAX_TEXT_BYTES, MAX_TTL_S, Order};
+use super::order::{
+    Action, Level, MAX_BREAK_GLASS_S, MAX_RAMP_S, MAX_TEXT_BYTES, MAX_TTL_S, Order,
+};
 use crate::steer::Scope;
 
 /// Orders in force at the same time.
@@ -45,13 +47,17 @@ pub enum Refusal {
     Expired { id: String, age_s: u64 },
     #[error("order {id} is of {ahead_s} s in the future: compare the clocks of both hosts")]
     Future { id: String, ahead_s: u64 },
-    #[error("generation {generation} of the {level} is not after {latest}: orders came out of order")]
+    #[error(
+        "generation {generation} of the {level} is not after {latest}: orders came out of order"
+    )]
     Reordered {
         level: &'static str,
         generation: u64,
         latest: u64,
     },
-    #[error("an order of the {level} before this one is missing: its hash is not this one's prev_hash")]
+    #[error(
+        "an order of the {level} before this one is missing: its hash is not this one's prev_hash"
+    )]
     ChainBroken { level: &'static str },
     #[error("{MAX_ORDERS} orders are in force; release some")]
     Full,
@@ -104,7 +110,9 @@ impl Book {
 
     /// The generation of the next order that this host's own humans give.
     pub fn next_generation(&self, level: Level) -> u64 {
-        self.issuers[level as usize].latest_generation.saturating_add(1)
+        self.issuers[level as usize]
+            .latest_generation
+            .saturating_add(1)
     }
 
     /// Takes an order, or refuses it and stays as it is. Who may give it is for
@@ -141,7 +149,8 @@ impl Book {
         } else if self.orders.len() >= MAX_ORDERS {
             return Err(Refusal::Full);
         }
-        self.ids.push_back((order.id.clone(), order.created_unix_ns));
+        self.ids
+            .push_back((order.id.clone(), order.created_unix_ns));
         self.issuers[level] = Issuer {
             latest_generation: order.generation,
             latest_hash: Some(order.hash()),

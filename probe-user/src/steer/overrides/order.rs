@@ -144,9 +144,10 @@ impl Action {
     /// The most of a scope that it turns away.
     pub fn turned_permille(&self) -> u16 {
         match self {
-            Self::Weight { permille } | Self::Pin { permille: Some(permille) } => {
-                1000_u16.saturating_sub(*permille)
-            }
+            Self::Weight { permille }
+            | Self::Pin {
+                permille: Some(permille),
+            } => 1000_u16.saturating_sub(*permille),
             Self::Drain => 1000,
             Self::Shed { permille } => (*permille).min(1000),
             _ => 0,
@@ -156,7 +157,10 @@ impl Action {
     /// The weight that it sets; none: it sets none.
     pub fn weight_permille(&self) -> Option<u16> {
         match self {
-            Self::Weight { permille } | Self::Pin { permille: Some(permille) } => Some(*permille),
+            Self::Weight { permille }
+            | Self::Pin {
+                permille: Some(permille),
+            } => Some(*permille),
             Self::Drain => Some(0),
             Self::Undrain => Some(1000),
             _ => None,

@@ -20,6 +20,9 @@ use crate::steer::Scope;
 /// What hurt is not tried again for so long.
 pub const HURT_COOL_DOWN_NS: u64 = 30 * 60 * SECOND_NS;
 
+/// From a minute to half an hour, from a dead time of five minutes to less than three hours.
+const MOST_DOUBLINGS: u32 = 5;
+
 /// Where a gate is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -92,6 +95,10 @@ pub struct Gate {
     calm_ns: Option<u64>,
     /// Not before then.
     not_before_ns: u64,
+    /// Where it was calm before the latest step back, and how many of those steps had to be undone
+    /// since it was neutral.
+    calm_ppm: u32,
+    failed: u32,
 }
 
 impl Gate {
@@ -112,6 +119,8 @@ impl Gate {
             turned_ns: 0,
             calm_ns: None,
             not_before_ns: 0,
+            calm_ppm: WHOLE_PPM,
+            failed: 0,
         }
     }
 
@@ -131,6 +140,7 @@ impl Gate {
         self.cap_bps = None;
         self.calm_ns = None;
         self.staleness = Staleness::Fresh;
+        self.failed = 0;
     }
 
     /// What an invariant kept it from: it does not go on wanting it.
@@ -151,7 +161,12 @@ impl Gate {
         self.not_before_ns = now_ns.saturating_add(HURT_COOL_DOWN_NS);
         Some(Note {
             asks_human: true,
-            ..note(Kind::Undo, from_ppm, WHOLE_PPM, format!("it hurt: {why}; not again for 30 min"))
+            ..note(
+                Kind::Undo,
+                from_ppm,
+                WHOLE_PPM,
+                format!("it hurt: {why}; not again for 30 min"),
+            )
         })
     }
 
@@ -260,7 +275,11 @@ impl Gate {
         match self.phase {
             Phase::Rest if is_bad => {
                 // What never moved needs no rest.
-                let dwell_s = if self.turned_ns == 0 { 0 } else { policy.dwell_s };
+                let dwell_s = if self.turned_ns == 0 {
+                    0
+                } else {
+                    policy.dwell_s
+                };
                 if may_turn(self, dwell_s) {
                     self.turn_away(policy, seen, around, true, notes);
                 }
@@ -270,7 +289,7 @@ impl Gate {
                     // Enough, before the step was done.
                     self.target_ppm = self.weight_ppm;
                 }
-                let dwell_s = policy.dwell_s << self.damping.caution(now_ns);
+                let dwell_s = self.patience_s(policy, now_ns);
                 let dwell_ns = u64::from(dwell_s) * SECOND_NS;
                 let is_calm_for_long = |since: u64| now_ns.saturating_sub(since) >= dwell_ns;
                 if is_settled && is_bad && !self.damping.is_suppressed && around.acts {
@@ -291,12 +310,21 @@ impl Gate {
                 } else if is_settled && is_calm && !self.damping.is_suppressed {
                     self.take_back(policy, seen, around, false, notes);
                 }
-                if self.phase == Phase::TakingBack && self.weight_ppm == WHOLE_PPM {
+                // Not before it can be seen that it may stay there.
+                let is_back = is_settled && !is_bad && self.weight_ppm == WHOLE_PPM;
+                if is_back && self.phase == Phase::TakingBack {
                     self.let_go();
                 }
             }
             Phase::Rest | Phase::Undoing => {}
         }
+    }
+
+    /// How long it must have been calm before traffic is taken back: twice as long for each of the
+    /// latest changes of direction and of the attempts that had to be undone.
+    fn patience_s(&self, policy: &Policy, now_ns: u64) -> u32 {
+        let doublings = self.damping.caution(now_ns).max(self.failed.min(MOST_DOUBLINGS));
+        policy.dwell_s.max(policy.dead_time_s) << doublings
     }
 
     /// How large the next step is: half for each of the latest changes of direction.
@@ -315,6 +343,10 @@ impl Gate {
     ) {
         let from_ppm = self.weight_ppm;
         let mut to_ppm = from_ppm.saturating_sub(self.step_ppm(policy, around.now_ns));
+        if self.phase == Phase::TakingBack && from_ppm.saturating_sub(self.calm_ppm) >= DEADBAND_PPM {
+            // To where it was well, and no further.
+            to_ppm = self.calm_ppm;
+        }
         // Where it would go must have room for it.
         if let Some(spare_ppm) = around.pool.and_then(|pool| pool.spare_ppm) {
             to_ppm = to_ppm.max(from_ppm.saturating_sub(spare_ppm));
@@ -346,6 +378,9 @@ impl Gate {
             }),
             ..note(Kind::TurnAway, from_ppm, to_ppm, reason)
         });
+        if self.phase == Phase::TakingBack {
+            self.failed = self.failed.saturating_add(1);
+        }
         self.phase = Phase::TurningAway;
         self.calm_ns = None;
         if is_transition {
@@ -385,11 +420,17 @@ impl Gate {
                 seen.estimate.n,
                 f64::from(policy.exit_permille) / 10.0,
             );
-            notes.push(note(Kind::TakeBack, from_ppm, step.unwrap_or(from_ppm), reason));
+            notes.push(note(
+                Kind::TakeBack,
+                from_ppm,
+                step.unwrap_or(from_ppm),
+                reason,
+            ));
             self.transition(around.now_ns, notes);
         }
         self.phase = Phase::TakingBack;
         if let Some(to_ppm) = step {
+            self.calm_ppm = from_ppm;
             self.target_ppm = to_ppm;
             self.moved_ns = around.now_ns;
         }
@@ -398,9 +439,10 @@ impl Gate {
     fn transition(&mut self, now_ns: u64, notes: &mut Vec<Note>) {
         self.turned_ns = now_ns.max(1);
         if self.damping.transition(now_ns) {
-            let reason = "it changed its direction too often: this step is the last, and a human is \
+            let reason =
+                "it changed its direction too often: this step is the last, and a human is \
                           asked"
-                .to_owned();
+                    .to_owned();
             notes.push(Note {
                 asks_human: true,
                 ..note(Kind::Suppress, self.weight_ppm, self.weight_ppm, reason)

@@ -207,7 +207,9 @@ impl Inputs {
                 })
                 .or_insert((new, bad));
         }
-        all.into_iter().map(|(scope, (seen, _))| (scope, seen)).collect()
+        all.into_iter()
+            .map(|(scope, (seen, _))| (scope, seen))
+            .collect()
     }
 
     /// What the centre says, unless it is too old to act on.
@@ -225,7 +227,5 @@ impl Inputs {
 
 /// Not of the future, and not older than that.
 fn is_within(then_ns: u64, now_ns: u64, age_ns: u64) -> bool {
-    now_ns
-        .checked_sub(then_ns)
-        .is_some_and(|age| age <= age_ns)
+    now_ns.checked_sub(then_ns).is_some_and(|age| age <= age_ns)
 }

@@ -44,8 +44,12 @@ impl Invariant {
         match self {
             Self::MinimumHealthyCapacity => "less healthy capacity would be left than must be",
             Self::MaximumDrain => "more would be turned away than may be",
-            Self::PanicThreshold => "under half of the pool is healthy: automatic drains are ignored",
-            Self::DrainTokens => "below half needs a token from the centre, and a tenth of the pool is the most",
+            Self::PanicThreshold => {
+                "under half of the pool is healthy: automatic drains are ignored"
+            }
+            Self::DrainTokens => {
+                "below half needs a token from the centre, and a tenth of the pool is the most"
+            }
             Self::ControlShare => "a share stays as it is, to compare with",
         }
     }
@@ -54,7 +58,9 @@ impl Invariant {
 /// Who wants a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    Human { is_break_glass: bool },
+    Human {
+        is_break_glass: bool,
+    },
     Automation,
     /// Nobody: it opens.
     Nobody,
@@ -94,7 +100,11 @@ pub fn floor(holder: Holder, around: &Surroundings) -> (u32, Option<Invariant>) 
         at_least(drain_tokens(around), Invariant::DrainTokens);
         at_least(panic_threshold(around.pool), Invariant::PanicThreshold);
     }
-    if holder != (Holder::Human { is_break_glass: true }) {
+    if holder
+        != (Holder::Human {
+            is_break_glass: true,
+        })
+    {
         at_least(maximum_drain(around.bounds), Invariant::MaximumDrain);
         let least = minimum_healthy_capacity(around);
         at_least(least, Invariant::MinimumHealthyCapacity);
@@ -241,5 +251,9 @@ pub fn deadband(from_ppm: u32, to_ppm: u32) -> bool {
 
 /// Each change of position has a larger number than all before.
 pub fn generations_monotone(latest: u64, is_changed: bool) -> u64 {
-    if is_changed { latest.saturating_add(1) } else { latest }
+    if is_changed {
+        latest.saturating_add(1)
+    } else {
+        latest
+    }
 }

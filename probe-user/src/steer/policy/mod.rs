@@ -23,10 +23,10 @@ pub use state::State;
 use gate::{Around, Gate, Grip, Note, Phase};
 use invariants::step_ns;
 
+use super::Scope;
 use super::overrides::order::OnFail;
 use super::overrides::{Held, Say};
 use super::position::Position;
-use super::Scope;
 use crate::qoe::blame::WHOLE_PPM;
 
 /// Of the code that decides: grows whenever the same values would give others.
@@ -79,7 +79,13 @@ pub fn decide(
     let Turn { state, told, .. } = turn;
     let position = state.position.clone();
     let decisions = told;
-    (state, Outcome { position, decisions })
+    (
+        state,
+        Outcome {
+            position,
+            decisions,
+        },
+    )
 }
 
 /// One call of [`decide`].
@@ -173,7 +179,12 @@ impl Turn<'_> {
                 self.tell_note(&hurt.by, &hurt.scope, note, None, true);
                 continue;
             }
-            let held = self.state.book.orders().iter().find(|held| held.order.id == hurt.by);
+            let held = self
+                .state
+                .book
+                .orders()
+                .iter()
+                .find(|held| held.order.id == hurt.by);
             let Some(Held { order, .. }) = held.cloned() else {
                 continue;
             };
@@ -220,12 +231,19 @@ impl Turn<'_> {
         let now_ns = self.now_ns;
         let mut old = std::mem::take(&mut self.state.gates);
         // Of a policy that is no more: what it held opens.
-        old.retain(|gate| rules.policies.iter().any(|policy| policy.name == gate.policy));
+        old.retain(|gate| {
+            rules
+                .policies
+                .iter()
+                .any(|policy| policy.name == gate.policy)
+        });
         let mut gates = Vec::with_capacity(old.len());
         for policy in &rules.policies {
             let acts = rules.is_armed && policy.is_armed;
             let seen = self.inputs.seen(policy, now_ns);
-            let (mut own, others) = old.into_iter().partition::<Vec<_>, _>(|g| g.policy == policy.name);
+            let (mut own, others) = old
+                .into_iter()
+                .partition::<Vec<_>, _>(|g| g.policy == policy.name);
             old = others;
             for (scope, _) in &seen {
                 if own.iter().any(|gate| gate.scope == *scope) {

@@ -73,7 +73,12 @@ impl Turn<'_> {
 
     /// Every scope of which something is or was wanted, the wide before the narrow.
     fn scopes(&self, before: &[Turned]) -> Vec<Scope> {
-        let orders = self.state.book.orders().iter().map(|held| &held.order.scope);
+        let orders = self
+            .state
+            .book
+            .orders()
+            .iter()
+            .map(|held| &held.order.scope);
         let gates = self
             .state
             .gates
@@ -107,7 +112,12 @@ impl Turn<'_> {
             by: String::new(),
             cap_bps: None,
         };
-        for gate in self.state.gates.iter().filter(|gate| gate.scope.covers(scope)) {
+        for gate in self
+            .state
+            .gates
+            .iter()
+            .filter(|gate| gate.scope.covers(scope))
+        {
             if gate.weight_ppm < WHOLE_PPM {
                 found.ramp_ppm_per_s = found.ramp_ppm_per_s.max(gate.ramp_ppm_per_s);
             }
@@ -124,7 +134,11 @@ impl Turn<'_> {
         if region < 1000 {
             found.weight_ppm = scaled(found.weight_ppm, region);
             found.ramp_ppm_per_s = found.ramp_ppm_per_s.max(fastest_ppm_per_s(DEAD_TIME_S));
-            found.by.push_str(if found.by.is_empty() { "region" } else { " and region" });
+            found.by.push_str(if found.by.is_empty() {
+                "region"
+            } else {
+                " and region"
+            });
         }
         found
     }
@@ -170,7 +184,9 @@ impl Turn<'_> {
             },
             Say::Automation { shed: Some(held) } => {
                 let (floor_ppm, _) = floor(Holder::Automation, surroundings);
-                let automatic_ppm = automatic.weight_ppm.max(floor_ppm.min(automatic_most(automatic)));
+                let automatic_ppm = automatic
+                    .weight_ppm
+                    .max(floor_ppm.min(automatic_most(automatic)));
                 let shed = match held.order.action {
                     Action::Shed { permille } => u32::from(permille.min(1000)),
                     _ => 0,
@@ -232,7 +248,12 @@ impl Turn<'_> {
 
     /// Automation does not go on wanting what it does not get: it would take long to come back.
     fn unwind(&mut self, scope: &Scope, weight_ppm: u32) {
-        for gate in self.state.gates.iter_mut().filter(|gate| gate.scope == *scope) {
+        for gate in self
+            .state
+            .gates
+            .iter_mut()
+            .filter(|gate| gate.scope == *scope)
+        {
             gate.bound_at(weight_ppm);
         }
     }

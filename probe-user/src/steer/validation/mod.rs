@@ -169,7 +169,8 @@ impl Window {
             all.map(|count| bounds(count.n, count.bad, ALPHA / SHARES));
         let effect_low = moved_after.0 - moved_before.1 - (control_after.1 - control_before.0);
         let effect_high = moved_after.1 - moved_before.0 - (control_after.0 - control_before.1);
-        let effect = self.moved_after.share() - self.moved_before.share()
+        let effect = self.moved_after.share()
+            - self.moved_before.share()
             - (self.control_after.share() - self.control_before.share());
         // Towards what is wanted is negative.
         let (low, point, high) = match self.expect.direction {

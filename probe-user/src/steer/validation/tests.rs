@@ -63,7 +63,10 @@ fn harm_is_found_before_the_window_ends_and_help_at_its_end() {
     let hurt = judged(&mut rng, (0.02, 0.10), (0.02, 0.02), 200);
     assert_eq!(hurt.verdict, Verdict::Hurt);
     assert!(hurt.window_s < 120 && hurt.effect_low > 0.0, "{hurt:?}");
-    assert!(hurt.hurt().is_some_and(|told| told.why.starts_with("hurt: +")));
+    assert!(
+        hurt.hurt()
+            .is_some_and(|told| told.why.starts_with("hurt: +"))
+    );
     let helped = judged(&mut rng, (0.10, 0.02), (0.02, 0.02), 200);
     assert_eq!(helped.verdict, Verdict::Helped);
     assert_eq!(helped.window_s, 120);
@@ -80,11 +83,18 @@ fn little_evidence_is_no_success() {
         "p",
         Scope::Host,
         expect(Direction::Falls),
-        Count { n: 10_000, bad: 5000 },
+        Count {
+            n: 10_000,
+            bad: 5000,
+        },
         Count::default(),
         0,
     );
-    let told = window.saw(Count { n: 10_000, bad: 0 }, Count::default(), 200 * SECOND_NS);
+    let told = window.saw(
+        Count { n: 10_000, bad: 0 },
+        Count::default(),
+        200 * SECOND_NS,
+    );
     assert_eq!(told.unwrap().verdict, Verdict::Inconclusive);
 }
 
@@ -92,8 +102,18 @@ fn little_evidence_is_no_success() {
 fn a_metric_that_should_rise_is_judged_the_other_way() {
     let count = |bad| Count { n: 10_000, bad };
     let of = |direction| {
-        let mut window = Window::new("p", Scope::Host, expect(direction), count(500), count(500), 0);
-        window.saw(count(2000), count(500), 200 * SECOND_NS).unwrap().verdict
+        let mut window = Window::new(
+            "p",
+            Scope::Host,
+            expect(direction),
+            count(500),
+            count(500),
+            0,
+        );
+        window
+            .saw(count(2000), count(500), 200 * SECOND_NS)
+            .unwrap()
+            .verdict
     };
     assert_eq!(of(Direction::Rises), Verdict::Helped);
     assert_eq!(of(Direction::Falls), Verdict::Hurt);
@@ -101,8 +121,18 @@ fn a_metric_that_should_rise_is_judged_the_other_way() {
 
 #[test]
 fn counts_that_cannot_be_are_borne() {
-    let mad = Count { n: 3, bad: u64::MAX };
-    let mut window = Window::new("p", Scope::Host, expect(Direction::Falls), mad, mad, u64::MAX);
+    let mad = Count {
+        n: 3,
+        bad: u64::MAX,
+    };
+    let mut window = Window::new(
+        "p",
+        Scope::Host,
+        expect(Direction::Falls),
+        mad,
+        mad,
+        u64::MAX,
+    );
     let report = window.saw(mad, mad, 0);
     assert_eq!(report, None);
     assert!(window.report().effect_low.is_finite());

@@ -47,8 +47,8 @@ fn breaks_glass(step: &Step, scope: &Scope) -> bool {
 
 fn pool<'a>(step: &'a Step) -> Option<&'a Pool> {
     let pool = step.inputs.pool.as_ref()?;
-    let is_fresh = pool.heard_boot_ns <= step.now_ns
-        && step.now_ns - pool.heard_boot_ns <= 180 * SECOND_NS;
+    let is_fresh =
+        pool.heard_boot_ns <= step.now_ns && step.now_ns - pool.heard_boot_ns <= 180 * SECOND_NS;
     is_fresh.then_some(pool)
 }
 
@@ -103,7 +103,11 @@ fn maximum_rate() {
             }
             let (was, is) = (step.was(&scope), step.is(&scope));
             let moved = f64::from(was.abs_diff(is));
-            let most = if is < was { most_per_s } else { most_per_s.max(16_667.0) };
+            let most = if is < was {
+                most_per_s
+            } else {
+                most_per_s.max(16_667.0)
+            };
             assert!(
                 moved <= most * gap_s + 1.0,
                 "{scope}: {was} to {is} in {gap_s} s, {most} each second"
@@ -132,7 +136,10 @@ fn drain_tokens() {
             }
             let pool = pool(step).expect("below half without the centre");
             let token = pool.token.expect("below half without a token");
-            assert!(step.now_ns < token.until_boot_ns, "{scope}: the token is over");
+            assert!(
+                step.now_ns < token.until_boot_ns,
+                "{scope}: the token is over"
+            );
             assert!(weight_ppm >= u32::from(token.floor_permille) * 1000);
             assert!(turned_ppm(pool, weight_ppm) <= 100_000, "{scope}");
         }
@@ -194,9 +201,14 @@ fn flap_damping() {
             let same = |old: &&crate::steer::policy::gate::Gate| {
                 old.policy == gate.policy && old.scope == gate.scope
             };
-            let old = step.before.gates.iter().find(same).map_or(Phase::Rest, |old| old.phase);
-            let is_change = old != gate.phase
-                && matches!(gate.phase, Phase::TurningAway | Phase::TakingBack);
+            let old = step
+                .before
+                .gates
+                .iter()
+                .find(same)
+                .map_or(Phase::Rest, |old| old.phase);
+            let is_change =
+                old != gate.phase && matches!(gate.phase, Phase::TurningAway | Phase::TakingBack);
             let (penalty, at_ns, suppressed, turned_ns) =
                 known.get(&key).copied().unwrap_or((0.0, 0, false, 0));
             let age = (step.now_ns - at_ns) as f64 / (900.0 * 1e9);
@@ -208,9 +220,16 @@ fn flap_damping() {
             }
             changes += 1;
             assert!(!suppressed, "{key:?} changed its direction at {penalty}");
-            let policy = step.rules.policies.iter().find(|own| own.name == gate.policy);
+            let policy = step
+                .rules
+                .policies
+                .iter()
+                .find(|own| own.name == gate.policy);
             let dwell_ns = u64::from(policy.unwrap().dwell_s) * SECOND_NS;
-            assert!(turned_ns == 0 || step.now_ns - turned_ns >= dwell_ns, "{key:?}");
+            assert!(
+                turned_ns == 0 || step.now_ns - turned_ns >= dwell_ns,
+                "{key:?}"
+            );
             let penalty = penalty + 1000.0;
             known.insert(key, (penalty, step.now_ns, penalty >= 2500.0, step.now_ns));
         }
@@ -249,7 +268,10 @@ fn control_share() {
     histories(10, |step| {
         for (scope, weight_ppm) in moved_away(step) {
             let stays = step.rules.bounds.control_permille * 1000;
-            assert!(!is_automatic(step, &scope) || weight_ppm >= stays, "{scope}");
+            assert!(
+                !is_automatic(step, &scope) || weight_ppm >= stays,
+                "{scope}"
+            );
         }
     });
 }
@@ -299,7 +321,12 @@ fn a_human_always_wins() {
         if step.after.is_panicking || step.is_restarted || step.before.is_panicking {
             return;
         }
-        let scopes = step.after.book.orders().iter().map(|held| held.order.scope.clone());
+        let scopes = step
+            .after
+            .book
+            .orders()
+            .iter()
+            .map(|held| held.order.scope.clone());
         for scope in scopes.collect::<Vec<_>>() {
             let (was, is) = (step.was(&scope), step.is(&scope));
             // Invariants stand above humans, and raise only.
@@ -350,9 +377,21 @@ fn advice_moves_nothing() {
             !step.rules.is_armed || step.rules.policies.iter().all(|policy| !policy.is_armed);
         let decisions = &step.outcome.decisions;
         if is_all_advice {
-            advice += decisions.iter().filter(|d| d.kind == Kind::TurnAway).count();
-            assert!(decisions.iter().all(|d| d.kind != Kind::TurnAway || !d.acts));
-            assert!(step.after.gates.iter().all(|gate| gate.weight_ppm == WHOLE_PPM));
+            advice += decisions
+                .iter()
+                .filter(|d| d.kind == Kind::TurnAway)
+                .count();
+            assert!(
+                decisions
+                    .iter()
+                    .all(|d| d.kind != Kind::TurnAway || !d.acts)
+            );
+            assert!(
+                step.after
+                    .gates
+                    .iter()
+                    .all(|gate| gate.weight_ppm == WHOLE_PPM)
+            );
         }
     });
     assert!(advice > 0);
@@ -373,13 +412,27 @@ fn fail_static_then_open_and_never_drained() {
         for _ in 0..(1200 + 180 + 300 + 60) / 2 {
             host.clock.boot_ns += 2 * SECOND_NS;
             host.clock.unix_ns += 2 * SECOND_NS;
-            step(&mut host, &Inputs::default(), false, &mut tally, &mut |step| {
-                for (scope, _) in moved_away(step) {
-                    assert!(!is_automatic(step, &scope) || step.before.book != step.after.book
-                        || !step.after.book.orders().is_empty() || step.after.gates.iter()
-                        .any(|gate| gate.weight_ppm < WHOLE_PPM), "{scope}");
-                }
-            });
+            step(
+                &mut host,
+                &Inputs::default(),
+                false,
+                &mut tally,
+                &mut |step| {
+                    for (scope, _) in moved_away(step) {
+                        assert!(
+                            !is_automatic(step, &scope)
+                                || step.before.book != step.after.book
+                                || !step.after.book.orders().is_empty()
+                                || step
+                                    .after
+                                    .gates
+                                    .iter()
+                                    .any(|gate| gate.weight_ppm < WHOLE_PPM),
+                            "{scope}"
+                        );
+                    }
+                },
+            );
         }
         assert!(host.state.position.is_neutral(), "{seed}: {:?}", host.state);
         assert!(host.state.position.settings.is_empty(), "{seed}");
