@@ -75,3 +75,72 @@ fn say(verified: &Verified, mut to: impl Write) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::steer::journal::{Body, Bound, Journal as Written};
+
+    /// What it prints and notes, and how it ends.
+    fn said(line: &str) -> (String, String, Outcome) {
+        let Command::Journal(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("{line} is another command");
+        };
+        let (mut to, mut notes) = (Vec::new(), Vec::new());
+        let outcome = journal(&args, Style::default(), &mut to, &mut notes).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(to), text(notes), outcome)
+    }
+
+    #[test]
+    fn it_is_shown_and_verified_without_a_daemon_and_tampering_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let shown = path.display();
+        let mut written = Written::open(&path, Bound::default(), 1, 1).unwrap();
+        written.append(Body::Note("one".to_owned()), 2, 2).unwrap();
+        let refused = Body::Refused {
+            who: "user 33".to_owned(),
+            what: "drain of host".to_owned(),
+            why: "no role".to_owned(),
+        };
+        let last = written.append(refused, 3, 3).unwrap();
+
+        let (table, notes, outcome) = said(&format!("weir journal show {shown}"));
+        assert!(table.contains("user 33: drain of host: no role"), "{table}");
+        assert_eq!((notes.as_str(), outcome), ("", Outcome::Done));
+        let (json, _, _) = said(&format!("weir journal show {shown} --kind note -o json"));
+        assert_eq!(json.lines().count(), 1);
+        let entry: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(entry["body"]["note"], "one");
+        let (told, _, outcome) = said(&format!("weir journal verify {shown}"));
+        assert_eq!(
+            told,
+            format!("sound: 3 entries in 1 files\nthe last is 3, with the hash {last}\n")
+        );
+        assert_eq!(outcome, Outcome::Done);
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("no role", "a role")).unwrap();
+        let (told, notes, outcome) = said(&format!("weir journal verify {shown}"));
+        assert!(told.starts_with("NOT sound"), "{told}");
+        assert!(
+            notes.contains(&format!("{shown}:3: the entry was changed")),
+            "{notes}"
+        );
+        assert_eq!(outcome, Outcome::Incomplete);
+    }
+
+    #[test]
+    fn a_journal_that_is_not_there_is_an_error_that_names_it() {
+        let line = "weir journal verify /nowhere/j";
+        let Command::Journal(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("{line} is another command");
+        };
+        let failed = journal(&args, Style::default(), Vec::new(), Vec::new()).unwrap_err();
+        assert!(format!("{failed:#}").starts_with("cannot read the journal /nowhere/j"));
+    }
+}

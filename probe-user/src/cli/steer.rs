@@ -40,3 +40,33 @@ fn simulate(args: &SteerSimulate, style: Style, to: impl Write) -> Result<()> {
     }
     Ok(printer.flush()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn each_pilot_of_each_scene_is_a_row() {
+        let line =
+            "weir steer simulate --scene step,liar --dead-time-s 12 --duration-s 600 -o json";
+        let Command::Steer(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("{line} is another command");
+        };
+        let mut to = Vec::new();
+        steer(&args, Style::default(), &mut to).unwrap();
+        let text = String::from_utf8(to).unwrap();
+        let rows: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let pilots: Vec<_> = rows
+            .iter()
+            .map(|row| row["pilot"].as_str().unwrap())
+            .collect();
+        assert_eq!(pilots, ["none", "naive", "weir", "none", "naive", "weir"]);
+        assert!(rows.iter().all(|row| row["dead_time_s"] == 12));
+    }
+}

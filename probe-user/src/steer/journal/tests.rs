@@ -44,7 +44,7 @@ fn what_was_written_is_read_and_sound() {
     let (_dir, path) = written(10);
     let mut notes = 0;
     let verified = read(&path, |entry| {
-        notes += usize::from(matches!(entry.body, Body::Note(_)))
+        notes += usize::from(matches!(entry.body, Body::Note(_)));
     });
     let verified = verified.unwrap();
     assert_eq!((notes, verified.entries), (10, 11));

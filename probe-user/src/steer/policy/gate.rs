@@ -323,7 +323,10 @@ impl Gate {
     /// How long it must have been calm before traffic is taken back: twice as long for each of the
     /// latest changes of direction and of the attempts that had to be undone.
     fn patience_s(&self, policy: &Policy, now_ns: u64) -> u32 {
-        let doublings = self.damping.caution(now_ns).max(self.failed.min(MOST_DOUBLINGS));
+        let doublings = self
+            .damping
+            .caution(now_ns)
+            .max(self.failed.min(MOST_DOUBLINGS));
         policy.dwell_s.max(policy.dead_time_s) << doublings
     }
 
@@ -343,7 +346,8 @@ impl Gate {
     ) {
         let from_ppm = self.weight_ppm;
         let mut to_ppm = from_ppm.saturating_sub(self.step_ppm(policy, around.now_ns));
-        if self.phase == Phase::TakingBack && from_ppm.saturating_sub(self.calm_ppm) >= DEADBAND_PPM {
+        if self.phase == Phase::TakingBack && from_ppm.saturating_sub(self.calm_ppm) >= DEADBAND_PPM
+        {
             // To where it was well, and no further.
             to_ppm = self.calm_ppm;
         }

@@ -19,22 +19,12 @@ pub const STEP_PERMILLE: u32 = 100;
 pub const FLOOR_PERMILLE: u32 = 500;
 
 /// Everything that bounds automation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Whether armed policies move anything; otherwise all that is decided is advice.
     pub is_armed: bool,
     pub policies: Vec<Policy>,
     pub bounds: Bounds,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            is_armed: false,
-            policies: Vec::new(),
-            bounds: Bounds::default(),
-        }
-    }
 }
 
 /// What holds for every policy and, but for break-glass, for every human.

@@ -241,8 +241,7 @@ impl Turn<'_> {
         );
         let mut decision = self.draft(Kind::Bound, &wanted.by, scope, reason);
         decision.asks_human = matches!(wanted.proposal.holder, Holder::Human { .. });
-        let permille = |ppm: u32| u16::try_from(ppm.div_ceil(1000)).unwrap_or(1000);
-        decision.to_permille = permille(got_ppm);
+        decision.to_permille = u16::try_from(got_ppm.div_ceil(1000)).unwrap_or(1000);
         self.tell(decision);
     }
 

@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn the_gamma_function_is_that_of_the_tables() {
         for (x, want) in [
-            (0.5, 0.5723649429247004),
+            (0.5, 0.572_364_942_924_700_4),
             (1.0, 0.0),
-            (10.0, 12.801827480081467),
-            (100.5, 361.4355404677776),
+            (10.0, 12.801_827_480_081_467),
+            (100.5, 361.435_540_467_777_6),
         ] {
             assert!((ln_gamma(x) - want).abs() < 1e-9, "{x}: {}", ln_gamma(x));
         }
@@ -125,8 +125,8 @@ mod tests {
             width = high - low;
         }
         let (low, high) = bounds(1000, 0, 0.05);
-        assert!(low == 0.0 && high < 0.02);
+        assert!(low <= 0.0 && high < 0.02);
         let (low, high) = bounds(u64::MAX, u64::MAX, 0.05);
-        assert!(low > 0.99 && high == 1.0);
+        assert!(low > 0.99 && high >= 1.0);
     }
 }
