@@ -856,8 +856,8 @@ pub struct SteerSimulate {
 /// it); no daemon is needed, and the one that writes there is not disturbed.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit status 5 if a line was changed, removed, put in or put elsewhere. That lines at the end are gone
-cannot be seen from the files: compare the last hash with the one that was noted elsewhere.
+Exit status 5 if a line was changed, removed, put in or put elsewhere. That lines at the end are
+gone cannot be seen from the files: compare the last hash with one that was noted elsewhere.
 
 Examples:
   weir journal show /var/lib/weir/steer.journal --kind order,refused

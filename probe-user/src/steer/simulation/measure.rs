@@ -11,7 +11,8 @@ pub(super) struct Measured {
     end_s: u32,
     /// Of each tick since the fault.
     weights: Vec<Vec<f64>>,
-    loads: Vec<f64>,
+    /// Of the fleet's load, in the tick before.
+    shares: Vec<f64>,
     moved: f64,
     late: f64,
     all: f64,
@@ -28,20 +29,14 @@ impl Measured {
     }
 
     pub(super) fn saw(&mut self, fleet: &Fleet, weights: &[f64]) {
-        let before = std::mem::replace(&mut self.loads, fleet.loads.clone());
+        let demand = fleet.demand();
+        let shares = fleet.loads.iter().map(|load| load / demand).collect();
+        let before = std::mem::replace(&mut self.shares, shares);
         if fleet.now_s() <= FAULT_S {
             return;
         }
-        let demand = fleet.demand();
-        let changed: f64 = before
-            .iter()
-            .zip(&fleet.loads)
-            .map(|(a, b)| (a - b).abs())
-            .sum();
-        // The step itself is no movement from host to host.
-        if self.weights.len() > 1 {
-            self.moved += changed / 2.0 / demand;
-        }
+        let changes = before.iter().zip(&self.shares).map(|(a, b)| (a - b).abs());
+        self.moved += changes.sum::<f64>() / 2.0;
         let late: f64 = fleet
             .loads
             .iter()
