@@ -257,3 +257,93 @@ pub fn generations_monotone(latest: u64, is_changed: bool) -> u64 {
         latest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::steer::policy::input::DrainToken;
+
+    /// Each bound by itself, over proposals that no history would reach.
+    #[test]
+    fn whoever_holds_a_gate_gets_no_less_than_the_invariants_leave() {
+        let mut rng = Rng::with_seed(1);
+        for _ in 0..200_000 {
+            let bounds = Bounds {
+                min_healthy_permille: rng.u32(0..=1000),
+                max_drain_permille: rng.u32(0..=1000),
+                control_permille: rng.u32(0..=1000),
+            };
+            let pool = Pool {
+                heard_boot_ns: 0,
+                healthy_ppm: rng.u32(0..=WHOLE_PPM),
+                own_ppm: rng.u32(0..=WHOLE_PPM),
+                spare_ppm: None,
+                token: rng.bool().then(|| DrainToken {
+                    floor_permille: rng.u16(0..=1000),
+                    until_boot_ns: rng.u64(0..100),
+                }),
+                region_weight_permille: None,
+            };
+            let around = Surroundings {
+                bounds: &bounds,
+                pool: rng.bool().then_some(&pool),
+                now_ns: 50,
+                dt_ns: SECOND_NS,
+            };
+            let is_break_glass = rng.bool();
+            let holder = [
+                Holder::Automation,
+                Holder::Nobody,
+                Holder::Human { is_break_glass },
+            ][rng.usize(0..3)];
+            let proposal = Proposal {
+                holder,
+                was_ppm: WHOLE_PPM,
+                wanted_ppm: rng.u32(0..=WHOLE_PPM),
+                away_ppm_per_s: AT_ONCE,
+                back_ppm_per_s: AT_ONCE,
+            };
+            let (got, invariant) = enforce(&proposal, &around);
+            assert!(got >= proposal.wanted_ppm && got <= WHOLE_PPM);
+            assert_eq!(invariant.is_some(), got > proposal.wanted_ppm);
+            let turned = u64::from(WHOLE_PPM - got);
+            if holder == Holder::Automation {
+                assert!(got >= bounds.control_permille * 1000);
+                let lent = around
+                    .pool
+                    .and_then(|pool| pool.token)
+                    .filter(|t| t.until_boot_ns > 50);
+                match lent {
+                    Some(token) if got < SOFT_FLOOR_PPM => {
+                        assert!(got >= u32::from(token.floor_permille) * 1000);
+                        assert!(turned * u64::from(pool.own_ppm) <= 100_000 * 1_000_000);
+                    }
+                    Some(_) => {}
+                    None => assert!(got >= SOFT_FLOOR_PPM),
+                }
+                if around
+                    .pool
+                    .is_some_and(|pool| pool.healthy_ppm < PANIC_HEALTHY_PPM)
+                {
+                    assert_eq!(got, WHOLE_PPM);
+                }
+            }
+            if holder
+                == (Holder::Human {
+                    is_break_glass: true,
+                })
+            {
+                assert_eq!(got, proposal.wanted_ppm);
+                continue;
+            }
+            assert!(turned <= u64::from(bounds.max_drain_permille) * 1000);
+            if around.pool.is_some() && got < WHOLE_PPM {
+                let taken = turned * u64::from(pool.own_ppm) / 1_000_000;
+                let left = u64::from(pool.healthy_ppm) - taken;
+                assert!(left >= u64::from(bounds.min_healthy_permille) * 1000);
+            }
+        }
+    }
+}

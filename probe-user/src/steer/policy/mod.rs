@@ -10,6 +10,7 @@ pub mod decision;
 pub mod gate;
 pub mod input;
 pub mod invariants;
+pub mod measure;
 pub mod rules;
 mod settle;
 pub mod spread;

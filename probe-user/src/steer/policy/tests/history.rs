@@ -70,12 +70,18 @@ pub(super) struct Host {
     ill_ppm: Vec<u32>,
     pool: Option<Pool>,
     last: Inputs,
+    /// Ill for long, allowed all: so that the last of it is reached too.
+    is_extreme: bool,
 }
 
 impl Host {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let rules = rules(&mut rng);
+        let mut rules = rules(&mut rng);
+        let is_extreme = rng.u32(0..4) == 0;
+        if is_extreme {
+            go_to_extremes(&mut rules);
+        }
         let clock = Moment {
             boot_ns: rng.u64(0..1000) * SECOND_NS,
             unix_ns: 1_700_000_000 * SECOND_NS,
@@ -89,6 +95,7 @@ impl Host {
             ill_ppm: vec![0; SERVICES.len() * NETWORKS.len()],
             pool: None,
             last: Inputs::default(),
+            is_extreme,
             rng,
         }
     }
@@ -125,6 +132,7 @@ impl Host {
         let mut cells = Vec::new();
         for (n, ill) in self.ill_ppm.iter_mut().enumerate() {
             match rng.u32(0..30) {
+                1..=29 if self.is_extreme => *ill = 300_000,
                 0 => *ill = rng.u32(0..WHOLE_PPM),
                 1..=3 => *ill = 0,
                 4 | 5 => *ill = rng.u32(10_000..100_000),
@@ -136,6 +144,14 @@ impl Host {
         }
         if rng.u32(0..25) == 0 {
             self.pool = (rng.u32(0..3) > 0).then(|| pool(rng, now_ns));
+            if let Some(pool) = self.pool.as_mut().filter(|_| self.is_extreme) {
+                pool.healthy_ppm = WHOLE_PPM;
+                pool.own_ppm = 1000;
+                pool.token = Some(DrainToken {
+                    floor_permille: 0,
+                    until_boot_ns: now_ns + rng.u64(0..60) * SECOND_NS,
+                });
+            }
         }
         if let Some(pool) = &mut self.pool
             && rng.u32(0..4) > 0
@@ -232,14 +248,18 @@ impl Host {
     }
 }
 
+/// How many histories a property is shown.
+pub(super) fn count() -> u64 {
+    let count = std::env::var("WEIR_HISTORIES").ok();
+    count.map_or(HISTORIES, |text| {
+        text.parse().expect("WEIR_HISTORIES is a number")
+    })
+}
+
 /// Runs histories and shows each step.
 pub(super) fn histories(salt: u64, mut check: impl FnMut(&Step)) -> Tally {
-    let count = std::env::var("WEIR_HISTORIES").ok();
-    let count = count.map_or(HISTORIES, |text| {
-        text.parse().expect("WEIR_HISTORIES is a number")
-    });
     let mut tally = Tally::default();
-    for n in 0..count {
+    for n in 0..count() {
         let mut host = Host::new(salt.wrapping_mul(1 << 32).wrapping_add(n));
         tally.histories += 1;
         run(&mut host, &mut tally, &mut check);
@@ -332,6 +352,20 @@ fn rules(rng: &mut Rng) -> Rules {
             max_drain_permille: rng.u32(0..=1000),
             control_permille: rng.u32(20..=50),
         },
+    }
+}
+
+/// Nothing but the invariants stands in the way.
+fn go_to_extremes(rules: &mut Rules) {
+    rules.is_armed = true;
+    rules.bounds.max_drain_permille = 1000;
+    for policy in &mut rules.policies {
+        policy.is_armed = true;
+        policy.floor_permille = 0;
+        policy.step_permille = 1000;
+        policy.dead_time_s = 1;
+        policy.min_n = 1;
+        policy.blame = Vec::new();
     }
 }
 
