@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::history::{Host, Step, Tally, histories, run, step};
 use crate::qoe::blame::WHOLE_PPM;
 use crate::steer::Scope;
-use crate::steer::overrides::{Action, Held, Say};
+use crate::steer::overrides::{Action, Held, Level, Say};
 use crate::steer::policy::gate::Phase;
 use crate::steer::policy::input::Pool;
 use crate::steer::policy::rules::SECOND_NS;
@@ -26,7 +26,52 @@ fn moved_away(step: &Step) -> Vec<(Scope, u32)> {
 
 /// Who had the say in the step; an order that ended in it has none.
 fn say<'a>(step: &'a Step, scope: &Scope) -> Say<'a> {
-    step.after.book.say(scope)
+    // The host's human, the centre's, its automation.
+    let place = |held: &Held| match held.order.level {
+        Level::OnHostHuman => 3,
+        Level::CentralHuman => 2,
+        Level::CentralAutomation => 1,
+        Level::LocalAutomation => 0,
+    };
+    let mut weight: Option<&Held> = None;
+    let mut hold: Option<&Held> = None;
+    let mut shed: Option<&Held> = None;
+    for held in step.after.book.orders() {
+        if !held.order.scope.covers(scope) {
+            continue;
+        }
+        let kept = match held.order.action {
+            Action::Weight { .. } | Action::Drain | Action::Undrain | Action::Pin { .. } => {
+                &mut weight
+            }
+            Action::Hold => &mut hold,
+            Action::Shed { .. } => &mut shed,
+            _ => continue,
+        };
+        let rank = |held: &Held| (place(held), held.order.generation);
+        if kept.is_none_or(|other| rank(held) > rank(other)) {
+            *kept = Some(held);
+        }
+    }
+    match (weight, hold) {
+        (Some(own), Some(hold)) if place(own) < 2 && place(hold) >= 2 => Say::Stays(hold),
+        (Some(own), _) if own.order.action == (Action::Pin { permille: None }) => Say::Stays(own),
+        (Some(own), _) => Say::Order(own),
+        (None, Some(hold)) => Say::Stays(hold),
+        (None, None) => Say::Automation { shed },
+    }
+}
+
+/// What an order sets.
+fn wanted_ppm(held: &Held) -> u32 {
+    match held.order.action {
+        Action::Drain => 0,
+        Action::Weight { permille }
+        | Action::Pin {
+            permille: Some(permille),
+        } => u32::from(permille) * 1000,
+        _ => WHOLE_PPM,
+    }
 }
 
 fn is_automatic(step: &Step, scope: &Scope) -> bool {
@@ -333,7 +378,7 @@ fn a_human_always_wins() {
             let is_bound = step.after.bound.iter().any(|(own, _)| *own == scope);
             match say(step, &scope) {
                 Say::Order(held) if held.order.level.is_human() => {
-                    let wanted = u32::from(held.order.action.weight_permille().unwrap()) * 1000;
+                    let wanted = wanted_ppm(held);
                     if is_bound {
                         assert!(is >= wanted.min(was), "{held:?}");
                         continue;
