@@ -341,14 +341,16 @@ fn generations_monotone() {
 #[test]
 fn expiry_always_reached() {
     // How long each order has been in force, over restarts and reboots.
-    let mut in_force: BTreeMap<String, u64> = BTreeMap::new();
+    let mut in_force: BTreeMap<(String, u64), u64> = BTreeMap::new();
     histories(12, |step| {
         if step.before.decisions == 0 {
             in_force.clear();
         }
         for held in step.after.book.orders() {
             assert!(!held.deadline.is_over(step.now_ns), "{held:?}");
-            let seen_ns = in_force.entry(held.order.id.clone()).or_default();
+            // Long after, another order may have the same name.
+            let named = (held.order.id.clone(), held.order.created_unix_ns);
+            let seen_ns = in_force.entry(named).or_default();
             if !step.is_restarted && step.before.now_ns > 0 {
                 *seen_ns += step.dt_ns;
             }
