@@ -13,6 +13,7 @@ pub mod query;
 pub mod recording;
 pub mod replay;
 pub mod sim;
+pub mod steer;
 pub mod throttle;
 pub mod tls;
 pub mod ui;

@@ -34,6 +34,14 @@ fn perform(command: &Command) -> Result<Outcome> {
     {
         return cli::replay_at_terminal(args, style, to.lock());
     }
+    match command {
+        Command::Journal(args) => return cli::journal(args, style, to.lock(), io::stderr()),
+        Command::Steer(args) => {
+            cli::steer(args, style, to.lock())?;
+            return Ok(Outcome::Done);
+        }
+        _ => {}
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -54,7 +62,7 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::FleetSim(args) => cli::fleet_sim(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
-            Command::Doctor(_) => Ok(()),
+            Command::Doctor(_) | Command::Steer(_) | Command::Journal(_) => Ok(()),
         }
     });
     // A thread that waits for the terminal's next key must not hold up the end.

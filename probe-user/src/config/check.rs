@@ -104,6 +104,8 @@ impl Config {
         self.recording.problems(&mut problems);
         self.labels.problems(&mut problems);
         labels::rule_problems(&self.rules, &mut problems);
+        let services: Vec<_> = self.services.iter().map(|own| own.name.as_str()).collect();
+        self.steer.problems(&services, &mut problems);
         problems.0
     }
 
@@ -278,7 +280,7 @@ fn count(key: &str, count: usize, problems: &mut Problems) {
     }
 }
 
-fn name(kind: &str, place: &str, name: &str, problems: &mut Problems) {
+pub(super) fn name(kind: &str, place: &str, name: &str, problems: &mut Problems) {
     let printable = |c: char| c.is_ascii_graphic() && c != '/';
     if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.chars().all(printable) {
         problems.add(

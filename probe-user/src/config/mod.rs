@@ -8,11 +8,13 @@ pub mod collect;
 mod labels;
 mod read;
 pub(crate) mod socket;
+mod steer;
 mod table;
 mod value;
 
 pub(crate) use check::{collector_url, is_loopback};
 pub use labels::{Labels, MmdbField, Rule};
+pub use steer::{Steer, SteerRole};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -80,6 +82,8 @@ pub struct Config {
     pub collector: Collector,
     /// What the daemon records of itself.
     pub recording: Recording,
+    /// What automation may do, and who may order what.
+    pub steer: Steer,
     /// What is logged.
     pub log: Log,
 }
@@ -352,6 +356,7 @@ impl Default for Config {
                 max_files: 8,
                 min_free_bytes: 1 << 30,
             },
+            steer: Steer::default(),
             log: Log {
                 level: LogLevel::Info,
                 programs: LogLevel::Off,
@@ -439,6 +444,7 @@ impl Config {
             "collector.plain_text" => collector.plain_text,
             "viewers.learned_file" => viewers.learned_file,
             "recording.file" => recording.file,
+            "steer.journal_file" => steer.journal_file,
             "log.level" => log.level,
             "log.programs" => log.programs,
         }
@@ -467,6 +473,10 @@ impl Config {
             viewers: Viewers {
                 learned_file: self.viewers.learned_file.clone(),
                 ..new.viewers
+            },
+            steer: Steer {
+                journal_file: self.steer.journal_file.clone(),
+                ..new.steer
             },
             log: self.log.clone(),
             ..new

@@ -1,7 +1,7 @@
 //! From TOML to a [`Config`]. Checks between keys are not made here.
 
 use super::table::{Places, Problems, Source, Table};
-use super::{Config, Error, Network, Rule, Service};
+use super::{Config, Error, Network, Rule, Service, steer};
 
 /// Reads `text`, in which absent keys keep their default.
 pub(super) fn read(text: &str, name: &str) -> Result<(Config, Places), Error> {
@@ -84,6 +84,7 @@ fn read_root(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut Probl
         table.set("max_files", &mut recording.max_files, problems);
         table.set("min_free_bytes", &mut recording.min_free_bytes, problems);
     });
+    steer::read(root, config, problems);
     root.table("log", problems, |table, problems| {
         table.set("level", &mut config.log.level, problems);
         table.set("programs", &mut config.log.programs, problems);

@@ -32,6 +32,7 @@ fn the_shipped_file_names_every_key() {
     assert!(config.recording.file.is_some());
     assert!(config.labels.access_log_socket.is_some() && config.labels.mmdb.is_some());
     assert!(config.rules[0].rung.is_some());
+    assert!(config.steer.rules.policies[0].cap_kbps.is_some() && !config.steer.roles.is_empty());
     let known = read::known_keys(&uncommented).unwrap();
     assert!(known.contains(&"network.prefixes".to_owned()), "{known:?}");
     for key in known {
@@ -252,4 +253,106 @@ fn a_reload_takes_what_can_change_and_names_the_rest() {
     assert_eq!(config.query.allow_users, [Principal::Id(33)]);
     assert_eq!(config.limits, Config::default().limits);
     assert_eq!(config.query.socket, Config::default().query.socket);
+}
+
+/// A policy with these lines added, after the line 5.
+fn policy(lines: &str) -> String {
+    let keys =
+        "name = \"p\"\nmetric = \"rebuffer_ratio\"\nenter_permille = 15\nexit_permille = 7\n";
+    format!("[[steer.policy]]\n{keys}{lines}")
+}
+
+#[test]
+fn a_policy_is_advice_unless_it_and_the_host_are_armed() {
+    let config = Config::parse(&policy(""), "f").unwrap();
+    let steer = config.steer;
+    assert!(!steer.rules.is_armed && !steer.rules.policies[0].is_armed);
+    assert_eq!(steer.rules.policies[0].floor_permille, 500);
+    assert_eq!(
+        problems("[steer]\narmed = true"),
+        [
+            "weir.toml:2: steer.armed = true needs steer.journal_file: what moves traffic is written \
+          down first"
+        ]
+    );
+    Config::parse("[steer]\narmed = true\njournal_file = \"/j\"", "f").unwrap();
+}
+
+#[test]
+fn a_policy_that_cannot_be_used_is_told_with_its_line() {
+    for (lines, told) in [
+        (
+            "ramp_ppm_per_s = 50000",
+            "weir.toml:6: steer.policy.ramp_ppm_per_s = 50000 is out of range: 1 to 30656, which is \
+             1/(e x 12 s): faster overshoots",
+        ),
+        (
+            "blame = [\"network\"]",
+            "weir.toml:6: steer.policy.blame: element 1: expected \"think\", \"application write\" or \
+             \"pacing\", found the string \"network\"",
+        ),
+        (
+            "service = \"live\"",
+            "weir.toml:6: steer.policy.service: no [[service]] is called \"live\", so the policy would \
+             never see anything",
+        ),
+        (
+            "floor_permille = 1000",
+            "weir.toml:6: steer.policy.floor_permille = 1000 leaves nothing to turn away; give \
+             cap_kbps, or a lower floor",
+        ),
+        (
+            "step_permille = 500",
+            "weir.toml:6: steer.policy.step_permille = 500 is out of range: 50 to 333",
+        ),
+        (
+            "dwel_s = 5",
+            "weir.toml:6: steer.policy.dwel_s: unknown key; did you mean `dwell_s`?",
+        ),
+    ] {
+        assert_eq!(problems(&policy(lines)), [told]);
+    }
+    let told = problems(&policy("").replace("= 7", "= 15"));
+    assert!(
+        told[0].starts_with("weir.toml:5: steer.policy.exit_permille = 15 must be below"),
+        "{told:?}"
+    );
+    let told = problems("[[steer.policy]]\nname = \"p\"\nenter_permille = 15\nexit_permille = 7\n");
+    assert!(
+        told[0].contains("steer.policy.metric: is missing"),
+        "{told:?}"
+    );
+    let twice = policy("") + &policy("");
+    assert!(problems(&twice)[0].contains("two [[steer.policy]] tables"));
+}
+
+#[test]
+fn a_role_that_cannot_be_used_is_told_with_its_line() {
+    let role = |lines: &str| format!("[[steer.role]]\nname = \"noc\"\n{lines}");
+    for (lines, told) in [
+        (
+            "verbs = [\"hold\", \"kill\"]\nusers = [1]",
+            "weir.toml:3: steer.role.verbs: element 2: expected \"hold\", \"weight\", \"drain\", \
+             \"undrain\", \"pin\", \"cap\", \"shed\", \"release\" or \"panic\", found the string \"kill\"",
+        ),
+        (
+            "verbs = []\nusers = [1]",
+            "weir.toml:3: steer.role.verbs: the role \"noc\" allows nothing",
+        ),
+        (
+            "users = []\nverbs = [\"hold\"]",
+            "weir.toml:3: steer.role.users: nobody has the role \"noc\"; name users or certificates",
+        ),
+    ] {
+        assert_eq!(problems(&role(lines)), [told]);
+    }
+    let config = Config::parse(&role("verbs = [\"hold\"]\nusers = [\"root\"]"), "f").unwrap();
+    let roles = config.steer.roles().unwrap();
+    assert_eq!(roles.roles[0].uids, [0]);
+    let config = Config::parse(&role("verbs = [\"hold\"]\nusers = [\"no-such\"]"), "f").unwrap();
+    let said = config.steer.roles().unwrap_err().to_string();
+    assert!(
+        said.contains("steer.role.users") && said.contains("no-such"),
+        "{said}"
+    );
 }

@@ -8,6 +8,9 @@ use toml::de::DeValue;
 use super::{LogLevel, MmdbField, Principal};
 use crate::kernel::Choice;
 use crate::labels::request::{Class, Media, Stream};
+use crate::steer::overrides::Verb;
+use crate::steer::overrides::roles::Reach;
+use crate::steer::policy::rules::{Metric, Moves, OwnFault};
 
 /// What is said of a value that is something else.
 pub(super) fn wrong(expected: &str, value: &DeValue<'_>) -> String {
@@ -173,6 +176,51 @@ impl Value for LogLevel {
             .iter()
             .find(|(known, _)| *known == name)
             .map(|(_, level)| *level)
+    }
+}
+
+/// One of several, by the name that the type itself gives it.
+fn named<T: Copy>(value: &DeValue<'_>, all: &[T], as_str: fn(T) -> &'static str) -> Option<T> {
+    let name = value.as_str()?;
+    all.iter().copied().find(|one| as_str(*one) == name)
+}
+
+impl Value for Metric {
+    const EXPECTED: &'static str = "\"late_delivery_share\", \"rebuffer_ratio\", \
+                                    \"start_failure_share\", \"sessions_at_risk_share\" or \
+                                    \"retransmit_ratio\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        named(value, &Self::ALL, Self::as_str)
+    }
+}
+
+impl Value for Moves {
+    const EXPECTED: &'static str = "\"host\", \"service\" or \"cell\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        named(value, &Self::ALL, Self::as_str)
+    }
+}
+
+impl Value for OwnFault {
+    const EXPECTED: &'static str = "\"think\", \"application write\" or \"pacing\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        named(value, &Self::ALL, Self::as_str)
+    }
+}
+
+impl Value for Verb {
+    const EXPECTED: &'static str = "\"hold\", \"weight\", \"drain\", \"undrain\", \"pin\", \"cap\", \
+                                    \"shed\", \"release\" or \"panic\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        named(value, &Self::ALL, Self::as_str)
+    }
+}
+
+impl Value for Reach {
+    const EXPECTED: &'static str =
+        "\"prefix\", \"cell\", \"service\", \"host\", \"region\" or \"fleet\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        named(value, &Self::ALL, Self::as_str)
     }
 }
 

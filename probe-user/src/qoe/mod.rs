@@ -19,6 +19,7 @@ pub mod metric;
 pub mod poll;
 pub mod risk;
 pub mod session;
+pub mod share;
 pub mod startup;
 pub mod sustain;
 pub mod table;

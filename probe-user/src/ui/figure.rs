@@ -6,9 +6,7 @@ use serde::Serialize;
 use weir_proto::v1::{Cell, Counters, Metric};
 
 use super::percentile::{decode, find};
-
-/// Standard deviations within which 95 % of a normal distribution lie.
-const Z: f64 = 1.96;
+use crate::qoe::share::{Z, wilson};
 
 /// A number that is published.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -24,21 +22,13 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// A share, with Wilson's interval (Wilson, "Probable inference", 1927), which is sound also for
-    /// few and for none; none: of nothing.
+    /// A share with its interval; none: of nothing.
     pub fn share(part: u64, whole: u64) -> Option<Self> {
-        if whole == 0 {
-            return None;
-        }
-        let n = whole as f64;
-        let p = (part.min(whole)) as f64 / n;
-        let scale = 1.0 / (1.0 + Z * Z / n);
-        let centre = scale * (p + Z * Z / (2.0 * n));
-        let half = scale * Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let (value, low, high) = wilson(part, whole)?;
         Some(Self {
-            value: p,
-            low: (centre - half).clamp(0.0, p),
-            high: (centre + half).clamp(p, 1.0),
+            value,
+            low,
+            high,
             n: whole,
         })
     }

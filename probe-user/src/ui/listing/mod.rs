@@ -3,8 +3,10 @@
 pub mod cells;
 pub mod deliveries;
 pub mod hosts;
+pub mod journal;
 pub mod replay;
 pub mod sessions;
+pub mod simulation;
 pub mod status;
 pub mod versions;
 pub mod viewers;

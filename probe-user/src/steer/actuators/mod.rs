@@ -1,0 +1,46 @@
+//! What moves traffic. Actuators are dumb: they take a whole [`Position`], hold it until its lease
+//! ends, and are neutral otherwise - also when the daemon dies, which each must bring about without
+//! the daemon's help.
+
+use std::future::Future;
+
+use anyhow::Result;
+
+use super::Position;
+
+/// Until when a position holds unless renewed: nanoseconds of `CLOCK_BOOTTIME`, which goes on in
+/// suspend and cannot be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lease {
+    pub until_boot_ns: u64,
+}
+
+/// One way of moving traffic.
+///
+/// All calls are idempotent, and none is made beside another of the same actuator.
+pub trait Actuator: Send {
+    /// As the journal and `weir steer status` name it.
+    fn name(&self) -> &str;
+
+    /// Turns the gate to `position` and holds it until the lease ends. Replaces what was held.
+    ///
+    /// # Errors
+    /// The gate did not move, or not wholly; what was held before may stand until its lease ends.
+    fn acquire(
+        &mut self,
+        position: &Position,
+        lease: Lease,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Holds what was acquired until this lease's end.
+    ///
+    /// # Errors
+    /// The old lease's end stands.
+    fn renew(&mut self, lease: Lease) -> impl Future<Output = Result<()>> + Send;
+
+    /// Back to neutral, now.
+    ///
+    /// # Errors
+    /// The gate may stand until its lease ends.
+    fn release(&mut self) -> impl Future<Output = Result<()>> + Send;
+}

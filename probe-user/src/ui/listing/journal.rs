@@ -1,0 +1,123 @@
+//! `weir journal show`: an entry in a line.
+
+use crate::steer::journal::{Body, Entry};
+use crate::ui::out::Mark;
+use crate::ui::table::{Column, Value};
+use crate::ui::units;
+
+/// The table's columns.
+pub const COLUMNS: &[Column<Entry>] = &[
+    Column::right("seq", |entry| entry.seq.into()),
+    Column::left("time", |entry| units::timestamp(entry.unix_ns).into()),
+    Column::left("kind", |entry| kind(&entry.body).into()),
+    Column::left("what", |entry| what(&entry.body)),
+];
+
+/// As the JSON calls it.
+pub fn kind(body: &Body) -> &'static str {
+    match body {
+        Body::Opened { .. } => "opened",
+        Body::Order(_) => "order",
+        Body::Refused { .. } => "refused",
+        Body::Decision(_) => "decision",
+        Body::Position(_) => "position",
+        Body::Actuated { .. } => "actuated",
+        Body::Verdict(_) => "verdict",
+        Body::Checkpoint(_) => "checkpoint",
+        Body::Repaired { .. } => "repaired",
+        Body::Note(_) => "note",
+    }
+}
+
+fn what(body: &Body) -> Value {
+    let (text, mark) = match body {
+        Body::Opened { version, .. } => (format!("by weir {version}"), Mark::Plain),
+        Body::Order(order) => (
+            format!(
+                "{}: {} of {} by {} ({}) for {} s: {}",
+                order.id,
+                order.action.verb().as_str(),
+                order.scope,
+                order.actor,
+                order.level.as_str(),
+                order.ttl_s,
+                order.reason
+            ),
+            Mark::Warn,
+        ),
+        Body::Refused { who, what, why } => (format!("{who}: {what}: {why}"), Mark::Bad),
+        Body::Decision(told) => (
+            format!(
+                "{}{} of {} from {} to {} permille by {}: {}",
+                if told.acts { "" } else { "advice: " },
+                told.id,
+                told.scope,
+                told.from_permille,
+                told.to_permille,
+                told.by,
+                told.reason
+            ),
+            if told.asks_human {
+                Mark::Bad
+            } else {
+                Mark::Plain
+            },
+        ),
+        Body::Position(position) => {
+            let each = position
+                .settings
+                .iter()
+                .map(|own| match own.cap_bps {
+                    Some(bps) => format!(
+                        "{} {} permille, at most {bps} bit/s",
+                        own.scope, own.weight_permille
+                    ),
+                    None => format!("{} {} permille", own.scope, own.weight_permille),
+                })
+                .collect::<Vec<_>>();
+            let all = if each.is_empty() {
+                "neutral".to_owned()
+            } else {
+                each.join("; ")
+            };
+            (
+                format!("generation {}: {all}", position.generation),
+                Mark::Plain,
+            )
+        }
+        Body::Actuated {
+            actuator,
+            generation,
+            error: None,
+        } => (
+            format!("{actuator} holds generation {generation}"),
+            Mark::Good,
+        ),
+        Body::Actuated {
+            actuator,
+            generation,
+            error: Some(error),
+        } => (
+            format!("{actuator} does not hold generation {generation}: {error}"),
+            Mark::Bad,
+        ),
+        Body::Verdict(report) => (
+            format!("{} of {}: {}", report.by, report.scope, report.why()),
+            Mark::Plain,
+        ),
+        Body::Checkpoint(kept) => (
+            format!(
+                "generation {}, {} orders in force",
+                kept.generation,
+                kept.book.orders().len()
+            ),
+            Mark::Plain,
+        ),
+        Body::Repaired { cut_bytes } => (
+            format!("{cut_bytes} bytes of a torn line were cut off"),
+            Mark::Warn,
+        ),
+        Body::Note(text) => (text.clone(), Mark::Plain),
+    };
+    Value::new(text, mark)
+}
