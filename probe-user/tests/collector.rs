@@ -313,7 +313,10 @@ fn frame(seq: u64, cells: Vec<v1::Cell>) -> v1::Frame {
         seq,
         tick_seq: seq,
         tick: true,
-        cells: cells.iter().map(|cell| cell.encode_to_vec().into()).collect(),
+        cells: cells
+            .into_iter()
+            .map(|cell| cell.encode_to_vec().into())
+            .collect(),
         ..v1::Frame::default()
     }
 }

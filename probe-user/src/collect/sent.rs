@@ -329,10 +329,9 @@ struct Buckets<'a> {
     count: &'a [u8],
 }
 
-impl Iterator for Buckets<'_> {
-    type Item = (usize, u64);
-
-    fn next(&mut self) -> Option<(usize, u64)> {
+impl Buckets<'_> {
+    /// The next bucket and its count; none: there are no more.
+    fn take_next(&mut self) -> Option<(usize, u64)> {
         let bucket = decode_varint(&mut self.bucket).ok()?;
         let count = decode_varint(&mut self.count).ok()?;
         Some((usize::try_from(bucket).ok()?, count))
@@ -374,7 +373,7 @@ pub(super) fn exchange(
 
 /// Tells of each bucket whose count is another, with its older and its newer count.
 fn changes(mut old: Buckets<'_>, mut new: Buckets<'_>, mut tell: impl FnMut(usize, u64, u64)) {
-    let (mut before, mut after) = (old.next(), new.next());
+    let (mut before, mut after) = (old.take_next(), new.take_next());
     loop {
         let (bucket, was, is) = match (before, after) {
             (Some((bucket, was)), Some((same, is))) if bucket == same => (bucket, was, is),
@@ -385,10 +384,10 @@ fn changes(mut old: Buckets<'_>, mut new: Buckets<'_>, mut tell: impl FnMut(usiz
             (_, None) => return,
         };
         if before.is_some_and(|(old, _)| old == bucket) {
-            before = old.next();
+            before = old.take_next();
         }
         if after.is_some_and(|(new, _)| new == bucket) {
-            after = new.next();
+            after = new.take_next();
         }
         if was != is {
             tell(bucket, was, is);

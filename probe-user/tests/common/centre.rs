@@ -213,7 +213,7 @@ pub fn tick(seq: u64, cells: Vec<v1::Cell>) -> v1::Frame {
         seq,
         tick: true,
         cells: cells
-            .iter()
+            .into_iter()
             .map(|cell| cell.encode_to_vec().into())
             .collect(),
         unix_ns: weir::ui::units::now_unix_ns(),
