@@ -148,6 +148,12 @@ where
     if let Some(why) = switch.blind() {
         tracing::warn!("{why}");
     }
+    if !config.steer.rules.policies.is_empty() {
+        tracing::warn!(
+            "[[steer.policy]] is checked and not followed: this version decides nothing yet; \
+             rehearse with `weir steer simulate`"
+        );
+    }
     if !wait_for(&switch, &control).await {
         return Ok(());
     }
