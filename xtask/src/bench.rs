@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Latency,
     /// From the kernel's event to the centre, with the cold lane idle and saturated
     Uplink,
+    /// Ticks of many hosts merged by a collector, beside only decoding them
+    Merge,
     /// Start-up, adoption and sweeps with up to 100,000 open sessions
     Adoption,
 }

@@ -125,6 +125,15 @@ impl Ready {
     }
 }
 
+fn warn_of_policies(config: &Config) {
+    if !config.steer.rules.policies.is_empty() {
+        tracing::warn!(
+            "[[steer.policy]] is checked and not followed: this version decides nothing yet; \
+             rehearse with `weir steer simulate`"
+        );
+    }
+}
+
 /// Runs the daemon until it is told to end. `backend` makes the measuring part, on a thread where
 /// it may block, after the query socket is held, and again when the kill switch was on; `ready`
 /// hears when all is up.
@@ -148,12 +157,7 @@ where
     if let Some(why) = switch.blind() {
         tracing::warn!("{why}");
     }
-    if !config.steer.rules.policies.is_empty() {
-        tracing::warn!(
-            "[[steer.policy]] is checked and not followed: this version decides nothing yet; \
-             rehearse with `weir steer simulate`"
-        );
-    }
+    warn_of_policies(&config);
     if !wait_for(&switch, &control).await {
         return Ok(());
     }

@@ -16,6 +16,7 @@ mod latency;
 mod load;
 mod machine;
 mod measure;
+mod merge_cost;
 mod observer;
 mod plot;
 mod programs;

@@ -11,7 +11,8 @@ use crate::observer::Tools;
 use crate::report::Report;
 use crate::scene::Span;
 use crate::{
-    adoption, budget_kept, host_cost, kernel_cost, latency, machine, replay_cost, uplink, user_cost,
+    adoption, budget_kept, host_cost, kernel_cost, latency, machine, merge_cost, replay_cost,
+    uplink, user_cost,
 };
 
 /// The parts, in the order in which they run.
@@ -24,6 +25,7 @@ pub(crate) enum Part {
     Replay,
     Latency,
     Uplink,
+    Merge,
     Adoption,
 }
 
@@ -68,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) replay_records: u64,
     pub(crate) latency_rounds: usize,
     pub(crate) latency_events: usize,
+    pub(crate) merge_edges: usize,
+    pub(crate) merge_rounds: usize,
     /// Sessions that are open when weir starts.
     pub(crate) open_sessions: &'static [usize],
     pub(crate) adoption_rounds: usize,
@@ -93,6 +97,8 @@ impl Plan {
         replay_records: 100_000,
         latency_rounds: 4,
         latency_events: 4000,
+        merge_edges: 1000,
+        merge_rounds: 10,
         open_sessions: &[1_000, 10_000, 100_000],
         adoption_rounds: 3,
     };
@@ -115,6 +121,8 @@ impl Plan {
         replay_records: 20_000,
         latency_rounds: 2,
         latency_events: 1000,
+        merge_edges: 200,
+        merge_rounds: 5,
         open_sessions: &[1_000, 20_000],
         adoption_rounds: 1,
     };
@@ -154,6 +162,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Replay => replay_cost::measure(&plan, &tools, &args.recording, &mut report),
             Part::Latency => latency::measure(&plan, &tools, &mut report),
             Part::Uplink => uplink::measure(&plan, &tools, &mut report),
+            Part::Merge => merge_cost::measure(&plan, &mut report),
             Part::Adoption => adoption::measure(&plan, &tools, &mut report),
         };
         result = measured.with_context(|| format!("the part {part:?}"));
