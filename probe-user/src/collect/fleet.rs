@@ -8,29 +8,29 @@
 
 mod boot;
 mod gaps;
+mod host;
+mod past;
 mod risk;
+#[cfg(test)]
+mod tests;
 mod totals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use weir_proto::v1;
 
 use crate::collect::sent::{self, SentCell};
 use crate::qoe::{CellSnapshot, Gauges};
 use crate::query::filter::Filter;
 use crate::wire::Heard;
-use boot::{Boot, Held};
-use gaps::{Arrival, Gaps};
-use risk::Risk;
+use boot::{Before, Boot, Held};
+use gaps::Arrival;
+use host::Host;
 pub use risk::{RISK_WINDOW_MS, rank};
 use totals::{Recent, Totals};
 
-/// Boots of one host that are kept apart; beyond, the oldest are kept in the sum alone.
-const MAX_BOOTS: usize = 8;
-/// Boots that are in the sum alone whose names are remembered, so that none is counted twice.
-const MAX_PAST_BOOTS: usize = 256;
 /// A gauge is of the moment: one older than this is not told. A host unheard of for so long is
 /// silent.
 pub const FRESH_MS: u64 = 15_000;
@@ -95,23 +95,6 @@ pub struct How {
     pub is_of_now: bool,
 }
 
-/// Boots that are in the sum alone.
-#[derive(Debug, Default)]
-struct Past {
-    boot_ids: Vec<String>,
-    boots: u64,
-}
-
-#[derive(Debug, Default)]
-struct Host {
-    /// Oldest first.
-    boots: Vec<Boot>,
-    past: Past,
-    /// Of the sum, those that this host has counted in.
-    places: HashSet<u32>,
-    risk: Risk,
-}
-
 /// All hosts.
 #[derive(Debug)]
 pub struct Fleet {
@@ -160,25 +143,7 @@ impl Fleet {
             return Err(Error::TooManyHosts(self.hosts.len()));
         }
         let host = self.hosts.entry(hello.host.clone()).or_default();
-        if host.past.boot_ids.contains(&hello.boot_id) {
-            return Err(Error::Past(hello.boot_id.clone()));
-        }
-        let known = |boot: &Boot| boot.hello.boot_id == hello.boot_id;
-        let place = if let Some(place) = host.boots.iter().position(known) {
-            place
-        } else {
-            if host.boots.len() >= MAX_BOOTS {
-                self.cells -= host.let_go_of_oldest()?;
-            }
-            // What a boot left on disk comes after a newer one has begun.
-            let began = hello.started_unix_ns;
-            let place = host
-                .boots
-                .partition_point(|boot| boot.hello.started_unix_ns <= began);
-            host.boots.insert(place, Boot::new(hello.clone()));
-            place
-        };
-        Ok(&mut host.boots[place])
+        host.meet(hello, &mut self.cells)
     }
 
     /// Merges a frame whose cells were checked.
@@ -231,6 +196,9 @@ impl Fleet {
         boot.deliveries_total = boot.deliveries_total.max(frame.deliveries_total);
         let heard_ms = heard_unix_ns / 1_000_000;
         boot.last_heard_ms = boot.last_heard_ms.max(heard_ms);
+        if !hello.is_recovery {
+            boot.last_alive_ms = boot.last_alive_ms.max(heard_ms);
+        }
         if merged == Merged::New {
             boot.note(lane, frame);
             boot.last_frame_unix_ns = boot.last_frame_unix_ns.max(frame.unix_ns);
@@ -440,138 +408,5 @@ impl Fleet {
                 Some(self.totals.message(place, &snapshot))
             })
             .collect()
-    }
-}
-
-/// A boot's cells before a tick, from which those that go on are taken.
-struct Before {
-    held: Held,
-    taken: Vec<bool>,
-    /// By key as it was sent; made when the order has changed.
-    by_key: Option<HashMap<Box<[u8]>, usize>>,
-}
-
-impl Before {
-    fn new(held: Held) -> Self {
-        Self {
-            taken: vec![false; held.cells.len()],
-            held,
-            by_key: None,
-        }
-    }
-
-    /// The cell with this one's key, and its place; an edge nearly always has it where it was.
-    fn take(&mut self, n: usize, cell: &SentCell) -> Option<(u32, &SentCell)> {
-        let cells = &self.held.cells;
-        let is_same = |before: &SentCell| before.key_bytes() == cell.key_bytes();
-        let n = if cells.get(n).is_some_and(is_same) {
-            n
-        } else {
-            let by_key = self.by_key.get_or_insert_with(|| {
-                let keys = cells.iter().map(|cell| cell.key_bytes().into());
-                keys.zip(0..).collect()
-            });
-            *by_key.get(cell.key_bytes())?
-        };
-        self.taken[n] = true;
-        Some((self.held.places[n], &self.held.cells[n]))
-    }
-
-    /// Those that do not go on.
-    fn left(&self) -> impl Iterator<Item = (u32, &SentCell)> {
-        let all = self.held.iter().zip(&self.taken);
-        all.filter(|(_, is_taken)| !**is_taken)
-            .map(|(held, _)| held)
-    }
-}
-
-impl Host {
-    /// Lets the oldest boot that is not connected go; what it counted stays in the sum. Returns how
-    /// many cells were held for it.
-    fn let_go_of_oldest(&mut self) -> Result<usize, Error> {
-        let oldest = self
-            .boots
-            .iter()
-            .position(|boot| !boot.is_connected())
-            .ok_or(Error::TooManyBoots(self.boots.len()))?;
-        let boot = self.boots.remove(oldest);
-        self.past.boots += 1;
-        if self.past.boot_ids.len() >= MAX_PAST_BOOTS {
-            self.past.boot_ids.remove(0);
-        }
-        self.past.boot_ids.push(boot.hello.boot_id);
-        Ok(boot.cells.len())
-    }
-
-    /// Whether a boot's gauges are of now: it was heard of lately, and is either connected or the
-    /// newest.
-    fn is_current(&self, boot: &Boot, now_unix_ns: u64) -> bool {
-        let age_ms = (now_unix_ns / 1_000_000).saturating_sub(boot.last_tick_ms);
-        let newest = self
-            .boots
-            .last()
-            .is_some_and(|newest| newest.hello.boot_id == boot.hello.boot_id);
-        age_ms <= FRESH_MS && (boot.is_connected() || newest)
-    }
-
-    fn current_cells(&self, now_unix_ns: u64) -> impl Iterator<Item = (u32, &SentCell)> {
-        self.boots
-            .iter()
-            .filter(move |boot| self.is_current(boot, now_unix_ns))
-            .flat_map(|boot| boot.cells.iter())
-    }
-
-    /// None before the first boot.
-    fn message(&self, now_unix_ns: u64) -> Option<v1::Host> {
-        let newest = self.boots.last()?;
-        let sum = |of: fn(&Boot) -> u64| self.boots.iter().map(of).sum();
-        let mut open = Gauges::default();
-        for (_, cell) in self.current_cells(now_unix_ns) {
-            open.merge(&cell.gauges);
-        }
-        let now_ms = now_unix_ns / 1_000_000;
-        let last_heard_ms = self.boots.iter().map(|boot| boot.last_heard_ms).max();
-        let last_heard_ms = last_heard_ms.unwrap_or(0);
-        let is_silent = now_ms.saturating_sub(last_heard_ms) > FRESH_MS;
-        let [active, stalled, at_risk] = match newest.viewers() {
-            Some(viewers) if !is_silent => viewers,
-            _ => [
-                open.viewers_active,
-                open.viewers_stalled,
-                open.viewers_at_risk,
-            ],
-        };
-        let lanes = |boot: &Boot, of: fn(&Gaps) -> u64| boot.seqs.iter().map(of).sum::<u64>();
-        Some(v1::Host {
-            host: newest.hello.host.clone(),
-            boot_id: newest.hello.boot_id.clone(),
-            weir_version: newest.hello.weir_version.clone(),
-            backend: newest.hello.backend,
-            kernel_release: newest.hello.kernel_release.clone(),
-            connected: self.boots.iter().any(Boot::is_connected),
-            last_frame_unix_ns: newest.last_frame_unix_ns,
-            last_seq: newest.seqs.iter().map(Gaps::newest).max().unwrap_or(0),
-            frames: sum(|boot| boot.frames),
-            frames_lost: self.boots.iter().map(|boot| lanes(boot, Gaps::lost)).sum(),
-            frames_stale: sum(|boot| boot.frames_stale),
-            frames_refused: sum(|boot| boot.frames_refused),
-            events: sum(|boot| boot.events),
-            events_lost: sum(|boot| boot.events_total.saturating_sub(boot.events)),
-            sessions_open: open.sessions_open,
-            boots: self.past.boots + self.boots.len() as u64,
-            clock_offset_ms: newest.clock_offset_ms,
-            losses: Some(newest.losses),
-            off: newest.off.clone(),
-            budget: newest.budget.clone(),
-            vital: newest.vital.clone(),
-            lanes: newest.lanes(),
-            deliveries: sum(|boot| boot.deliveries),
-            deliveries_lost: sum(|boot| boot.deliveries_total.saturating_sub(boot.deliveries)),
-            viewers_active: active,
-            viewers_stalled: stalled,
-            viewers_at_risk: at_risk,
-            at_risk_minute_ms: self.risk.minute_ms(now_ms),
-            last_heard_unix_ns: last_heard_ms * 1_000_000,
-        })
     }
 }

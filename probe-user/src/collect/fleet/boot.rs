@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use weir_proto::v1;
 
 use super::gaps::Gaps;
@@ -58,6 +59,8 @@ pub(super) struct Boot {
     pub(super) last_tick_ms: u64,
     /// When the newest of any kind did.
     pub(super) last_heard_ms: u64,
+    /// When the newest did that it sent itself; what a later boot found of it on disk is not that.
+    pub(super) last_alive_ms: u64,
     pub(super) last_frame_unix_ns: u64,
     pub(super) clock_offset_ms: i64,
     pub(super) frames: u64,
@@ -76,6 +79,33 @@ pub(super) struct Boot {
     pub(super) cells: Held,
 }
 
+/// What was counted of frames; sums over boots only grow, but for what is missing yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sums {
+    pub(super) frames: u64,
+    pub(super) frames_lost: u64,
+    pub(super) frames_stale: u64,
+    pub(super) frames_refused: u64,
+    pub(super) events: u64,
+    pub(super) events_lost: u64,
+    pub(super) deliveries: u64,
+    pub(super) deliveries_lost: u64,
+}
+
+impl Sums {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.frames_lost = self.frames_lost.saturating_add(other.frames_lost);
+        self.frames_stale += other.frames_stale;
+        self.frames_refused += other.frames_refused;
+        self.events += other.events;
+        // What an edge says that it made is anything.
+        self.events_lost = self.events_lost.saturating_add(other.events_lost);
+        self.deliveries += other.deliveries;
+        self.deliveries_lost = self.deliveries_lost.saturating_add(other.deliveries_lost);
+    }
+}
+
 impl Boot {
     pub(super) fn new(hello: v1::Hello) -> Self {
         Self {
@@ -86,6 +116,7 @@ impl Boot {
             seqs: Default::default(),
             last_tick_ms: 0,
             last_heard_ms: 0,
+            last_alive_ms: 0,
             last_frame_unix_ns: 0,
             clock_offset_ms: 0,
             frames: 0,
@@ -112,6 +143,26 @@ impl Boot {
     /// Whether any lane is connected.
     pub(super) fn is_connected(&self) -> bool {
         self.connections.iter().any(|connections| *connections > 0)
+    }
+
+    /// What was counted of its frames.
+    pub(super) fn sums(&self) -> Sums {
+        let lost = self.seqs.iter().map(Gaps::lost);
+        Sums {
+            frames: self.frames,
+            frames_lost: lost.fold(0, u64::saturating_add),
+            frames_stale: self.frames_stale,
+            frames_refused: self.frames_refused,
+            events: self.events,
+            events_lost: self.events_total.saturating_sub(self.events),
+            deliveries: self.deliveries,
+            deliveries_lost: self.deliveries_total.saturating_sub(self.deliveries),
+        }
+    }
+
+    /// Whether no frame of it ever came.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.seqs.iter().all(|seqs| seqs.newest() == 0)
     }
 
     /// Takes note of what a lane's newest frame says of the lanes.
@@ -171,5 +222,47 @@ impl Boot {
             let each = all.clone().filter_map(|values| values.get(value as usize));
             each.fold(0, |sum: u64, value| sum.saturating_add(*value))
         }))
+    }
+}
+
+/// A boot's cells before a tick, from which those that go on are taken.
+pub(super) struct Before {
+    held: Held,
+    taken: Vec<bool>,
+    /// By key as it was sent; made when the order has changed.
+    by_key: Option<HashMap<Box<[u8]>, usize>>,
+}
+
+impl Before {
+    pub(super) fn new(held: Held) -> Self {
+        Self {
+            taken: vec![false; held.cells.len()],
+            held,
+            by_key: None,
+        }
+    }
+
+    /// The cell with this one's key, and its place; an edge nearly always has it where it was.
+    pub(super) fn take(&mut self, n: usize, cell: &SentCell) -> Option<(u32, &SentCell)> {
+        let cells = &self.held.cells;
+        let is_same = |before: &SentCell| before.key_bytes() == cell.key_bytes();
+        let n = if cells.get(n).is_some_and(is_same) {
+            n
+        } else {
+            let by_key = self.by_key.get_or_insert_with(|| {
+                let keys = cells.iter().map(|cell| cell.key_bytes().into());
+                keys.zip(0..).collect()
+            });
+            *by_key.get(cell.key_bytes())?
+        };
+        self.taken[n] = true;
+        Some((self.held.places[n], &self.held.cells[n]))
+    }
+
+    /// Those that do not go on.
+    pub(super) fn left(&self) -> impl Iterator<Item = (u32, &SentCell)> {
+        let all = self.held.iter().zip(&self.taken);
+        all.filter(|(_, is_taken)| !**is_taken)
+            .map(|(held, _)| held)
     }
 }

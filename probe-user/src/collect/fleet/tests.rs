@@ -1,0 +1,202 @@
+use prost::Message as _;
+use weir_proto::v1;
+
+use super::*;
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn fleet() -> Fleet {
+    Fleet::new(Limits {
+        max_hosts: 16,
+        max_cells: 1 << 16,
+    })
+}
+
+fn hello(boot_id: &str, started_unix_ns: u64) -> v1::Hello {
+    v1::Hello {
+        host: "edge".into(),
+        boot_id: boot_id.into(),
+        lane: v1::Lane::Warm.into(),
+        started_unix_ns,
+        ..v1::Hello::default()
+    }
+}
+
+fn cell(service: &str, deliveries: u64) -> v1::Cell {
+    v1::Cell {
+        key: Some(v1::CellKey {
+            service: service.into(),
+            content_class: "-".into(),
+            network: "other".into(),
+            transport: "tcp4".into(),
+            tier: v1::EvidenceTier::Kernel.into(),
+            backend: v1::Backend::Exact.into(),
+        }),
+        counters: Some(v1::Counters {
+            deliveries,
+            ..v1::Counters::default()
+        }),
+        ..v1::Cell::default()
+    }
+}
+
+/// As they are when they were sent and checked.
+fn sent(cells: impl IntoIterator<Item = v1::Cell>) -> Arc<[SentCell]> {
+    let cells = cells.into_iter().map(|cell| cell.encode_to_vec().into());
+    let cells: Vec<_> = cells.collect();
+    sent::cells(&cells, &[]).unwrap().into()
+}
+
+fn tick(seq: u64) -> v1::Frame {
+    v1::Frame {
+        lane: v1::Lane::Warm.into(),
+        seq,
+        tick: true,
+        ..v1::Frame::default()
+    }
+}
+
+/// A tick of a boot with one cell reaches a fleet.
+fn say(
+    fleet: &mut Fleet,
+    hello: &v1::Hello,
+    way: Way,
+    seq: u64,
+    count: u64,
+    at_ms: u64,
+) -> Result<Merged, Error> {
+    let how = How {
+        way,
+        heard_unix_ns: at_ms * 1_000_000,
+        is_of_now: true,
+    };
+    fleet.merge(hello, &tick(seq), sent([cell("a", count)]), how)
+}
+
+fn deliveries(fleet: &Fleet) -> u64 {
+    let cells = fleet.cells(&Filter::default(), false, NOW_MS * 1_000_000);
+    let counters = cells.cells.iter().filter_map(|cell| cell.counters);
+    counters.map(|counters| counters.deliveries).sum()
+}
+
+fn host(fleet: &Fleet, at_ms: u64) -> v1::Host {
+    fleet.hosts(at_ms * 1_000_000).hosts.remove(0)
+}
+
+#[test]
+fn a_boot_that_speaks_is_never_over_whatever_its_clock_says() {
+    let (mut here, mut there) = (fleet(), fleet());
+    let both = |fleets: &mut [&mut Fleet; 2], hello: &v1::Hello, seq, count, at_ms| {
+        say(fleets[0], hello, Way::Link, seq, count, at_ms).unwrap();
+        say(fleets[1], hello, Way::Engine, seq, count, at_ms).unwrap();
+    };
+    let mut fleets = [&mut here, &mut there];
+    for n in 0..8_u64 {
+        let old = hello(&format!("old-{n}"), (1_000 + n) * 1_000_000_000);
+        fleets[0].connect(&old).unwrap();
+        both(&mut fleets, &old, 1, 10, NOW_MS + n);
+        fleets[0].disconnect(&old);
+    }
+    // Its clock was set back before it began.
+    let live = hello("live", 5_000_000_000);
+    fleets[0].connect(&live).unwrap();
+    both(&mut fleets, &live, 1, 100, NOW_MS + 100);
+    // It brings what boots before it had left on disk: more than are kept apart.
+    for n in 0..20_u64 {
+        let mut late = hello(&format!("late-{n}"), (2_000 + n) * 1_000_000_000);
+        late.is_recovery = true;
+        fleets[0].connect(&late).unwrap();
+        both(&mut fleets, &late, 7, 1, NOW_MS + 101 + n);
+        fleets[0].disconnect(&late);
+    }
+    both(&mut fleets, &live, 2, 5_000, NOW_MS + 200);
+    for fleet in &fleets {
+        assert_eq!(deliveries(fleet), 8 * 10 + 20 + 5_000);
+        let host = host(fleet, NOW_MS + 201);
+        assert_eq!((host.boot_id.as_str(), host.boots), ("live", 29));
+    }
+}
+
+#[test]
+fn a_boot_that_was_never_heard_of_may_come_again() {
+    let mut fleet = fleet();
+    for n in 0..20 {
+        let hello = hello(&format!("boot-{n}"), n);
+        fleet.connect(&hello).unwrap();
+        fleet.disconnect(&hello);
+    }
+    let first = hello("boot-0", 0);
+    fleet.connect(&first).unwrap();
+    say(&mut fleet, &first, Way::Link, 1, 3, NOW_MS).unwrap();
+    assert_eq!(deliveries(&fleet), 3);
+}
+
+#[test]
+fn of_thousands_of_boots_none_is_counted_twice() {
+    let mut fleet = fleet();
+    let boots: Vec<_> = (0..4_500)
+        .map(|n| hello(&format!("boot-{n}"), (1 + n) * 1_000_000_000))
+        .collect();
+    for (n, boot) in (0..).zip(&boots) {
+        say(&mut fleet, boot, Way::Engine, 1, 1, NOW_MS + n * 1_000).unwrap();
+    }
+    let at_ms = NOW_MS + 5_000_000;
+    // Those that are remembered, by whatever way they come again.
+    for boot in &boots[500..4_400] {
+        let again = say(&mut fleet, boot, Way::Engine, 1, 1, at_ms);
+        assert_eq!(again, Err(Error::Past(boot.boot_id.clone())));
+    }
+    // And those that are not, from the disk that they are on.
+    for boot in &boots[..500] {
+        let boot = v1::Hello {
+            is_recovery: true,
+            ..boot.clone()
+        };
+        assert!(fleet.connect(&boot).is_err());
+        assert!(say(&mut fleet, &boot, Way::Engine, 1, 1, at_ms).is_err());
+    }
+    assert_eq!(deliveries(&fleet), 4_500);
+    assert_eq!(host(&fleet, at_ms).boots, 4_500);
+    // A new one is not taken for one of them, although its clock was set back.
+    let new = hello("new", 7);
+    say(&mut fleet, &new, Way::Engine, 1, 1, at_ms).unwrap();
+    assert_eq!(deliveries(&fleet), 4_501);
+}
+
+#[test]
+fn what_was_counted_of_a_hosts_frames_never_falls() {
+    let mut fleet = fleet();
+    let mut expected = 0;
+    for n in 0..20_u64 {
+        let hello = v1::Hello {
+            lane: v1::Lane::Hot.into(),
+            ..hello(&format!("boot-{n}"), n)
+        };
+        let events = if n == 0 { 1_000 } else { 1 };
+        fleet.connect(&hello).unwrap();
+        let frame = v1::Frame {
+            lane: v1::Lane::Hot.into(),
+            seq: 3,
+            events: vec![v1::HotEvent::default(); events],
+            events_total: events as u64 + 2,
+            ..v1::Frame::default()
+        };
+        let how = How {
+            way: Way::Link,
+            heard_unix_ns: (NOW_MS + n) * 1_000_000,
+            is_of_now: true,
+        };
+        for _ in 0..2 {
+            fleet.merge(&hello, &frame, sent([]), how).unwrap();
+        }
+        fleet.refused(&hello);
+        fleet.disconnect(&hello);
+        expected += events as u64;
+        let host = host(&fleet, NOW_MS + n);
+        let boots = n + 1;
+        assert_eq!((host.events, host.events_lost), (expected, 2 * boots));
+        assert_eq!((host.frames, host.frames_stale), (boots, boots));
+        assert_eq!(host.frames_refused, boots);
+    }
+}
+
