@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use common::centre::{Collector, Edge, cell, directory, hello, tick};
+use common::centre::{Collector, Edge, cell, directory, engine, hello, tick};
 use common::until;
 use weir::config::collect as config;
 use weir_tests::lab::nats::{Nats, free_port};
@@ -132,7 +132,7 @@ async fn the_shipped_rules_are_rules_and_ask_for_what_is_told() {
     let listen = Some(address.parse().unwrap());
     let collector = Collector::start("centre", |config| {
         config.metrics.listen = listen;
-        config.nats = Some(config::Nats::at(vec![nats.url()]));
+        config.nats = Some(engine(&nats));
         config.files = Some(config::Files::within(path.join("events")));
     })
     .await;

@@ -3,15 +3,14 @@
 
 mod common;
 
-use common::centre::{Collector, Edge, cell, directory, hello, tick};
+use common::centre::{Collector, Edge, cell, directory, engine as streams, hello, tick};
 use common::until;
-use weir::config::collect::Nats;
 use weir_proto::v1;
 use weir_tests::lab;
 
 async fn collector(name: &str, nats: &lab::nats::Nats) -> Collector {
     Collector::start(name, |config| {
-        config.nats = Some(Nats::at(vec![nats.url()]));
+        config.nats = Some(streams(nats));
     })
     .await
 }
@@ -123,7 +122,7 @@ async fn while_the_server_is_away_operators_see_all_and_the_newest_is_not_acknow
     let (_directory, path) = directory();
     let mut nats = lab::nats::Nats::start(&path, "").unwrap();
     let collector = Collector::start("alone", |config| {
-        let mut nats = Nats::at(vec![nats.url()]);
+        let mut nats = streams(&nats);
         // The least: it is full soon.
         nats.buffer_bytes = 1 << 20;
         config.nats = Some(nats);
@@ -170,7 +169,7 @@ async fn a_full_buffer_costs_acknowledgements_and_is_counted() {
     let (_directory, path) = directory();
     let mut nats = lab::nats::Nats::start(&path, "").unwrap();
     let collector = Collector::start("alone", |config| {
-        let mut nats = Nats::at(vec![nats.url()]);
+        let mut nats = streams(&nats);
         nats.buffer_bytes = 1 << 20;
         config.nats = Some(nats);
     })
@@ -273,5 +272,140 @@ async fn a_stranger_in_the_stream_is_counted_and_changes_nothing() {
     })
     .await;
     assert_eq!(collector.deliveries().await, 5);
+    collector.stop().await;
+}
+
+/// What hardly compresses.
+fn noise(bytes: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(bytes as u64);
+    (0..bytes).map(|_| random.alphanumeric()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_begins_again_and_again_is_rebuilt_boot_by_boot() {
+    const BOOTS: u64 = 320;
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    // Of the minutes the stream holds a part; the rest is among the latest frames of each boot alone.
+    let collector = |name: &'static str| {
+        let mut config = streams(&nats);
+        config.max_bytes = 1 << 20;
+        Collector::start(name, |of| of.nats = Some(config))
+    };
+    let first = collector("first").await;
+    let second = collector("second").await;
+    for boot in 0..BOOTS {
+        let hello = v1::Hello {
+            started_unix_ns: boot + 1,
+            ..hello("edge-1", &format!("boot-{boot}"))
+        };
+        let mut edge = until("the boot before to be gone", || async {
+            Edge::connect(&first, hello.clone()).await.ok()
+        })
+        .await;
+        let mut frame = tick(1, vec![cell("a", 1)]);
+        frame.off = noise(8_000);
+        frame.budget = Some(v1::BudgetStatus {
+            error: noise(8_001),
+            ..v1::BudgetStatus::default()
+        });
+        assert_eq!(edge.send(frame).await.unwrap(), 1);
+    }
+    assert_eq!(first.deliveries().await, BOOTS);
+    until("the other to have all", || async {
+        (second.deliveries().await == BOOTS).then_some(())
+    })
+    .await;
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let held = async |name: &str| {
+        let mut stream = context.get_stream(name).await.unwrap();
+        stream.info().await.unwrap().state.messages
+    };
+    assert!(held("WEIR").await < BOOTS / 2);
+    until("the server to have taken over all", || async {
+        (held("WEIR_BOOTS").await == BOOTS).then_some(())
+    })
+    .await;
+    second.kill().await;
+    let second = collector("second").await;
+    assert!(engine(&second).await.rebuilt);
+    assert_eq!(second.deliveries().await, BOOTS);
+    let host = &second.hosts().await.hosts[0];
+    assert_eq!((host.boots, host.frames), (BOOTS, BOOTS));
+    assert_eq!(engine(&second).await.frames_unusable, 0);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_cannot_be_made_costs_what_it_is_for_and_nothing_else() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    // Somebody has a part of the cold lane's subjects.
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let context = async_nats::jetstream::new(client);
+    let other = async_nats::jetstream::stream::Config {
+        name: "OTHER".into(),
+        subjects: vec!["weir.cold.other".into()],
+        ..async_nats::jetstream::stream::Config::default()
+    };
+    context.create_stream(other).await.unwrap();
+    let (one, two) = (collector("one", &nats).await, collector("two", &nats).await);
+    assert!(engine(&two).await.rebuilt);
+    let error = engine(&two).await.error;
+    assert!(error.contains("WEIR_COLD"), "{error}");
+    let cold = v1::Hello {
+        lane: v1::Lane::Cold.into(),
+        ..hello("edge-1", "boot")
+    };
+    let mut cold = Edge::connect(&one, cold).await.unwrap();
+    let delivery = v1::Frame {
+        seq: 1,
+        deliveries: vec![v1::Delivery::default(); 3],
+        deliveries_total: 3,
+        ..v1::Frame::default()
+    };
+    cold.tell(delivery).await;
+    let mut warm = Edge::connect(&one, hello("edge-1", "boot")).await.unwrap();
+    for seq in 1..=50 {
+        assert_eq!(
+            warm.send(tick(seq, vec![cell("a", seq)])).await.unwrap(),
+            seq
+        );
+    }
+    until("the other to follow", || async {
+        (two.deliveries().await == 50).then_some(())
+    })
+    .await;
+    let status = engine(&one).await;
+    assert_eq!(status.frames_acknowledged, 50);
+    assert!(status.waiting_bytes > 0 && status.connected, "{status:?}");
+    // When it can be made, what waited for it is taken.
+    context.delete_stream("OTHER").await.unwrap();
+    assert_eq!(cold.acknowledged().await.unwrap(), 1);
+    until("nothing to be wrong any more", || async {
+        let status = [engine(&one).await, engine(&two).await];
+        status
+            .iter()
+            .all(|status| status.error.is_empty())
+            .then_some(())
+    })
+    .await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_beside_a_server_that_is_there_complains_of_nothing() {
+    let (_directory, path) = directory();
+    let nats = lab::nats::Nats::start(&path, "").unwrap();
+    let collector = collector("one", &nats).await;
+    // No frame comes that would take a complaint back.
+    for _ in 0..20 {
+        let status = engine(&collector).await;
+        assert_eq!((status.error.as_str(), status.rebuilt), ("", true));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     collector.stop().await;
 }

@@ -98,6 +98,8 @@ pub struct Nats {
     pub cold_max_bytes: u64,
     /// How long the last frame of a boot is kept.
     pub keep_boots_s: u32,
+    /// What the last frames of all boots may take.
+    pub boots_max_bytes: u64,
     /// Copies in a cluster.
     pub replicas: u32,
     /// Frames that wait for the server.
@@ -118,6 +120,7 @@ impl Nats {
             max_bytes: 8 << 30,
             cold_max_bytes: 2 << 30,
             keep_boots_s: 7 * 86_400,
+            boots_max_bytes: 2 << 30,
             replicas: 1,
             buffer_bytes: 64 << 20,
         }
@@ -302,6 +305,7 @@ impl Config {
             table.set("max_bytes", &mut nats.max_bytes, problems);
             table.set("cold_max_bytes", &mut nats.cold_max_bytes, problems);
             table.set("keep_boots_s", &mut nats.keep_boots_s, problems);
+            table.set("boots_max_bytes", &mut nats.boots_max_bytes, problems);
             table.set("replicas", &mut nats.replicas, problems);
             table.set("buffer_bytes", &mut nats.buffer_bytes, problems);
             self.nats = urls.map(|urls| Nats { urls, ..nats });
@@ -457,6 +461,8 @@ impl Nats {
             self.keep_s.into(),
             366 * 86_400,
         );
+        let boots_max_bytes = self.boots_max_bytes;
+        problems.within("nats.boots_max_bytes", boots_max_bytes, 1 << 20, 1 << 50);
         problems.within("nats.replicas", self.replicas, 1, 5);
         problems.within("nats.buffer_bytes", self.buffer_bytes, 1 << 20, 1 << 32);
     }

@@ -11,12 +11,24 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use weir::collect;
-use weir::config::collect::Config;
+use weir::config::collect::{Config, Nats};
 use weir_proto::v1;
 use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 use weir_proto::v1::fleet_client::FleetClient;
 use weir_proto::v1::uplink_client::UplinkClient;
+use weir_tests::lab;
+
+/// A NATS server behind a collector, with streams so small that the server has room for them whatever
+/// the disk.
+pub fn engine(nats: &lab::nats::Nats) -> Nats {
+    Nats {
+        max_bytes: 256 << 20,
+        boots_max_bytes: 64 << 20,
+        cold_max_bytes: 64 << 20,
+        ..Nats::at(vec![nats.url()])
+    }
+}
 
 #[derive(Debug)]
 pub struct Collector {

@@ -93,7 +93,34 @@ pub(super) struct Counts {
     pub(super) unusable: AtomicU64,
     /// All that was there at the start has been taken in.
     pub(super) is_rebuilt: AtomicBool,
-    error: Mutex<String>,
+    errors: Mutex<[String; Part::COUNT]>,
+}
+
+/// What may fail by itself.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// The connection, and the publishing of hot and warm frames.
+    Frames,
+    /// The publishing of cold frames, which have a stream of their own.
+    Cold,
+    /// Taking in what others published.
+    Follow,
+    /// Making streams.
+    Streams,
+}
+
+impl Part {
+    const COUNT: usize = Self::Streams as usize + 1;
+
+    /// What does not work if it fails.
+    fn so(self) -> &'static str {
+        match self {
+            Self::Frames => "frames wait, and hosts are not acknowledged",
+            Self::Cold => "finished deliveries wait, and are not acknowledged",
+            Self::Follow => "what other collectors take is not told here",
+            Self::Streams => "it is tried again, and all else goes on",
+        }
+    }
 }
 
 impl Counts {
@@ -101,11 +128,7 @@ impl Counts {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         v1::EngineStatus {
             connected: self.is_connected.load(Ordering::Relaxed),
-            error: self
-                .error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            error: self.error(),
             rebuilt: self.is_rebuilt.load(Ordering::Relaxed),
             frames_acknowledged: count(&self.acknowledged),
             frames_repeated: count(&self.repeated),
@@ -118,21 +141,30 @@ impl Counts {
         }
     }
 
-    /// Says once what is wrong, until it is something else.
-    fn fail(&self, why: &str) {
-        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+    /// All that is wrong; empty: nothing.
+    fn error(&self) -> String {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = errors.iter().filter(|error| !error.is_empty());
+        said.map(String::as_str).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Says once what is wrong with a part, until it is something else.
+    fn fail(&self, part: Part, why: &str) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = &mut errors[part as usize];
         if *error == why {
             tracing::debug!("the engine: {why}");
         } else {
-            tracing::warn!("the engine: {why}; frames wait, and hosts are not acknowledged");
-            why.clone_into(&mut error);
+            tracing::warn!("the engine: {why}; {}", part.so());
+            why.clone_into(error);
         }
     }
 
-    fn works(&self) {
-        let mut error = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+    fn works(&self, part: Part) {
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = &mut errors[part as usize];
         if !error.is_empty() {
-            tracing::info!("the engine works again");
+            tracing::info!("the engine works again: no more \"{error}\"");
             error.clear();
         }
     }

@@ -17,7 +17,7 @@ use weir_proto::v1;
 
 use super::carried::Packer;
 use super::publish::{self, IN_FLIGHT, Item};
-use super::{Counts, Error, Receipt, follow};
+use super::{Counts, Error, Part, Receipt, follow};
 use crate::collect::known::Shared;
 use crate::config::collect as config;
 
@@ -54,11 +54,10 @@ impl Streams {
         }
     }
 
-    /// Makes them, or puts their bounds in force.
-    pub(super) async fn ensure(&self, context: &jetstream::Context) -> anyhow::Result<()> {
+    /// Makes that of every frame, or puts its bounds in force. Without it there is nothing.
+    pub(super) async fn ensure_frames(&self, context: &jetstream::Context) -> anyhow::Result<()> {
         let config = &self.config;
         let prefix = &config.prefix;
-        let replicas = usize::try_from(config.replicas)?;
         let keep = Duration::from_secs(config.keep_s.into());
         let frames = stream::Config {
             name: self.frames.clone(),
@@ -67,9 +66,16 @@ impl Streams {
             max_age: keep,
             max_bytes: i64::try_from(config.max_bytes)?,
             duplicate_window: DUPLICATE_WINDOW.min(keep),
-            num_replicas: replicas,
+            num_replicas: usize::try_from(config.replicas)?,
             ..stream::Config::default()
         };
+        ensure(context, frames).await
+    }
+
+    /// Likewise that of the boots' latest frames.
+    pub(super) async fn ensure_boots(&self, context: &jetstream::Context) -> anyhow::Result<()> {
+        let config = &self.config;
+        let prefix = &config.prefix;
         let boots = stream::Config {
             name: self.boots.clone(),
             description: Some("weir: the latest frames of each boot".to_owned()),
@@ -80,28 +86,36 @@ impl Streams {
             }]),
             max_messages_per_subject: FRAMES_OF_A_BOOT,
             max_age: Duration::from_secs(config.keep_boots_s.into()),
-            num_replicas: replicas,
+            max_bytes: i64::try_from(config.boots_max_bytes)?,
+            num_replicas: usize::try_from(config.replicas)?,
             ..stream::Config::default()
         };
+        ensure(context, boots).await
+    }
+
+    /// Likewise that of the cold lane.
+    pub(super) async fn ensure_cold(&self, context: &jetstream::Context) -> anyhow::Result<()> {
+        let config = &self.config;
+        let keep = Duration::from_secs(config.keep_s.into());
         let cold = stream::Config {
             name: self.cold.clone(),
             description: Some("weir: the cold lane's frames of the last minutes".to_owned()),
-            subjects: vec![format!("{prefix}.cold.>")],
+            subjects: vec![format!("{}.cold.>", config.prefix)],
             max_age: keep,
             max_bytes: i64::try_from(config.cold_max_bytes)?,
             duplicate_window: DUPLICATE_WINDOW.min(keep),
-            num_replicas: replicas,
+            num_replicas: usize::try_from(config.replicas)?,
             ..stream::Config::default()
         };
-        for stream in [frames, boots, cold] {
-            let name = stream.name.clone();
-            context
-                .create_or_update_stream(stream)
-                .await
-                .with_context(|| format!("cannot make the stream {name}"))?;
-        }
-        Ok(())
+        ensure(context, cold).await
     }
+}
+
+async fn ensure(context: &jetstream::Context, stream: stream::Config) -> anyhow::Result<()> {
+    let name = stream.name.clone();
+    let made = context.create_or_update_stream(stream).await;
+    made.with_context(|| format!("cannot make the stream {name}"))?;
+    Ok(())
 }
 
 /// A collector's way to NATS.
@@ -111,6 +125,8 @@ pub(in crate::collect) struct Nats {
     items: mpsc::UnboundedSender<Item>,
     /// Of the buffer, in units.
     room: Arc<Semaphore>,
+    /// Cold frames leave so much of it to others.
+    set_aside: usize,
     counts: Arc<Counts>,
     rebuilt: watch::Receiver<bool>,
 }
@@ -155,10 +171,12 @@ impl Nats {
             follow: tokio::spawn(follower.run()),
         };
         let units = usize::try_from(config.buffer_bytes)? / UNIT_BYTES;
+        let units = units.min(Semaphore::MAX_PERMITS);
         let nats = Self {
             packer: Packer::new(by, config.prefix.clone(), config.partitions),
             items,
-            room: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(units)),
+            set_aside: units / 2,
             counts,
             rebuilt,
         };
@@ -187,7 +205,15 @@ impl Nats {
         let packed = packed.map_err(|_| Error::Full)?;
         let bytes = packed.payload.len();
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(units) else {
+        let (part, set_aside) = match frame.lane() {
+            v1::Lane::Cold => (Part::Cold, self.set_aside),
+            _ => (Part::Frames, 0),
+        };
+        let permit = Arc::clone(&self.room).try_acquire_many_owned(units);
+        let permit = permit
+            .ok()
+            .filter(|_| self.room.available_permits() >= set_aside);
+        let Some(permit) = permit else {
             self.counts.add(|counts| &counts.unbuffered);
             return Err(Error::Full);
         };
@@ -195,6 +221,7 @@ impl Nats {
         let item = Item {
             packed,
             permit,
+            part,
             done,
         };
         let waiting = &self.counts.waiting_bytes;
@@ -245,10 +272,13 @@ async fn connect(
                 }
                 Event::Disconnected => {
                     counts.is_connected.store(false, Ordering::Relaxed);
-                    counts.fail("the connection to the NATS server is lost");
+                    let why = "the connection to the NATS server is lost";
+                    counts.fail(Part::Frames, why);
                 }
-                Event::ClientError(err) => counts.fail(&format!("NATS: {err}")),
-                Event::ServerError(err) => counts.fail(&format!("the NATS server says: {err}")),
+                Event::ClientError(err) => counts.fail(Part::Frames, &format!("NATS: {err}")),
+                Event::ServerError(err) => {
+                    counts.fail(Part::Frames, &format!("the NATS server says: {err}"));
+                }
                 other => tracing::debug!("NATS: {other}"),
             }
             async {}
