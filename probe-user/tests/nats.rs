@@ -409,3 +409,29 @@ async fn a_start_beside_a_server_that_is_there_complains_of_nothing() {
     }
     collector.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tick_that_is_sent_again_is_not_acknowledged_before_the_engine_has_it() {
+    let (_directory, path) = directory();
+    let mut nats = lab::nats::Nats::start(&path, "").unwrap();
+    let collector = collector("one", &nats).await;
+    let mut edge = Edge::connect(&collector, hello("edge-1", "boot"))
+        .await
+        .unwrap();
+    edge.send(tick(1, vec![cell("a", 1)])).await.unwrap();
+    nats.kill().unwrap();
+    for _ in 0..3 {
+        edge.tell(tick(2, vec![cell("a", 2)])).await;
+    }
+    until("it to be merged, and to have come again", || async {
+        let host = collector.hosts().await.hosts.remove(0);
+        (host.frames == 2 && host.frames_stale == 2).then_some(())
+    })
+    .await;
+    // The next acknowledgement is of the next frame's coming, which has it all: not one of those.
+    edge.tell(tick(3, vec![cell("a", 3)])).await;
+    assert_eq!(edge.acknowledged().await.unwrap(), 2);
+    nats.resume().unwrap();
+    assert_eq!(edge.acknowledged().await.unwrap(), 3);
+    collector.stop().await;
+}

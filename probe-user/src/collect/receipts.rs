@@ -40,9 +40,15 @@ impl Receipts {
 
     /// A tick waits. Gives the one before it, which need not any more.
     pub(super) fn tick(&mut self, seq: u64, receipt: Option<Receipt>) -> Option<u64> {
-        match &self.tick {
-            // Sent again, or late: the newer one has it all.
+        match &mut self.tick {
+            // Late: the newer one has it all.
             Some((newest, _)) if *newest > seq => Some(seq),
+            // Sent again: it is no newer one, and waits as before. Under its one name the engine has
+            // it when it has either; what was handed over first is not given up.
+            Some((newest, waiting)) if *newest == seq => {
+                *waiting = waiting.take().or(receipt);
+                None
+            }
             _ => self.tick.replace((seq, receipt)).map(|(before, _)| before),
         }
     }
@@ -89,6 +95,26 @@ mod tests {
         assert_eq!(receipts.next().now_or_never(), None);
         assert_eq!(receipts.tick(4, None), Some(3));
         assert_eq!(receipts.tick(3, None), Some(3));
+    }
+
+    #[test]
+    fn a_tick_that_is_sent_again_waits_as_before() {
+        let mut receipts = Receipts::default();
+        let (first, receipt) = oneshot::channel();
+        assert_eq!(receipts.tick(2, Some(receipt)), None);
+        let (_second, receipt) = oneshot::channel();
+        assert_eq!(receipts.tick(2, Some(receipt)), None);
+        assert_eq!(receipts.tick(2, None), None);
+        assert_eq!(receipts.next().now_or_never(), None);
+        first.send(Ok(())).unwrap();
+        assert_eq!(receipts.next().now_or_never(), Some((2, Ok(()))));
+        // The buffer was full at first; then it was not.
+        assert_eq!(receipts.tick(3, None), None);
+        let (again, receipt) = oneshot::channel();
+        assert_eq!(receipts.tick(3, Some(receipt)), None);
+        assert_eq!(receipts.next().now_or_never(), None);
+        again.send(Ok(())).unwrap();
+        assert_eq!(receipts.next().now_or_never(), Some((3, Ok(()))));
     }
 
     #[test]
