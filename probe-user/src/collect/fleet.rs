@@ -202,9 +202,12 @@ impl Fleet {
         if merged == Merged::New {
             boot.note(lane, frame);
             boot.last_frame_unix_ns = boot.last_frame_unix_ns.max(frame.unix_ns);
-            let sent_unix_ns = i128::from(frame.unix_ns) + i128::from(frame.delay_us) * 1_000;
-            let ahead_ns = sent_unix_ns - i128::from(heard_unix_ns);
-            boot.clock_offset_ms = i64::try_from(ahead_ns / 1_000_000).unwrap_or(i64::MAX);
+            if frame.tick && !hello.is_recovery {
+                // Other frames, and those of older edges, say when something happened.
+                let sent_unix_ns = i128::from(frame.unix_ns) + i128::from(frame.delay_us) * 1_000;
+                let ahead_ns = sent_unix_ns - i128::from(heard_unix_ns);
+                boot.clock_offset_ms = i64::try_from(ahead_ns / 1_000_000).unwrap_or(i64::MAX);
+            }
             if frame.tick {
                 boot.losses = frame.losses.unwrap_or_default();
                 boot.off.clone_from(&frame.off);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use weir_proto::v1::{self, Lane};
 
 use super::Private;
+use super::hot::unix_ns_of;
 use super::lane::{Common, Made, Numbers, Room, Source};
 use super::queue::Queue;
 use crate::query::Followed;
@@ -87,7 +88,7 @@ impl Source for Cold {
             .collect();
         let head = self.numbers.next();
         let frame = v1::Frame {
-            unix_ns: deliveries.first().map_or(0, |one| one.last_acked_unix_ns),
+            unix_ns: unix_ns_of(since),
             deliveries,
             deliveries_total: self.taken + counts.shed,
             lanes: self.numbers.all(),
@@ -106,5 +107,35 @@ impl Source for Cold {
 
     fn finish(&mut self) {
         self.is_finishing = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_frame_of_nothing_is_of_now() {
+        let common = Common {
+            hello: v1::Hello::default(),
+            counts: Arc::default(),
+            pressure: Arc::default(),
+        };
+        let mut cold = Cold::new(common, Arc::new(Queue::new(1)), Private::default());
+        let before = unix_ns_of(Instant::now());
+        let room = Room {
+            tick: true,
+            budgeted: true,
+        };
+        let made = cold.next(room).unwrap();
+        let v1::edge_message::Message::Frame(frame) = made.message else {
+            panic!("no frame");
+        };
+        let after = unix_ns_of(Instant::now());
+        assert!(
+            (before..=after).contains(&frame.unix_ns),
+            "{}",
+            frame.unix_ns
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The hot lane: the vital frame at its interval, and what must be known at once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 use weir_proto::v1::{self, Lane};
@@ -72,7 +72,7 @@ impl Hot {
         self.numbers.items(self.events.counts());
         let head = self.numbers.next();
         let frame = v1::Frame {
-            unix_ns: events.first().map_or(0, |event| event.unix_ns),
+            unix_ns: unix_ns_of(since),
             events,
             events_total: self.total(),
             ..head
@@ -151,4 +151,12 @@ pub(super) fn age_us(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros())
         .unwrap_or(u64::MAX)
         .max(1)
+}
+
+/// What the clock says of that moment, as long as it has not stepped since: with the age, the time
+/// of sending.
+pub(super) fn unix_ns_of(since: Instant) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let then = now.unwrap_or_default().saturating_sub(since.elapsed());
+    u64::try_from(then.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -200,3 +200,32 @@ fn what_was_counted_of_a_hosts_frames_never_falls() {
     }
 }
 
+#[test]
+fn a_clock_is_compared_by_ticks_alone() {
+    let mut fleet = fleet();
+    let hello = hello("boot", 1);
+    let mut hear = |lane: v1::Lane, tick, unix_ns, at_ms: u64| {
+        let frame = v1::Frame {
+            lane: lane.into(),
+            seq: at_ms,
+            tick,
+            unix_ns,
+            delay_us: 2_000,
+            ..v1::Frame::default()
+        };
+        let how = How {
+            way: Way::Engine,
+            heard_unix_ns: at_ms * 1_000_000,
+            is_of_now: true,
+        };
+        fleet.merge(&hello, &frame, sent([]), how).unwrap();
+        host(&fleet, at_ms).clock_offset_ms
+    };
+    // Its clock is 90 s ahead; the content is 2 ms old, and 3 ms are on the way.
+    let unix_ns = (NOW_MS - 5 + 90_000) * 1_000_000;
+    assert_eq!(hear(v1::Lane::Warm, true, unix_ns, NOW_MS), 89_997);
+    // A frame of nothing, as edges made it, and an old event.
+    assert_eq!(hear(v1::Lane::Cold, false, 0, NOW_MS + 1), 89_997);
+    assert_eq!(hear(v1::Lane::Hot, false, 5, NOW_MS + 2), 89_997);
+}
+
