@@ -421,6 +421,10 @@ async fn what_cannot_be_used_is_refused_with_a_reason_and_counted() {
     };
     let refused = [
         ("at most 1024", frame(2, many)),
+        (
+            "deliveries = 18446744073709551615 cannot be",
+            frame(2, vec![cell("a", u64::MAX)]),
+        ),
         ("not as many", histogram(|h| h.count = vec![1])),
         ("out of range", histogram(|h| h.bucket = vec![1, 1_000_000])),
         ("not ascending", histogram(|h| h.bucket = vec![2, 1])),

@@ -1,6 +1,6 @@
 //! What an edge sends, checked before anything of it is kept: sizes, versions, buckets.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hashbrown::HashSet;
 use weir_proto::v1::{self, Lane};
@@ -9,7 +9,7 @@ use super::sent::{self, SentCell};
 use crate::kernel::BackendKind;
 use crate::labels::Service;
 use crate::qoe::cell::{RATES, Sustain};
-use crate::qoe::{CellKey, Metric, Transport};
+use crate::qoe::{CellKey, Counters, Metric, Transport};
 use crate::uplink::VITAL_VALUES;
 use crate::wire::{self, WIRE_VERSION};
 
@@ -27,9 +27,8 @@ const MAX_SENTENCE_BYTES: usize = 8192;
 /// Beyond this a count is no count: 2^48 is 9 years of a million a second. Keeps sums of many
 /// hosts in range.
 pub(super) const MAX_COUNT: u64 = 1 << 48;
-
-/// Bytes and microseconds of viewers grow faster; sums of thousands of hosts stay in range.
-const MAX_VITAL: u64 = 1 << 56;
+/// Bytes and microseconds of viewers grow faster: 2^60 is four months of a hundred thousand viewers.
+const MAX_SUM: u64 = 1 << 60;
 
 /// Why a message cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +69,14 @@ pub enum Error {
         metric: Metric,
         /// What is wrong with it.
         why: String,
+    },
+    /// A value that nothing can have reached.
+    #[error("{field} = {value} cannot be")]
+    Count {
+        /// Which field.
+        field: &'static str,
+        /// What it says.
+        value: u64,
     },
     /// Something is not there.
     #[error("{0} is missing")]
@@ -225,7 +232,7 @@ fn vital(vital: &v1::Vital) -> Result<(), Error> {
                 value: values.len().to_string(),
             });
         }
-        if let Some(value) = values.iter().find(|value| **value > MAX_VITAL) {
+        if let Some(value) = values.iter().find(|value| **value > MAX_SUM) {
             return Err(Error::Unknown {
                 field: "vital.values",
                 value: value.to_string(),
@@ -266,6 +273,24 @@ pub(super) fn key(key: &v1::CellKey) -> Result<CellKey, Error> {
     })
 }
 
+/// Counters that can be.
+pub(super) fn counted(counters: &Counters) -> Result<(), Error> {
+    static MOST: LazyLock<[u64; Counters::COUNT]> = LazyLock::new(|| {
+        let is_sum = |name: &str| name.ends_with("_us") || name.ends_with("_bytes");
+        let most = |(name, _)| if is_sum(name) { MAX_SUM } else { MAX_COUNT };
+        Counters::default().named().map(most)
+    });
+    let named = counters.named();
+    let mut named = named.iter().zip(&*MOST);
+    match named.find(|((_, value), most)| value > most) {
+        Some(((field, value), _)) => Err(Error::Count {
+            field,
+            value: *value,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The rates that an edge tests for, each once.
 pub(super) fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES], Error> {
     at_most("rates of a cell", sent.len(), RATES)?;
@@ -273,6 +298,12 @@ pub(super) fn sustain(sent: &[v1::Sustain]) -> Result<[Sustain; RATES], Error> {
     for (at, one) in sent.iter().enumerate() {
         if one.rate_bps == 0 {
             return Err(Error::Missing("sustain.rate_bps"));
+        }
+        if one.tested > MAX_COUNT {
+            return Err(Error::Count {
+                field: "sustain.tested",
+                value: one.tested,
+            });
         }
         if sustain.iter().any(|known| known.rate_bps == one.rate_bps) {
             return Err(Error::Twice(format!("rate of {} bit/s", one.rate_bps)));

@@ -11,6 +11,7 @@ mod gaps;
 mod host;
 mod past;
 mod risk;
+mod room;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -31,6 +32,9 @@ use host::Host;
 pub use risk::{RISK_WINDOW_MS, rank};
 use totals::{Recent, Totals};
 
+/// Cells of the sum in which a host counts; one that has more brings no new ones there, but for what
+/// is counted in `other`. An edge has 256 at a time.
+const MAX_PLACES_OF_A_HOST: usize = 512;
 /// A gauge is of the moment: one older than this is not told. A host unheard of for so long is
 /// silent.
 pub const FRESH_MS: u64 = 15_000;
@@ -263,7 +267,8 @@ impl Fleet {
                 .saturating_add(cell.gauges.viewers_stalled);
             at_risk = at_risk.saturating_add(viewers);
             let old = before.take(n, cell);
-            let place = old.map_or_else(|| totals.place(&cell.key), |(place, _)| place);
+            let may_name = host.places.len() < MAX_PLACES_OF_A_HOST;
+            let place = old.map_or_else(|| totals.place(&cell.key, may_name), |(place, _)| place);
             if old.is_none() && host.places.insert(place) {
                 totals.another_host(place);
             }

@@ -15,6 +15,9 @@ use crate::query::filter::Filter;
 /// in no window.
 const LATELY_S: u64 = 5;
 
+/// Time between two looks for cells in which nobody counts any more.
+const ROOM_S: u64 = 60;
+
 /// The fleet and its last minutes.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -33,6 +36,12 @@ impl Known {
                 // What came in it, and that nothing came since.
                 self.minutes.close(self.second, counted);
                 self.minutes.close(unix_s - 1, Vec::new());
+            }
+            if unix_s / ROOM_S != self.second / ROOM_S {
+                let gone = self.fleet.make_room(unix_s * 1_000);
+                if !gone.is_empty() {
+                    self.minutes.replace(&gone);
+                }
             }
             self.second = unix_s;
         }

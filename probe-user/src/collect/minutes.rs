@@ -88,6 +88,14 @@ impl Minutes {
         }
     }
 
+    /// What was counted in some places belongs to others from now on.
+    pub fn replace(&mut self, places: &HashMap<u32, u32>) {
+        let cells = self.seconds.iter_mut().flat_map(|second| &mut second.cells);
+        for (place, _) in cells {
+            *place = places.get(place).copied().unwrap_or(*place);
+        }
+    }
+
     /// What was counted in the last `seconds` that are over.
     pub fn window(&self, seconds: u32) -> Window {
         let until_unix_s = self.seconds.back().map_or(0, |last| last.unix_s + 1);

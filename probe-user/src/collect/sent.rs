@@ -169,7 +169,8 @@ impl SentCell {
         let key = key.ok_or(Error::Missing("cell.key"))?;
         let counters = counters.ok_or(Error::Missing("cell.counters"))?;
         if before.is_none_or(|before| before.counter_bytes() != counters) {
-            v1::Counters::decode(counters).map_err(|_| BROKEN)?;
+            let counters = v1::Counters::decode(counters).map_err(|_| BROKEN)?;
+            decode::counted(&Counters::from(&counters))?;
         }
         Ok(Self {
             key: match before {

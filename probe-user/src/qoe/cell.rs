@@ -373,11 +373,13 @@ impl CellSnapshot {
     }
 }
 
-/// All cells. A cell's index stays its own for as long as the table lives.
+/// All cells. A cell's index stays its own until it is given up, which only a collector does.
 #[derive(Debug)]
 pub struct Cells {
     index: HashMap<CellKey, u32>,
     all: Vec<(CellKey, Cell)>,
+    /// Indices that were given up.
+    free: Vec<u32>,
     max: usize,
     overflowed: u64,
     other_used: [bool; OTHERS],
@@ -396,6 +398,7 @@ impl Cells {
         Self {
             index: others.iter().cloned().zip(0..).collect(),
             all: others.map(|key| (key, Cell::default())).into(),
+            free: Vec::new(),
             max: max.max(1) + OTHERS - 1,
             overflowed: 0,
             other_used: [false; OTHERS],
@@ -418,6 +421,11 @@ impl Cells {
             return self.used(index);
         }
         let other = key.backend as u32;
+        if let Some(index) = self.free.pop() {
+            self.index.insert(key.clone(), index);
+            self.all[index as usize] = (key, Cell::default());
+            return index;
+        }
         if self.all.len() >= self.max {
             self.overflowed += 1;
             return self.used(other);
@@ -426,6 +434,40 @@ impl Cells {
         self.index.insert(key.clone(), index);
         self.all.push((key, Cell::default()));
         index
+    }
+
+    /// Likewise, but only what has a cell has its own.
+    pub fn place_of_known(&mut self, key: &CellKey) -> u32 {
+        if let Some(index) = self.index.get(key) {
+            let index = *index;
+            return self.used(index);
+        }
+        self.overflowed += 1;
+        self.used(key.backend as u32)
+    }
+
+    /// How many more can have their own.
+    pub fn room(&self) -> usize {
+        self.max.saturating_sub(self.all.len()) + self.free.len()
+    }
+
+    /// Whether a cell is one of its own.
+    pub fn is_own(&self, index: u32, key: &CellKey) -> bool {
+        index as usize >= OTHERS && self.index.get(key) == Some(&index)
+    }
+
+    /// Gives up a cell that has its own: what it counted is added to `other`, whose index this gives,
+    /// and its index is the next new cell's.
+    pub fn give_up(&mut self, index: u32) -> u32 {
+        let (key, cell) = &mut self.all[index as usize];
+        let other = key.backend as u32;
+        if self.index.remove(key).is_none() || other == index {
+            return other;
+        }
+        let counted = std::mem::take(cell).snapshot(key.clone(), true);
+        self.free.push(index);
+        self.get_mut(other).absorb(&counted);
+        self.used(other)
     }
 
     /// Where the viewers of a session's cell are counted who are known so well.

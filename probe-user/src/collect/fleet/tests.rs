@@ -229,3 +229,82 @@ fn a_clock_is_compared_by_ticks_alone() {
     assert_eq!(hear(v1::Lane::Hot, false, 5, NOW_MS + 2), 89_997);
 }
 
+#[test]
+fn a_host_that_makes_names_up_leaves_room_for_those_of_others() {
+    let mut fleet = fleet();
+    let how = |n: u64| How {
+        way: Way::Engine,
+        heard_unix_ns: (NOW_MS + n) * 1_000_000,
+        is_of_now: true,
+    };
+    for n in 0..5 {
+        let boot = hello(&format!("boot-{n}"), n);
+        let cells = (0..1_000).map(|m| cell(&format!("made-up-{n}-{m}"), 1));
+        fleet.merge(&boot, &tick(1), sent(cells), how(n)).unwrap();
+    }
+    let honest = v1::Hello {
+        host: "honest".into(),
+        ..hello("boot", 1)
+    };
+    let cells = sent([cell("real", 7), cell("made-up-0-0", 3)]);
+    fleet.merge(&honest, &tick(1), cells, how(9)).unwrap();
+    let cells = fleet
+        .cells(&Filter::default(), false, NOW_MS * 1_000_000)
+        .cells;
+    let of = |service: &str| {
+        let is_it = |cell: &&v1::Cell| cell.key.as_ref().unwrap().service == service;
+        let found = cells.iter().find(is_it).unwrap();
+        found.counters.unwrap().deliveries
+    };
+    assert_eq!((of("real"), of("made-up-0-0")), (7, 1 + 3));
+    assert!(cells.len() <= MAX_PLACES_OF_A_HOST + 2, "{}", cells.len());
+    assert_eq!(deliveries(&fleet), 5_000 + 10);
+    assert!(fleet.cells_overflowed() > 4_000);
+}
+
+#[test]
+fn when_names_run_out_those_that_nobody_uses_make_room_and_the_sum_stays() {
+    let mut fleet = fleet();
+    let how = |at_ms: u64| How {
+        way: Way::Engine,
+        heard_unix_ns: at_ms * 1_000_000,
+        is_of_now: true,
+    };
+    let of = |host: u64| v1::Hello {
+        host: format!("host-{host}"),
+        ..hello("boot", 1)
+    };
+    let cells = |n: u64, count| (0..500).map(move |m| cell(&format!("{n}-{m}"), count));
+    for n in 0..8 {
+        let cells = sent(cells(n, 2));
+        fleet.merge(&of(n), &tick(1), cells, how(NOW_MS)).unwrap();
+    }
+    // All are in use.
+    assert!(fleet.make_room(NOW_MS + 60_000).is_empty());
+    // One goes on.
+    let at_ms = NOW_MS + 1_000_000;
+    let more = sent(cells(0, 5));
+    fleet.merge(&of(0), &tick(2), more, how(at_ms)).unwrap();
+    assert_eq!(deliveries(&fleet), 7 * 1_000 + 2_500);
+    let gone = fleet.make_room(at_ms);
+    assert_eq!(gone.len(), 7 * 500);
+    assert_eq!(deliveries(&fleet), 7 * 1_000 + 2_500);
+    // There is room for others, and one that was silent goes on in the cell that it is in now.
+    let overflowed = fleet.cells_overflowed();
+    fleet
+        .merge(&of(20), &tick(1), sent(cells(20, 1)), how(at_ms))
+        .unwrap();
+    assert_eq!(fleet.cells_overflowed(), overflowed);
+    fleet
+        .merge(&of(3), &tick(2), sent(cells(3, 4)), how(at_ms))
+        .unwrap();
+    assert_eq!(deliveries(&fleet), 6 * 1_000 + 2_500 + 500 + 2_000);
+    let told = fleet.cells(&Filter::default(), false, at_ms * 1_000_000);
+    let services = told.cells.iter();
+    let other = services.filter(|cell| cell.key.as_ref().unwrap().service == "other");
+    let other: Vec<_> = other
+        .map(|cell| (cell.hosts, cell.counters.unwrap().deliveries))
+        .collect();
+    assert_eq!(other, [(7, 6 * 1_000 + 2_000)]);
+    assert_eq!(told.cells.len(), 500 + 500 + 1);
+}

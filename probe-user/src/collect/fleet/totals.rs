@@ -36,9 +36,13 @@ impl Default for Totals {
 }
 
 impl Totals {
-    /// The place of a key in the sum, which stays its own.
-    pub(super) fn place(&mut self, key: &CellKey) -> u32 {
-        let place = self.cells.place(key.clone());
+    /// The place of a key in the sum, which stays its own. `may_be_new`: it may take one.
+    pub(super) fn place(&mut self, key: &CellKey, may_be_new: bool) -> u32 {
+        let place = if may_be_new {
+            self.cells.place(key.clone())
+        } else {
+            self.cells.place_of_known(key)
+        };
         if self.whose.len() <= place as usize {
             self.whose.resize(place as usize + 1, Whose::default());
         }
@@ -98,6 +102,34 @@ impl Totals {
     pub(super) fn message(&self, place: u32, snapshot: &CellSnapshot) -> v1::Cell {
         let whose = self.whose.get(place as usize).copied().unwrap_or_default();
         wire::cell(snapshot, whose.hosts, whose.heard)
+    }
+
+    /// Whether places are left for all but a crowd of new cells.
+    pub(super) fn has_room(&self) -> bool {
+        self.cells.room() > MAX_TOTALS / 8
+    }
+
+    /// Those in which anybody has counted, but for `other`.
+    pub(super) fn own_places(&self) -> impl Iterator<Item = u32> {
+        let places = self
+            .cells
+            .iter_indexed()
+            .map(|(place, key, _)| (place, key));
+        places
+            .filter(|(place, key)| self.hosts(*place) > 0 && self.cells.is_own(*place, key))
+            .map(|(place, _)| place)
+    }
+
+    /// Gives up a place; what is counted in it goes to the one that is returned.
+    pub(super) fn give_up(&mut self, place: u32) -> u32 {
+        let other = self.cells.give_up(place);
+        let last = place.max(other) as usize;
+        if self.whose.len() <= last {
+            self.whose.resize(last + 1, Whose::default());
+        }
+        let whose = std::mem::take(&mut self.whose[place as usize]);
+        self.heard(other, Heard::default(), whose.heard);
+        other
     }
 
     fn hosts(&self, place: u32) -> u32 {
