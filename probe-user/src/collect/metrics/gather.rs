@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use histogram::SparseHistogram;
 use weir_proto::v1;
@@ -29,11 +30,17 @@ const GROUPS: [(&str, &str, &str); 5] = [
 pub(in crate::collect) struct Gatherer {
     collector: Collector,
     limits: config::Metrics,
+    /// The same for all who are told.
+    told: Arc<Mutex<hosts::Told>>,
 }
 
 impl Gatherer {
     pub(in crate::collect) fn new(collector: Collector, limits: config::Metrics) -> Self {
-        Self { collector, limits }
+        Self {
+            collector,
+            limits,
+            told: Arc::default(),
+        }
     }
 
     /// Whose they are.
@@ -63,7 +70,9 @@ impl Gatherer {
         let mut families = counters(&cells);
         families.extend(gauges(&cells));
         families.extend(histograms(&cells));
-        families.extend(hosts::families(&hosts, self.limits.max_hosts));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        families.extend(hosts::families(&hosts, self.limits.max_hosts, &mut told));
+        drop(told);
         families.extend(self.sinks());
         families.push(
             Family::new(

@@ -1,6 +1,7 @@
 //! Families about hosts and about the collector itself.
 
-use std::collections::BTreeMap;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, HashSet};
 
 use weir_proto::v1;
 
@@ -8,13 +9,79 @@ use super::family::{Family, Kind, Labels, Unit};
 use crate::collect::fleet::{FRESH_MS, rank};
 use crate::ui::losses;
 
-/// Of hosts, so many at most: those first by rank.
-pub(super) fn families(list: &v1::ListHostsResponse, max_hosts: u32) -> Vec<Family> {
+/// A host is in trouble where five viewers stand still or are about to, all the time: before anybody
+/// is to be woken.
+const TROUBLE_MS: u64 = 5 * 60_000;
+
+/// Which hosts are told by name if there are more than may be. One that is told stays, so that series
+/// go on; it makes room only for one that fell silent or is in trouble, which somebody must hear of.
+#[derive(Debug, Default)]
+pub(super) struct Told(HashSet<String>);
+
+impl Told {
+    fn choose<'a>(&mut self, list: &'a v1::ListHostsResponse, max: usize) -> Vec<&'a v1::Host> {
+        let is_silent = |host: &&v1::Host| is_silent(host, list.unix_ns);
+        let (mut silent, mut rest): (Vec<_>, Vec<_>) = list.hosts.iter().partition(is_silent);
+        // Those that fell silent last; of those long gone, no more than leaves room for others.
+        silent.sort_by(|a, b| {
+            let heard = b.last_heard_unix_ns.cmp(&a.last_heard_unix_ns);
+            heard.then_with(|| a.host.cmp(&b.host))
+        });
+        silent.truncate(max.div_ceil(2).max(max.saturating_sub(rest.len())));
+        rest.sort_by_cached_key(|host: &&'a v1::Host| {
+            let is_troubled = host.at_risk_minute_ms >= TROUBLE_MS;
+            let was_told = self.0.contains(&host.host);
+            (Reverse(is_troubled), Reverse(was_told), Ranked(host))
+        });
+        rest.truncate(max - silent.len());
+        silent.append(&mut rest);
+        self.0 = silent.iter().map(|host| host.host.clone()).collect();
+        silent
+    }
+}
+
+/// Ordered by rank.
+struct Ranked<'a>(&'a v1::Host);
+
+impl Ord for Ranked<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        rank(self.0, other.0)
+    }
+}
+
+impl PartialOrd for Ranked<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Ranked<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Ranked<'_> {}
+
+/// Of hosts, so many at most as `max_hosts`.
+pub(super) fn families(
+    list: &v1::ListHostsResponse,
+    max_hosts: u32,
+    told: &mut Told,
+) -> Vec<Family> {
     let mut families = of_all(list);
-    let mut hosts: Vec<_> = list.hosts.iter().collect();
-    hosts.sort_by(|a, b| rank(a, b));
-    hosts.truncate(usize::try_from(max_hosts).unwrap_or(usize::MAX));
+    let hosts = told.choose(list, usize::try_from(max_hosts).unwrap_or(usize::MAX));
+    let left_out = list.hosts.len() - hosts.len();
     families.extend(of_each(&hosts));
+    families.push(
+        Family::new(
+            "weir_hosts_not_told",
+            Unit::None,
+            Kind::Gauge,
+            "Hosts beyond metrics.max_hosts, which are in no metric of single hosts here.",
+        )
+        .with(Labels::new(), left_out as f64),
+    );
     families.extend(of_collector(list));
     families
 }
@@ -243,4 +310,68 @@ fn of_engine(engine: &v1::EngineStatus) -> Vec<Family> {
             engine.waiting_bytes,
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
+
+    fn host(name: &str, silent_ms: u64, at_risk_minute_ms: u64) -> v1::Host {
+        v1::Host {
+            host: name.into(),
+            last_heard_unix_ns: (NOW_MS - silent_ms) * 1_000_000,
+            at_risk_minute_ms,
+            ..v1::Host::default()
+        }
+    }
+
+    fn chosen(told: &mut Told, hosts: &[v1::Host]) -> Vec<String> {
+        let list = v1::ListHostsResponse {
+            hosts: hosts.to_vec(),
+            unix_ns: NOW_MS * 1_000_000,
+            ..v1::ListHostsResponse::default()
+        };
+        let chosen = told.choose(&list, 4);
+        let mut names: Vec<_> = chosen.iter().map(|host| host.host.clone()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_host_that_falls_silent_is_told_however_many_there_are() {
+        let mut told = Told::default();
+        let mut hosts: Vec<_> = (0..9).map(|n| host(&format!("h{n}"), 0, 0)).collect();
+        assert_eq!(chosen(&mut told, &hosts), ["h0", "h1", "h2", "h3"]);
+        hosts[8] = host("h8", 20_000, 0);
+        assert_eq!(chosen(&mut told, &hosts), ["h0", "h1", "h2", "h8"]);
+        // One of those told, too; then one that went later than both.
+        hosts[2] = host("h2", 17_000, 0);
+        assert_eq!(chosen(&mut told, &hosts), ["h0", "h1", "h2", "h8"]);
+        hosts[7] = host("h7", 16_000, 0);
+        assert_eq!(chosen(&mut told, &hosts), ["h0", "h1", "h2", "h7"]);
+        // Many that are long gone leave room.
+        for (n, gone) in hosts.iter_mut().enumerate().skip(2) {
+            *gone = host(&format!("h{n}"), 900_000 + n as u64, 0);
+        }
+        assert_eq!(chosen(&mut told, &hosts), ["h0", "h1", "h2", "h3"]);
+    }
+
+    #[test]
+    fn who_is_told_stays_but_for_one_in_trouble() {
+        let mut told = Told::default();
+        let mut hosts: Vec<_> = (0..9).map(|n| host(&format!("h{n}"), 0, 0)).collect();
+        let before = chosen(&mut told, &hosts);
+        for n in 0..100 {
+            // What is at risk here and there reorders the rank, and nothing else.
+            hosts[n % 9].at_risk_minute_ms = (n as u64 * 7_919) % TROUBLE_MS;
+            assert_eq!(chosen(&mut told, &hosts), before);
+        }
+        hosts[6].at_risk_minute_ms = TROUBLE_MS;
+        let then = chosen(&mut told, &hosts);
+        assert!(then.contains(&"h6".to_owned()), "{then:?}");
+        hosts[6].at_risk_minute_ms = 0;
+        assert_eq!(chosen(&mut told, &hosts), then);
+    }
 }
