@@ -133,7 +133,15 @@ async fn an_otlp_receiver_takes_sums_gauges_and_exponential_histograms() {
     assert!(sum.is_monotonic);
     let point = &sum.data_points[0];
     assert_eq!(point.value, Some(number_data_point::Value::AsDouble(41.0)));
-    assert!(0 < point.start_time_unix_nano && point.start_time_unix_nano < point.time_unix_nano);
+    // The daemon has counted since then, however long there is a collector.
+    assert_eq!(point.start_time_unix_nano, edge.hello.started_unix_ns);
+    assert!(point.start_time_unix_nano < point.time_unix_nano);
+    let merged = receiver.latest("weir.collector_frames_merged").unwrap();
+    let Some(metric::Data::Sum(merged)) = merged.data else {
+        panic!("no sum");
+    };
+    let own = &merged.data_points[0];
+    assert!(1 < own.start_time_unix_nano && own.start_time_unix_nano < own.time_unix_nano);
     assert!(
         point
             .attributes

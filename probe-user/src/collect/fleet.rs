@@ -110,6 +110,8 @@ pub struct Fleet {
     recent: Recent,
     frames: u64,
     cells_merged: u64,
+    /// When the oldest boot began, by its own clock; 0: none has said so.
+    began_unix_ns: u64,
 }
 
 impl Fleet {
@@ -123,6 +125,7 @@ impl Fleet {
             recent: Recent::default(),
             frames: 0,
             cells_merged: 0,
+            began_unix_ns: 0,
         }
     }
 
@@ -233,6 +236,9 @@ impl Fleet {
             }
         }
         self.frames += 1;
+        if self.began_unix_ns == 0 || (1..self.began_unix_ns).contains(&hello.started_unix_ns) {
+            self.began_unix_ns = hello.started_unix_ns;
+        }
         Ok(merged)
     }
 
@@ -378,6 +384,11 @@ impl Fleet {
     /// Frames, and cells in them, that were merged since the collector's start.
     pub fn merged(&self) -> (u64, u64) {
         (self.frames, self.cells_merged)
+    }
+
+    /// When the oldest boot in the sum began, by its own clock, as Unix time; 0: nobody knows.
+    pub fn began_unix_ns(&self) -> u64 {
+        self.began_unix_ns
     }
 
     /// What was counted since this was last called, by its place in the sum.

@@ -137,6 +137,11 @@ impl Collector {
         cells.cells
     }
 
+    /// When the oldest daemon that is in the sum began, as Unix time; 0: nobody knows.
+    pub(super) fn began_unix_ns(&self) -> u64 {
+        self.shared.known.lock().fleet.began_unix_ns()
+    }
+
     /// Every host, and the collector itself.
     pub(super) fn hosts(&self) -> v1::ListHostsResponse {
         let hosts = self.shared.known.lock().fleet.hosts(unix_ns());

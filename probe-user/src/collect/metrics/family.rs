@@ -43,7 +43,7 @@ impl Unit {
 /// What a family's values are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::collect) enum Kind {
-    /// Only grows, except that it begins anew with the collector.
+    /// Only grows; what is of the collector itself begins anew with it.
     Counter,
     /// Of the moment.
     Gauge,
@@ -74,6 +74,10 @@ pub(in crate::collect) struct Family {
     pub(in crate::collect) kind: Kind,
     pub(in crate::collect) help: String,
     pub(in crate::collect) samples: Vec<Sample>,
+    /// Whether it is of the collector itself, not of hosts.
+    pub(in crate::collect) is_of_collector: bool,
+    /// When what is counted in it began, as Unix time; 0: that is not known.
+    pub(in crate::collect) began_unix_ns: u64,
 }
 
 impl Family {
@@ -84,7 +88,15 @@ impl Family {
             kind,
             help: help.to_owned(),
             samples: Vec::new(),
+            is_of_collector: false,
+            began_unix_ns: 0,
         }
+    }
+
+    /// The same, of the collector itself.
+    pub(in crate::collect) fn of_collector(mut self) -> Self {
+        self.is_of_collector = true;
+        self
     }
 
     /// With its unit, as Prometheus has it.

@@ -48,7 +48,6 @@ impl Gatherer {
         let status = self.collector.status();
         Identity {
             collector: status.name,
-            started_unix_ns: status.started_unix_ns,
         }
     }
 
@@ -73,7 +72,7 @@ impl Gatherer {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         families.extend(hosts::families(&hosts, self.limits.max_hosts, &mut told));
         drop(told);
-        families.extend(self.sinks());
+        families.extend(self.sinks().map(Family::of_collector));
         families.push(
             Family::new(
                 "weir_cells_not_told",
@@ -84,6 +83,13 @@ impl Gatherer {
             .with(Labels::new(), left_out as f64),
         );
         families.retain(|family| !family.samples.is_empty());
+        // Sums go back to the beginning of the oldest daemon in them: another collector, and this
+        // one after a restart, says the same.
+        let own = self.collector.status().started_unix_ns;
+        let daemons = self.collector.began_unix_ns();
+        for family in &mut families {
+            family.began_unix_ns = if family.is_of_collector { own } else { daemons };
+        }
         families
     }
 }

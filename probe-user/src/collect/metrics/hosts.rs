@@ -82,7 +82,8 @@ pub(super) fn families(
         )
         .with(Labels::new(), left_out as f64),
     );
-    families.extend(of_collector(list));
+    let of_collector = of_collector(list).into_iter();
+    families.extend(of_collector.map(Family::of_collector));
     families
 }
 

@@ -69,12 +69,7 @@ impl Push for Otlp {
         let mut left = families.iter().peekable();
         while let Some(family) = left.next() {
             for samples in family.samples.chunks(POINTS) {
-                batch.push(metric(
-                    family,
-                    samples,
-                    self.identity.started_unix_ns,
-                    unix_ns,
-                ));
+                batch.push(metric(family, samples, unix_ns));
                 points += samples.len();
                 let is_last = left.peek().is_none();
                 if points < POINTS && !is_last {
@@ -115,11 +110,12 @@ fn attributes(labels: &Labels) -> Vec<KeyValue> {
         .collect()
 }
 
-fn metric(family: &Family, samples: &[Sample], began_unix_ns: u64, unix_ns: u64) -> Metric {
+fn metric(family: &Family, samples: &[Sample], unix_ns: u64) -> Metric {
     // Of the moment: without a beginning.
     let start_time_unix_nano = match family.kind {
         Kind::Gauge => 0,
-        Kind::Counter | Kind::Histogram => began_unix_ns,
+        // A daemon's clock may be ahead.
+        Kind::Counter | Kind::Histogram => family.began_unix_ns.min(unix_ns),
     };
     let mut numbers = Vec::new();
     let mut histograms = Vec::new();

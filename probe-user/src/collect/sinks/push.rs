@@ -19,8 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(in crate::collect) struct Identity {
     /// The collector's name.
     pub(in crate::collect) collector: String,
-    /// When its counts began.
-    pub(in crate::collect) started_unix_ns: u64,
 }
 
 /// A receiver of metrics.
