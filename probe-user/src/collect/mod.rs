@@ -11,6 +11,7 @@ mod drills;
 mod engine;
 pub mod fleet;
 mod known;
+mod link;
 mod looks;
 mod metrics;
 pub mod minutes;
@@ -18,6 +19,7 @@ mod receipts;
 mod refusals;
 mod service;
 mod sinks;
+mod waiting;
 mod windows;
 
 use std::net::SocketAddr;
