@@ -11,6 +11,7 @@ use weir_proto::v1;
 use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 
+use super::MAX_MESSAGE_BYTES;
 use super::decode;
 use super::drills::Enrolled;
 use super::engine::{Error as EngineError, Receipt};
@@ -24,6 +25,9 @@ use crate::wire::WIRE_VERSION;
 
 /// A host is not silent for longer: every lane speaks more often.
 const SILENCE: Duration = Duration::from_secs(200);
+/// On the hot lane: thirty-two events take some ten kilobytes.
+const HOT_MESSAGE_BYTES: usize = 256 << 10;
+
 /// One host's connection; its end is known to the fleet when it is dropped.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -53,6 +57,14 @@ impl Link {
             hello,
             last_seq,
             keys: Mutex::default(),
+        }
+    }
+
+    /// How long its messages may be. What must be known at once is short.
+    pub(super) fn most_bytes(&self) -> usize {
+        match self.hello.lane() {
+            v1::Lane::Hot => HOT_MESSAGE_BYTES,
+            _ => MAX_MESSAGE_BYTES,
         }
     }
 
@@ -221,12 +233,12 @@ impl Link {
     }
 }
 
-/// Whether a message could not be read for what it is: too large, or none. What the connection says
+/// Whether a message could not be read for what it is: too large, too slow, or none. What the connection says
 /// of itself has a cause.
 fn is_refusal(status: &Status) -> bool {
     let is_of_message = matches!(
         status.code(),
-        Code::OutOfRange | Code::ResourceExhausted | Code::Internal
+        Code::OutOfRange | Code::ResourceExhausted | Code::Internal | Code::DeadlineExceeded
     );
     is_of_message && status.source().is_none()
 }

@@ -20,6 +20,7 @@ use super::fleet::Error as FleetError;
 use super::known::{self, unix_ns};
 use super::link::Link;
 use super::looks;
+use super::messages::Most;
 use super::refusals::{Reason, Refusals};
 use super::sinks::Sinks;
 use super::windows;
@@ -225,13 +226,26 @@ impl v1::uplink_server::Uplink for Collector {
         request: Request<Streaming<v1::EdgeMessage>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
         let guest = guest(&request)?;
+        let Ok(place) = guest.reports.clone().try_acquire_owned() else {
+            let why = "as many reports as a connection may make";
+            let refusals = &self.shared.refusals;
+            refusals.count(Reason::TooMany, &guest.address, &why);
+            return Err(Status::resource_exhausted(why));
+        };
+        let most = request.extensions().get::<Most>().cloned();
         let mut from = request.into_inner();
         let (to, stream) = mpsc::channel(ACKS);
         let collector = self.clone();
         // The answer begins at once: a client may wait for it before it says hello.
         tokio::spawn(async move {
+            let _place = place;
             match collector.greet(&guest, &mut from).await {
-                Ok(link) => link.run(from, to).await,
+                Ok(link) => {
+                    if let Some(most) = most {
+                        most.set(link.most_bytes());
+                    }
+                    link.run(from, to).await;
+                }
                 Err((reason, status)) => {
                     let refusals = &collector.shared.refusals;
                     refusals.count(reason, &guest.address, &status.message());
