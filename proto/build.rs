@@ -36,7 +36,14 @@ const ENUM_FIELDS: [(&str, &str); 29] = [
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=weir");
     println!("cargo:rerun-if-changed=prometheus");
-    let files = protox::compile(["weir/v1/weir.proto", "weir/v1/engine.proto"], ["."])?;
+    let files = protox::compile(
+        [
+            "weir/v1/weir.proto",
+            "weir/v1/engine.proto",
+            "weir/v1/journal.proto",
+        ],
+        ["."],
+    )?;
     let mut builder = tonic_prost_build::configure()
         .bytes(".")
         .message_attribute(".", "#[derive(serde::Serialize)]");
@@ -47,6 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "RecordMessage.message",
         "ViewerMessage.message",
         "FleetSubscribeMessage.message",
+        "Journalled.what",
     ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),

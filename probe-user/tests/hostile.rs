@@ -6,16 +6,27 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::authority::Authority;
 use common::centre::{Collector, Edge, cell, hello, tick};
 use common::until;
+use futures::{StreamExt as _, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use prost::Message as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::client::GrpcService as _;
 use tonic::codec::CompressionEncoding;
+use tonic::codegen::{Bytes, http};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
+use weir::tls::{Connector, Files};
 use weir_proto::v1;
 use weir_proto::v1::edge_message::Message as Up;
+use weir_proto::v1::fleet_client::FleetClient;
 use weir_proto::v1::uplink_client::UplinkClient;
 
 /// The collector's own bound of a message.
@@ -152,4 +163,192 @@ async fn who_says_nothing_is_shown_out_and_costs_little_meanwhile() {
     assert!(each < 64 << 10, "{each} bytes for each that says nothing");
     good.send(tick(2, vec![cell("a", 2)])).await.unwrap();
     collector.stop().await;
+}
+
+/// A message, as gRPC writes it.
+fn framed(message: Up) -> Vec<u8> {
+    let message = v1::EdgeMessage {
+        message: Some(message),
+    };
+    let mut framed = vec![0];
+    let length = u32::try_from(message.encoded_len()).unwrap();
+    framed.extend(length.to_be_bytes());
+    framed.extend(message.encode_to_vec());
+    framed
+}
+
+/// Says hello, begins a message of `length` bytes, and sends all of it but the last.
+fn never_ending(hello: v1::Hello, length: usize) -> Body {
+    const PIECE: usize = 16 << 10;
+    let mut begin = framed(Up::Hello(hello));
+    begin.push(0);
+    begin.extend(u32::try_from(length).unwrap().to_be_bytes());
+    // What the sender holds is not counted against the collector.
+    let piece = Bytes::from_static(&[0; PIECE]);
+    let pieces = std::iter::repeat_n(piece.clone(), (length - 1) / PIECE);
+    let rest = piece.slice(..(length - 1) % PIECE);
+    let all = std::iter::once(begin.into()).chain(pieces).chain([rest]);
+    let frames = stream::iter(all.map(|bytes| Ok::<_, Status>(Frame::data(bytes))));
+    Body::new(StreamBody::new(frames.chain(stream::pending())))
+}
+
+/// Makes a call of which nothing is awaited but that it began.
+async fn report(mut channel: Channel, body: Body) -> Result<http::Response<Body>, String> {
+    let request = http::Request::post("/weir.v1.Uplink/Report")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .unwrap();
+    let ready = std::future::poll_fn(|cx| channel.poll_ready(cx)).await;
+    ready.map_err(|err| err.to_string())?;
+    channel.call(request).await.map_err(|err| err.to_string())
+}
+
+/// A collector with TLS, and who may ask it.
+struct Guarded {
+    collector: Collector,
+    url: String,
+    alice: Files,
+}
+
+impl Guarded {
+    async fn start(authority: &Authority, directory: &std::path::Path) -> Self {
+        let files = authority.issue(&directory.join("c"), &["localhost"]);
+        let collector = Collector::start("centre", |config| {
+            config.plain_text = false;
+            config.ca_file = Some(files.ca);
+            config.cert_file = Some(files.cert);
+            config.key_file = Some(files.key);
+            config.operators = vec!["alice".into()];
+        })
+        .await;
+        Self {
+            url: format!("https://localhost:{}", collector.address.port()),
+            alice: authority.issue(&directory.join("alice"), &["alice"]),
+            collector,
+        }
+    }
+
+    async fn connect(&self, files: &Files) -> Result<Channel, String> {
+        let connector = Connector::new(self.url.parse().unwrap(), Some(files.clone()));
+        let channel = connector.connect(|endpoint| endpoint).await;
+        channel.map_err(|err| err.to_string())
+    }
+
+    async fn refused(&self, reason: &str) -> u64 {
+        let channel = self.connect(&self.alice).await.unwrap();
+        let mut fleet = FleetClient::new(channel);
+        let hosts = fleet.list_hosts(v1::ListHostsRequest {}).await;
+        let refusals = hosts.unwrap().into_inner().refusals;
+        let of = refusals.iter().find(|refusals| refusals.reason == reason);
+        of.map_or(0, |refusals| refusals.count)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_never_end_take_a_share_of_memory_and_end_in_a_refusal() {
+    const CONNECTIONS: usize = 20;
+    let _alone = ALONE.lock().await;
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let guarded = Guarded::start(&authority, directory.path()).await;
+    let evil = authority.issue(&directory.path().join("evil"), &["evil"]);
+    let good = authority.issue(&directory.path().join("good"), &["good"]);
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let mut calls = Vec::new();
+    for n in 0..CONNECTIONS {
+        let channel = guarded.connect(&evil).await.unwrap();
+        for call in 0..2 {
+            let hello = v1::Hello {
+                lane: v1::Lane::Cold.into(),
+                ..hello("evil", &format!("b{}", (n + call) % 4))
+            };
+            let body = never_ending(hello, MAX_MESSAGE_BYTES - 1);
+            calls.push(report(channel.clone(), body).await.unwrap());
+        }
+        // One more than a connection may make.
+        let surplus = report(channel, never_ending(hello("evil", "b"), 10));
+        let answer = surplus.await.unwrap();
+        assert_eq!(answer.headers()["grpc-status"], "8");
+    }
+    assert_eq!(guarded.refused("too_many").await, CONNECTIONS as u64);
+    // What of a small one never comes.
+    let slow = report(
+        guarded.connect(&evil).await.unwrap(),
+        never_ending(hello("evil", "b1"), 100),
+    )
+    .await;
+
+    // Another host's large message has room all the while.
+    let channel = guarded.connect(&good).await.unwrap();
+    let (to, stream) = mpsc::channel(2);
+    let many = (0..2000).map(|n| cell(&format!("service-{n}"), n));
+    let frame = v1::Frame {
+        host: "good".into(),
+        boot_id: "b".into(),
+        lane: v1::Lane::Warm.into(),
+        ..tick(1, many.take(1000).collect())
+    };
+    for message in [Up::Hello(hello("good", "b")), Up::Frame(frame)] {
+        let message = Some(message);
+        to.send(v1::EdgeMessage { message }).await.unwrap();
+    }
+    let mut client = UplinkClient::new(channel);
+    let mut from = client
+        .report(ReceiverStream::new(stream))
+        .await
+        .unwrap()
+        .into_inner();
+    from.message().await.unwrap();
+    let acknowledged = from.message().await.unwrap().unwrap().message;
+    assert!(
+        matches!(
+            acknowledged,
+            Some(v1::collector_message::Message::Ack(v1::Ack { seq: 1 }))
+        ),
+        "{acknowledged:?}"
+    );
+
+    until("the slow one to be shown out", || async {
+        (guarded.refused("silent").await > 0).then_some(())
+    })
+    .await;
+    let taken = PEAK.load(Ordering::Relaxed) - before;
+    assert!(
+        taken < 64 << 20,
+        "{taken} bytes for {} messages that never end",
+        2 * CONNECTIONS
+    );
+    drop((calls, slow));
+    guarded.collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_has_a_share_of_the_connections_and_others_have_theirs() {
+    let _alone = ALONE.lock().await;
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let guarded = Guarded::start(&authority, directory.path()).await;
+    let evil = authority.issue(&directory.path().join("evil"), &["evil"]);
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        if let Ok(channel) = guarded.connect(&evil).await {
+            let answer = report(channel, never_ending(hello("evil", "b"), 10)).await;
+            held.extend(answer.ok());
+        }
+    }
+    assert_eq!(held.len(), 32);
+    // Some came again.
+    assert!(guarded.refused("too_many").await >= 100 - 32);
+    // There is room again when some are gone.
+    drop(held);
+    until("room for one more", || async {
+        let channel = guarded.connect(&evil).await.ok()?;
+        let mut client = FleetClient::new(channel);
+        let answer = client.list_hosts(v1::ListHostsRequest {}).await;
+        (answer.unwrap_err().code() == Code::PermissionDenied).then_some(())
+    })
+    .await;
+    guarded.collector.stop().await;
 }

@@ -2,9 +2,13 @@
 //! nothing that was acknowledged is lost. Needs nats-server (`cargo xtask setup`), no privileges.
 
 mod common;
+#[expect(dead_code, reason = "the fault tests use all of it")]
+#[path = "faults/edge.rs"]
+mod uplink;
 
 use common::centre::{Collector, Edge, cell, directory, engine as streams, hello, tick};
 use common::until;
+use uplink::{Edge as RealEdge, Story};
 use weir_proto::v1;
 use weir_tests::lab;
 
@@ -13,6 +17,14 @@ async fn collector(name: &str, nats: &lab::nats::Nats) -> Collector {
         config.nats = Some(streams(nats));
     })
     .await
+}
+
+fn hot_lane(edge: &RealEdge) -> v1::LaneStatus {
+    let lanes = edge.counts.status().lanes;
+    let mut hot = lanes
+        .into_iter()
+        .filter(|lane| lane.lane() == v1::Lane::Hot);
+    hot.next().unwrap()
 }
 
 fn without_gauges(mut cells: Vec<v1::Cell>) -> Vec<v1::Cell> {
@@ -162,6 +174,60 @@ async fn while_the_server_is_away_operators_see_all_and_the_newest_is_not_acknow
     assert_eq!(other.hosts().await.hosts[0].frames, 40);
     other.stop().await;
     collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_server_is_away_no_lane_of_a_real_uplink_waits_for_it() {
+    // More frames than may be under way, and than a connection's receipts were once.
+    const EVENTS: u64 = 200;
+    let (_directory, path) = directory();
+    let mut nats = lab::nats::Nats::start(&path, "").unwrap();
+    let alone = collector("alone", &nats).await;
+    let (ring, mut story) = (tempfile::tempdir().unwrap(), Story::default());
+    let mut edge = RealEdge::start(&alone.url(), ring.path(), &mut story).await;
+    edge.tick(&mut story);
+    until("the first tick to be acknowledged", || async {
+        (alone.hosts().await.hosts.first()?.frames >= 2).then_some(())
+    })
+    .await;
+    nats.kill().unwrap();
+    until("the collector to know it", || async {
+        (!engine(&alone).await.connected).then_some(())
+    })
+    .await;
+    for made in 1..=EVENTS {
+        // Each in a frame of its own.
+        edge.happen(made, 0);
+        until("the event to arrive", || async {
+            (alone.hosts().await.hosts[0].events == made).then_some(())
+        })
+        .await;
+        edge.tick(&mut story);
+        let (seq, _) = edge.last();
+        until("the vital frame and the cells to arrive", || async {
+            let host = &alone.hosts().await.hosts[0];
+            let vital = host.vital.as_ref()?;
+            let told = vital.cells[0].values[v1::VitalValue::Deliveries as usize];
+            (told == seq && alone.deliveries().await == seq).then_some(())
+        })
+        .await;
+    }
+    let hot = hot_lane(&edge);
+    assert!(hot.waiting >= EVENTS, "{hot:?}");
+    // Nobody gave up a way that works.
+    assert_eq!((hot.reconnects, hot.counts.unwrap().frames_shed), (0, 0));
+
+    nats.resume().unwrap();
+    until("all to be acknowledged", || async {
+        (hot_lane(&edge).waiting == 0).then_some(())
+    })
+    .await;
+    let other = collector("other", &nats).await;
+    let host = other.hosts().await.hosts.remove(0);
+    assert_eq!((host.events, host.events_lost), (EVENTS, 0));
+    edge.finish().await;
+    other.stop().await;
+    alone.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -210,6 +210,8 @@ async fn new_certificates_are_taken_up_by_both_sides_without_a_restart() {
         || async {
             let host = collector.hosts(&alice).await.hosts.pop()?;
             let uplink = daemon.status().await.uplink?;
+            // It is no failure, and nothing is waited for.
+            assert_eq!(uplink.last_error, "");
             (host.connected && uplink.connected && uplink.reconnects > 0).then_some(())
         },
     )

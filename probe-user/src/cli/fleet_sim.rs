@@ -33,16 +33,20 @@ pub async fn fleet_sim(args: &FleetSim, style: Style, to: impl Write) -> Result<
         None => Collectors::at(args.collector.clone()),
     };
     let control = Control::from_signals()?;
-    let report = sim::run(&options, &collectors, control.shutdown).await?;
+    let report = sim::run(&options, &collectors, control.shutdown).await;
+    // Whatever became of it, nothing of it stays.
+    let ended = collectors.end().await;
+    let report = report?;
     let (is_exact, unfinished) = (report.exact, report.unfinished);
+    let why = report.unfinished_why.clone().unwrap_or_default();
     let mut printer = Printer::new(sim::COLUMNS, args.output.output, style, to);
     printer.push(&report)?;
     printer.flush()?;
     if unfinished > 0 {
-        bail!("the last word of {unfinished} edges was not acknowledged");
+        bail!("{unfinished} edges did not finish; of one of them: {why}");
     }
     if is_exact == Some(false) {
         bail!("the collectors' totals are not those of the edges");
     }
-    Ok(())
+    ended
 }

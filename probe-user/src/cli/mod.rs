@@ -652,7 +652,8 @@ pub struct FleetSim {
     /// Start so many collectors on this host, and end them afterwards.
     #[arg(long, value_name = "N", conflicts_with_all = ["collector", "ca"], value_parser = clap::value_parser!(u32).range(1..=16))]
     pub start_collectors: Option<u32>,
-    /// Put this NATS server behind them, with streams of their own, which stay there.
+    /// Put this NATS server behind them, with streams of their own (at most 1.1 GB), which are deleted
+    /// at the end.
     #[arg(long, value_name = "URL", requires = "start_collectors")]
     pub nats: Option<String>,
     /// Edges.

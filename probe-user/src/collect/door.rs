@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::refusals::{Reason, Refusals};
+use super::shares::{Of, Share, Shares};
 use crate::tls::{Acceptor, Socket};
 
 /// Connections at the same time; a host has one for each lane.
@@ -25,6 +26,8 @@ const MAX_CONNECTIONS: usize = 49_152;
 const MAX_UNPROVEN: usize = 4096;
 /// They have so long to do so.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+/// Reports at the same time on one connection: a lane makes one.
+const REPORTS: usize = 2;
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n` (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
 /// Connections that wait for the server to take them.
@@ -39,6 +42,10 @@ pub(super) struct Guest {
     pub(super) address: SocketAddr,
     /// The names in its certificate; none: plain text, which comes from this host only.
     pub(super) names: Option<Arc<[String]>>,
+    /// What it may take.
+    pub(super) share: Arc<Share>,
+    /// Of its connection.
+    pub(super) reports: Arc<Semaphore>,
 }
 
 impl Guest {
@@ -66,12 +73,14 @@ pub(super) fn open(
     listener: TcpListener,
     acceptor: Option<Acceptor>,
     refusals: Arc<Refusals>,
+    shares: Arc<Shares>,
     stop: CancellationToken,
 ) -> Connections {
     let (to, connections) = mpsc::channel(WAITING);
     let door = Arc::new(Door {
         acceptor,
         refusals,
+        shares,
         to,
         room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         unproven: Arc::new(Semaphore::new(MAX_UNPROVEN)),
@@ -98,6 +107,7 @@ pub(super) fn open(
 struct Door {
     acceptor: Option<Acceptor>,
     refusals: Arc<Refusals>,
+    shares: Arc<Shares>,
     to: mpsc::Sender<io::Result<Connection>>,
     room: Arc<Semaphore>,
     unproven: Arc<Semaphore>,
@@ -111,6 +121,11 @@ impl Door {
             let why = "as many connections as there may be";
             return self.refusals.count(Reason::TooMany, &address, &why);
         };
+        let from = self.shares.of(Of::address(address.ip()));
+        let Ok(of_address) = from.unproven.clone().try_acquire_owned() else {
+            let why = "as many connections that have not spoken yet as an address may have";
+            return self.refusals.count(Reason::TooMany, &address, &why);
+        };
         tokio::spawn(async move {
             let mut deadline = Box::pin(sleep(PROOF_TIMEOUT));
             let shaken = tokio::select! {
@@ -120,23 +135,38 @@ impl Door {
                     return self.refusals.count(Reason::Silent, &address, &why);
                 }
             };
-            match shaken {
-                Ok((socket, names)) => {
-                    let connection = Connection {
-                        socket,
-                        guest: Guest { address, names },
-                        proof: Some(Proof {
-                            seen: 0,
-                            deadline,
-                            refusals: self.refusals.clone(),
-                            _unproven: unproven,
-                        }),
-                        _room: room,
-                    };
-                    let _ = self.to.send(Ok(connection)).await;
-                }
-                Err(err) => self.refusals.count(Reason::Handshake, &address, &err),
-            }
+            let (socket, names) = match shaken {
+                Ok(shaken) => shaken,
+                Err(err) => return self.refusals.count(Reason::Handshake, &address, &err),
+            };
+            let share = match &names {
+                Some(names) => self.shares.of(Of::Names(names.clone())),
+                None => from.clone(),
+            };
+            let guest = Guest {
+                address,
+                names,
+                share,
+                reports: Arc::new(Semaphore::new(REPORTS)),
+            };
+            let Ok(of_guest) = guest.share.connections.clone().try_acquire_owned() else {
+                let names = guest.told();
+                let why = format!("as many connections as the certificate of {names} may have");
+                return self.refusals.count(Reason::TooMany, &address, &why);
+            };
+            let connection = Connection {
+                socket,
+                guest,
+                proof: Some(Proof {
+                    seen: 0,
+                    deadline,
+                    refusals: self.refusals.clone(),
+                    _unproven: [unproven, of_address],
+                    _from: from,
+                }),
+                _room: [room, of_guest],
+            };
+            let _ = self.to.send(Ok(connection)).await;
         });
     }
 
@@ -158,7 +188,8 @@ struct Proof {
     seen: usize,
     deadline: Pin<Box<Sleep>>,
     refusals: Arc<Refusals>,
-    _unproven: OwnedSemaphorePermit,
+    _unproven: [OwnedSemaphorePermit; 2],
+    _from: Arc<Share>,
 }
 
 /// A connection that was let in.
@@ -167,7 +198,7 @@ pub(super) struct Connection {
     socket: Socket,
     guest: Guest,
     proof: Option<Proof>,
-    _room: OwnedSemaphorePermit,
+    _room: [OwnedSemaphorePermit; 2],
 }
 
 impl Connected for Connection {

@@ -11,14 +11,18 @@ mod drills;
 mod engine;
 pub mod fleet;
 mod known;
+mod link;
 mod looks;
+mod messages;
 mod metrics;
 pub mod minutes;
 mod receipts;
 mod refusals;
 pub mod sent;
 mod service;
+mod shares;
 mod sinks;
+mod waiting;
 mod windows;
 
 use std::net::SocketAddr;
@@ -30,8 +34,11 @@ use nix::sys::utsname::uname;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
+use tonic::codegen::http::Request;
 use tonic::transport::Server;
+use tower::util::MapRequestLayer;
 use weir_proto::v1::fleet_server::FleetServer;
 use weir_proto::v1::uplink_server::UplinkServer;
 
@@ -45,6 +52,7 @@ use metrics::Gatherer;
 use minutes::Minutes;
 use refusals::Refusals;
 use service::{Collector, Operators};
+use shares::Shares;
 use sinks::Sinks;
 
 /// A frame of 256 busy cells takes about a megabyte.
@@ -53,6 +61,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Of one connection: a host needs one, an operator a few.
 const MAX_STREAMS: u32 = 16;
 const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// Of a connection, what may have come and not been read.
+const WINDOW_BYTES: u32 = 256 << 10;
 
 /// So long at most, hosts and operators wait at the start until what the engine has is taken in.
 const REBUILD_PATIENCE: Duration = Duration::from_secs(10);
@@ -125,8 +135,16 @@ pub async fn run(
     }
     tracing::info!(%address, tls = acceptor.is_some(), "collecting");
     ready(address);
-    let connections = door::open(listener, acceptor, refusals, shutdown.clone());
-    let served = serve(connections, collector.clone(), shutdown).await;
+    let shares = Arc::new(Shares::default());
+    let connections = door::open(
+        listener,
+        acceptor,
+        Arc::clone(&refusals),
+        Arc::clone(&shares),
+        shutdown.clone(),
+    );
+    let bound = move |request| messages::bounded(request, &shares, &refusals);
+    let served = serve(connections, collector.clone(), bound, shutdown).await;
     clock.abort();
     // Pushes say once more what was counted last.
     let last = async { while helpers.join_next().await.is_some() {} };
@@ -195,6 +213,7 @@ fn acceptor(config: &Config) -> anyhow::Result<Option<Acceptor>> {
 async fn serve(
     connections: door::Connections,
     collector: Collector,
+    bound: impl Fn(Request<Body>) -> Request<Body> + Clone + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let uplink = UplinkServer::new(collector.clone())
@@ -206,6 +225,9 @@ async fn serve(
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .max_concurrent_streams(Some(MAX_STREAMS))
         .http2_max_header_list_size(Some(MAX_HEADER_BYTES))
+        .initial_stream_window_size(Some(WINDOW_BYTES))
+        .initial_connection_window_size(Some(WINDOW_BYTES))
+        .layer(MapRequestLayer::new(bound))
         .add_service(uplink)
         .add_service(fleet)
         .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());

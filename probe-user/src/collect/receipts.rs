@@ -11,8 +11,8 @@ use futures::stream::FuturesUnordered;
 
 use super::engine::{Error, Receipt};
 
-/// Frames of one connection that wait; of more, the host is made to wait.
-const MOST: usize = 64;
+/// Frames of one connection that wait: as many as a host keeps to send again.
+const MOST: usize = 512;
 
 /// What became of a frame.
 pub(super) type Settled = (u64, Result<(), Error>);

@@ -1,6 +1,5 @@
 //! The collector's two services: what hosts report, and what operators ask.
 
-use std::error::Error as _;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +8,26 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use weir_proto::v1;
-use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
 
 use super::decode;
 use super::door::Guest;
-use super::drills::{Drills, Enrolled};
-use super::engine::{Engine, Error as EngineError, Receipt};
-use super::fleet::{Error as FleetError, Merged, Way};
+use super::drills::Drills;
+use super::engine::Engine;
+use super::fleet::Error as FleetError;
 use super::known::{self, unix_ns};
+use super::link::Link;
 use super::looks;
-use super::receipts::{Receipts, Settled};
+use super::messages::Most;
 use super::refusals::{Reason, Refusals};
-use super::sinks::{Origin, Sinks};
+use super::sinks::Sinks;
 use super::windows;
 use crate::query::filter::Filter;
-use crate::wire::WIRE_VERSION;
 
 /// A host has so long to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// And is not silent for longer, nor in the midst of a message: every lane speaks more often.
-const SILENCE: Duration = Duration::from_secs(200);
 /// Acknowledgements on their way to a host that does not read.
 const ACKS: usize = 64;
 /// Operators who watch at the same time.
@@ -75,19 +71,20 @@ pub(super) struct Collector {
     shared: Arc<Shared>,
 }
 
+/// What both services and each host's connection share.
 #[derive(Debug)]
-struct Shared {
-    name: String,
-    known: Arc<known::Shared>,
-    engine: Engine,
-    sinks: Sinks,
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) known: Arc<known::Shared>,
+    pub(super) engine: Engine,
+    pub(super) sinks: Sinks,
     started_unix_ns: u64,
     /// None: anybody.
     operators: Option<Operators>,
-    refusals: Arc<Refusals>,
-    drills: Arc<Drills>,
+    pub(super) refusals: Arc<Refusals>,
+    pub(super) drills: Arc<Drills>,
     watchers: Arc<Semaphore>,
-    stop: CancellationToken,
+    pub(super) stop: CancellationToken,
 }
 
 impl Collector {
@@ -221,220 +218,8 @@ impl Collector {
             last_seq,
             "connected"
         );
-        Ok(Link {
-            collector: self.clone(),
-            hello,
-            last_seq,
-        })
+        Ok(Link::new(Arc::clone(&self.shared), hello, last_seq))
     }
-}
-
-/// One host's connection; its end is known to the fleet when it is dropped.
-#[derive(Debug)]
-struct Link {
-    collector: Collector,
-    hello: v1::Hello,
-    last_seq: u64,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let known = &self.collector.shared.known;
-        known.lock().fleet.disconnect(&self.hello);
-        tracing::info!(
-            host = self.hello.host,
-            boot_id = self.hello.boot_id,
-            "disconnected"
-        );
-    }
-}
-
-impl Link {
-    /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
-    /// before is acknowledged again: that is what was asked.
-    fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
-        let Shared { known, engine, .. } = &*self.collector.shared;
-        let heard_unix_ns = unix_ns();
-        let before = known.latest(&self.hello);
-        let merged = match decode::frame(frame, &self.hello, &before) {
-            Ok(cells) => known
-                .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
-                .map_err(|err| Status::resource_exhausted(err.to_string())),
-            Err(err) => Err(Status::invalid_argument(err.to_string())),
-        };
-        let taken = merged.and_then(|merged| {
-            if merged != Merged::Repeated {
-                self.pass_on(frame, heard_unix_ns);
-            }
-            match engine.hand_over(&self.hello, frame, heard_unix_ns) {
-                Ok(None) => Ok(Taken::Here),
-                Ok(Some(receipt)) => Ok(Taken::Waits(receipt)),
-                // It is counted there; the host sends a newer one.
-                Err(EngineError::Full) => Ok(Taken::Unbuffered),
-                Err(err) => Err(Status::unavailable(err.to_string())),
-            }
-        });
-        if let Err(status) = &taken {
-            self.refuse(frame.seq, status);
-        }
-        taken
-    }
-
-    /// What happened goes to the sinks that take it.
-    fn pass_on(&self, frame: &v1::Frame, heard_unix_ns: u64) {
-        let shared = &self.collector.shared;
-        let Some(files) = &shared.sinks.files else {
-            return;
-        };
-        let origin = Origin {
-            host: self.hello.host.clone(),
-            boot_id: self.hello.boot_id.clone(),
-            lane: self.hello.lane().word(),
-            seq: frame.seq,
-            place: 0,
-            collector: shared.name.clone(),
-            heard_unix_ns,
-        };
-        files.take(&origin, frame);
-    }
-
-    fn refuse(&self, seq: u64, status: &Status) {
-        let known = &self.collector.shared.known;
-        known.lock().fleet.refused(&self.hello);
-        let why = status.message();
-        tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
-    }
-
-    /// Until the host goes, sends what cannot be used, or the collector ends.
-    async fn run(
-        self,
-        mut from: Streaming<v1::EdgeMessage>,
-        to: mpsc::Sender<Result<v1::CollectorMessage, Status>>,
-    ) {
-        let welcome = Down::Welcome(v1::Welcome {
-            wire_version: WIRE_VERSION,
-            collector: self.collector.shared.name.clone(),
-            last_seq: self.last_seq,
-        });
-        let drills = &self.collector.shared.drills;
-        let is_hot = self.hello.lane() == v1::Lane::Hot;
-        let mut enrolled = is_hot.then(|| drills.enroll(&self.hello.host));
-        let mut receipts = Receipts::default();
-        let mut answer = Some(Ok(welcome));
-        loop {
-            if let Some(answer) = answer {
-                let failed = answer.is_err();
-                let answer = answer.map(|message| v1::CollectorMessage {
-                    message: Some(message),
-                });
-                if to.send(answer).await.is_err() || failed {
-                    return;
-                }
-            }
-            let has_room = receipts.has_room();
-            let message = tokio::select! {
-                settled = receipts.next() => {
-                    answer = Some(self.acknowledge(settled));
-                    continue;
-                }
-                wish = wish(enrolled.as_mut()) => {
-                    answer = wish.map(Ok);
-                    continue;
-                }
-                message = from.message(), if has_room => message,
-                () = tokio::time::sleep(SILENCE) => {
-                    let why = "nothing was said for too long";
-                    let refusals = &self.collector.shared.refusals;
-                    refusals.count(Reason::Silent, &self.hello.host, &why);
-                    let _ = to.send(Err(Status::deadline_exceeded(why))).await;
-                    return;
-                }
-                () = self.collector.shared.stop.cancelled() => {
-                    let status = Status::unavailable("the collector is shutting down");
-                    let _ = to.send(Err(status)).await;
-                    return;
-                }
-            };
-            answer = match message {
-                Ok(Some(message)) => match message.message {
-                    Some(Up::Frame(frame)) => self.frame(&frame, &mut receipts).transpose(),
-                    Some(Up::Hello(_)) => Some(Err(Status::invalid_argument(
-                        "a second hello on one connection",
-                    ))),
-                    Some(said) => {
-                        drills.said(&self.hello.host, said);
-                        None
-                    }
-                    None => Some(Err(Status::invalid_argument(
-                        "a message of an unknown kind",
-                    ))),
-                },
-                Err(status) if is_refusal(&status) => {
-                    self.refuse(0, &status);
-                    Some(Err(status))
-                }
-                Ok(None) | Err(_) => return,
-            };
-        }
-    }
-
-    /// Takes a frame, and gives what is to be acknowledged by now.
-    fn frame(&self, frame: &v1::Frame, receipts: &mut Receipts) -> Result<Option<Down>, Status> {
-        let seq = frame.seq;
-        let is_only_tick = frame.tick && frame.events.is_empty() && frame.deliveries.is_empty();
-        let safe = match self.take(frame)? {
-            Taken::Here => Some(seq),
-            Taken::Waits(receipt) if is_only_tick => receipts.tick(seq, Some(receipt)),
-            Taken::Unbuffered if is_only_tick => receipts.tick(seq, None),
-            Taken::Waits(receipt) => {
-                receipts.item(seq, receipt);
-                None
-            }
-            Taken::Unbuffered => None,
-        };
-        Ok(safe.map(|seq| Down::Ack(v1::Ack { seq })))
-    }
-
-    /// The engine has a frame, or never will.
-    fn acknowledge(&self, (seq, settled): Settled) -> Result<Down, Status> {
-        match settled {
-            Ok(()) => Ok(Down::Ack(v1::Ack { seq })),
-            Err(err @ EngineError::TooLarge { .. }) => {
-                let status = Status::resource_exhausted(err.to_string());
-                self.refuse(seq, &status);
-                Err(status)
-            }
-            Err(err) => Err(Status::unavailable(err.to_string())),
-        }
-    }
-}
-
-/// Whether a message could not be read for what it is: too large, or none. What the connection says
-/// of itself has a cause.
-fn is_refusal(status: &Status) -> bool {
-    let is_of_message = matches!(
-        status.code(),
-        Code::OutOfRange | Code::ResourceExhausted | Code::Internal
-    );
-    is_of_message && status.source().is_none()
-}
-
-/// What somebody wants of a host, on its hot lane.
-async fn wish(enrolled: Option<&mut Enrolled>) -> Option<Down> {
-    match enrolled {
-        Some(enrolled) => enrolled.wish().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// What became of a frame.
-enum Taken {
-    /// It is merged, and that is all.
-    Here,
-    /// It is acknowledged when the engine has it.
-    Waits(Receipt),
-    /// It is merged, and the engine's buffer is full: it is not acknowledged.
-    Unbuffered,
 }
 
 #[tonic::async_trait]
@@ -446,13 +231,26 @@ impl v1::uplink_server::Uplink for Collector {
         request: Request<Streaming<v1::EdgeMessage>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
         let guest = guest(&request)?;
+        let Ok(place) = guest.reports.clone().try_acquire_owned() else {
+            let why = "as many reports as a connection may make";
+            let refusals = &self.shared.refusals;
+            refusals.count(Reason::TooMany, &guest.address, &why);
+            return Err(Status::resource_exhausted(why));
+        };
+        let most = request.extensions().get::<Most>().cloned();
         let mut from = request.into_inner();
         let (to, stream) = mpsc::channel(ACKS);
         let collector = self.clone();
         // The answer begins at once: a client may wait for it before it says hello.
         tokio::spawn(async move {
+            let _place = place;
             match collector.greet(&guest, &mut from).await {
-                Ok(link) => link.run(from, to).await,
+                Ok(link) => {
+                    if let Some(most) = most {
+                        most.set(link.most_bytes());
+                    }
+                    link.run(from, to).await;
+                }
                 Err((reason, status)) => {
                     let refusals = &collector.shared.refusals;
                     refusals.count(reason, &guest.address, &status.message());

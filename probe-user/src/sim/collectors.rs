@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use futures::TryStreamExt as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use weir_proto::v1::{CollectorStatus, ListCellsRequest, ListHostsRequest};
@@ -23,6 +24,16 @@ pub struct Start {
     /// The NATS server behind them; none: each is alone.
     pub nats: Option<String>,
 }
+
+/// What the streams of a run may hold: they are followed at once, and deleted at its end.
+const STREAM_BYTES: u64 = 1 << 30;
+const COLD_STREAM_BYTES: u64 = 64 << 20;
+/// For as long as a collector may lag behind.
+const STREAM_KEEP_S: u32 = 120;
+/// In case that nobody deletes them.
+const KEEP_BOOTS_S: u32 = 86_400;
+/// The server has so long to delete them.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A collector that was started for this.
 #[derive(Debug)]
@@ -48,7 +59,8 @@ pub struct Collectors {
     started: Vec<Started>,
     /// Where the configuration of those is.
     _directory: Option<Directory>,
-    is_shared: bool,
+    /// The NATS server, and what the streams' names begin with.
+    nats: Option<(String, String)>,
 }
 
 /// What one collector says of itself, and what its process has taken by now.
@@ -77,7 +89,7 @@ impl Collectors {
             there: urls,
             started: Vec::new(),
             _directory: None,
-            is_shared: false,
+            nats: None,
         }
     }
 
@@ -88,11 +100,14 @@ impl Collectors {
         let directory = Directory(std::env::temp_dir().join(name));
         std::fs::create_dir_all(&directory.0).context("cannot make a directory")?;
         let mut config = "listen = \"127.0.0.1:0\"\nplain_text = true\n".to_owned();
-        if let Some(url) = &start.nats {
+        let prefix = format!("weirsim{}", std::process::id());
+        let nats = start.nats.clone().map(|url| (url, prefix));
+        if let Some((url, prefix)) = &nats {
             let _ = write!(
                 config,
-                "[nats]\nurls = [{url:?}]\nprefix = \"weirsim{}\"\n",
-                std::process::id()
+                "[nats]\nurls = [{url:?}]\nprefix = {prefix:?}\nmax_bytes = {STREAM_BYTES}\n\
+                 cold_max_bytes = {COLD_STREAM_BYTES}\nkeep_s = {STREAM_KEEP_S}\n\
+                 keep_boots_s = {KEEP_BOOTS_S}\n"
             );
         }
         let file = directory.0.join("collect.toml");
@@ -104,8 +119,28 @@ impl Collectors {
             there: Vec::new(),
             started,
             _directory: Some(directory),
-            is_shared: start.nats.is_some(),
+            nats,
         })
+    }
+
+    /// Ends those that were started, and deletes their streams.
+    pub async fn end(self) -> Result<()> {
+        let nats = self.nats.clone();
+        // Waits for their processes.
+        tokio::task::spawn_blocking(move || drop(self)).await?;
+        let Some((url, prefix)) = nats else {
+            return Ok(());
+        };
+        let deleted = tokio::time::timeout(DELETE_TIMEOUT, delete_streams(&url, &prefix)).await;
+        deleted
+            .map_err(anyhow::Error::from)
+            .and_then(|deleted| deleted)
+            .with_context(|| {
+                format!(
+                    "the streams that begin with {} stay at {url}",
+                    prefix.to_uppercase()
+                )
+            })
     }
 
     pub(super) fn urls(&self) -> Vec<String> {
@@ -160,20 +195,39 @@ impl Collectors {
                 };
                 let cells = fleet.list_cells(request).await?.into_inner().cells;
                 found = Totals::of(&cells);
-                if !self.is_shared || found == *truth {
+                if self.nats.is_none() || found == *truth {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
             is_same &= found == *truth;
             sum.add(&found);
         }
-        Ok(Some(if self.is_shared {
+        Ok(Some(if self.nats.is_some() {
             is_same
         } else {
             sum == *truth
         }))
     }
+}
+
+/// A stream that is not there needs no deleting.
+async fn delete_streams(url: &str, prefix: &str) -> Result<()> {
+    let client = async_nats::connect(url).await?;
+    let context = async_nats::jetstream::new(client);
+    let mut names = context.stream_names();
+    let mut ours = Vec::new();
+    let begin = prefix.to_uppercase();
+    while let Some(name) = names.try_next().await? {
+        let is_ours = name == begin || name.starts_with(&format!("{begin}_"));
+        ours.extend(is_ours.then_some(name));
+    }
+    // Those that are made of others first.
+    ours.sort_unstable_by(|one, other| other.cmp(one));
+    for name in ours {
+        context.delete_stream(name).await?;
+    }
+    Ok(())
 }
 
 impl Started {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -29,6 +29,9 @@ use crate::wire::WIRE_VERSION;
 /// Ticks of one lane that are not acknowledged; what comes then is superseded.
 const UNACKNOWLEDGED: usize = 2;
 const RETRY: Duration = Duration::from_millis(500);
+/// The last state of a boot that was killed is brought to the collector so often, before it is given
+/// up.
+const RECOVERIES: u32 = 20;
 const PARTITION: Duration = Duration::from_secs(5);
 /// How far a clock that is off is off.
 const CLOCK_OFF_NS: u64 = 90_000_000_000;
@@ -120,16 +123,16 @@ impl Edge {
         }
     }
 
-    /// Until `finish`, and then until all is acknowledged. Gives what the centre must know of it;
-    /// none: that is not sure.
-    pub(super) async fn run(mut self, finish: CancellationToken) -> Option<Totals> {
+    /// Until `finish`, and then until all is acknowledged. Gives what the centre must know of it, or
+    /// why that is not sure.
+    pub(super) async fn run(mut self, finish: CancellationToken) -> Result<Totals> {
         while self.hot.is_none() || self.warm.is_none() {
             if let Err(err) = self.connect().await {
+                if finish.is_cancelled() {
+                    return Err(err.context(format!("{} was never connected", self.host)));
+                }
                 tracing::debug!(host = self.host, "{err:#}");
                 tokio::time::sleep(RETRY).await;
-            }
-            if finish.is_cancelled() {
-                return None;
             }
         }
         let begin = tokio::time::Instant::now() + self.phase;
@@ -140,9 +143,7 @@ impl Edge {
                 _ = ticks.tick() => {}
                 () = finish.cancelled() => break,
             }
-            if self.fail().await.is_err() {
-                return None;
-            }
+            self.fail().await?;
             self.load.grow();
             self.tick += 1;
             if self.cut_until.is_some_and(|until| Instant::now() < until) {
@@ -154,10 +155,10 @@ impl Edge {
             }
         }
         self.tick += 1;
-        self.last_word().await.ok()?;
+        self.last_word().await;
         let mut totals = self.past;
         totals.add(&Totals::of(&self.load.cells));
-        Some(totals)
+        Ok(totals)
     }
 
     fn boot_id(&self) -> String {
@@ -268,7 +269,8 @@ impl Edge {
             self.hot = None;
             self.warm = None;
             self.cut_until = Some(Instant::now() + PARTITION);
-        } else if self.random.f64() < kill {
+        } else if self.random.f64() < kill && self.tick > 0 {
+            // Before its first tick a boot has nothing that anybody could miss.
             self.counts.kills.fetch_add(1, Ordering::Relaxed);
             self.hot = None;
             self.warm = None;
@@ -289,24 +291,36 @@ impl Edge {
     /// The last state of a boot that is over goes to the collector, and is acknowledged.
     async fn recover(&mut self) -> Result<()> {
         let hello = self.hello(Lane::Warm, true);
-        for _ in 0..20 {
-            if let Ok(connection) = self.open(hello.clone()).await
-                && self.deliver(&connection).await.is_ok()
-            {
-                return Ok(());
+        let mut why = None;
+        for _ in 0..RECOVERIES {
+            let delivered = match self.open(hello.clone()).await {
+                Ok(connection) => self.deliver(&connection).await,
+                Err(err) => Err(err),
+            };
+            match delivered {
+                Ok(()) => return Ok(()),
+                Err(err) => why = Some(err),
             }
             tokio::time::sleep(RETRY).await;
         }
-        bail!("the boot's last state was not acknowledged")
+        let why = why.unwrap_or_else(|| anyhow!("it was not tried"));
+        let boot = self.boot_id();
+        Err(why.context(format!(
+            "the last state of {}'s start {boot} was not acknowledged",
+            self.host
+        )))
     }
 
-    async fn last_word(&mut self) -> Result<()> {
+    async fn last_word(&mut self) {
         loop {
-            if self.connect().await.is_ok()
-                && let Some(warm) = &self.warm
-                && self.deliver(warm).await.is_ok()
-            {
-                return Ok(());
+            let delivered = match (self.connect().await, &self.warm) {
+                (Ok(()), Some(warm)) => self.deliver(warm).await,
+                (Err(err), _) => Err(err),
+                (Ok(()), None) => Err(anyhow!("there is no connection")),
+            };
+            match delivered {
+                Ok(()) => return,
+                Err(err) => tracing::debug!(host = self.host, "the last word: {err:#}"),
             }
             tokio::time::sleep(RETRY).await;
         }

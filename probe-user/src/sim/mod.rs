@@ -119,7 +119,11 @@ pub async fn run(
     }
     let began = wait_for_all(options, &counts, &mut edges, &stop).await;
     let measured = match began {
-        Ok(()) => Some(measure(options, &counts, collectors, &stop).await?),
+        Ok(()) => measure(options, &counts, collectors, &stop).await,
+        Err(err) => Err(err),
+    };
+    let mut report = match measured {
+        Ok(report) => report,
         Err(err) => {
             finish.cancel();
             edges.shutdown().await;
@@ -128,25 +132,27 @@ pub async fn run(
     };
     finish.cancel();
     let mut truth = Totals::default();
-    let mut unfinished = 0;
+    let mut unfinished = Vec::new();
     let all = async {
         while let Some(ended) = edges.join_next().await {
-            match ended {
-                Ok(Some(totals)) => truth.add(&totals),
-                Ok(None) | Err(_) => unfinished += 1,
+            match ended.context("an edge has failed").and_then(|ended| ended) {
+                Ok(totals) => truth.add(&totals),
+                Err(why) => unfinished.push(format!("{why:#}")),
             }
         }
     };
     if tokio::time::timeout(FINISH, all).await.is_err() {
-        unfinished += u32::try_from(edges.len()).unwrap_or(u32::MAX);
+        let why = format!("the last word was not acknowledged within {FINISH:?}");
+        unfinished.extend(std::iter::repeat_n(why, edges.len()));
         edges.shutdown().await;
     }
-    let Some(mut report) = measured else {
-        bail!("nothing was measured");
-    };
-    report.unfinished = unfinished;
+    report.unfinished = u32::try_from(unfinished.len()).unwrap_or(u32::MAX);
+    report.unfinished_why = unfinished.pop();
     report.sent = truth;
-    report.exact = collectors.hold_to(&truth, options.files.clone()).await?;
+    // Of an edge that did not finish it is not known what the centre should know.
+    if report.unfinished == 0 {
+        report.exact = collectors.hold_to(&truth, options.files.clone()).await?;
+    }
     Ok(report)
 }
 
@@ -154,7 +160,7 @@ pub async fn run(
 async fn wait_for_all(
     options: &Options,
     counts: &Counts,
-    edges: &mut JoinSet<Option<Totals>>,
+    edges: &mut JoinSet<Result<Totals>>,
     stop: &CancellationToken,
 ) -> Result<()> {
     loop {
@@ -163,8 +169,9 @@ async fn wait_for_all(
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
-            ended = edges.join_next() => {
-                bail!("an edge has ended before all were connected: {ended:?}");
+            Some(ended) = edges.join_next() => {
+                let ended = ended.context("an edge has failed")?;
+                ended.context("an edge has ended before all were connected")?;
             }
             () = stop.cancelled() => bail!("ended before all edges were connected"),
         }

@@ -47,11 +47,14 @@ pub struct Report {
     pub kills: u64,
     /// As dealt out.
     pub partitions: u64,
-    /// Edges whose last word was not acknowledged.
+    /// Edges of which it is not known that the collectors have all they said.
     pub unfinished: u32,
+    /// Why, of one of them.
+    pub unfinished_why: Option<String>,
     /// What the collectors must know in the end.
     pub sent: Totals,
-    /// Whether the collectors' totals were those of the edges, to the unit.
+    /// Whether the collectors' totals were those of the edges, to the unit. Absent if that cannot be
+    /// told.
     pub exact: Option<bool>,
 }
 
@@ -104,6 +107,7 @@ impl Report {
             kills: count(&counts.kills),
             partitions: count(&counts.partitions),
             unfinished: 0,
+            unfinished_why: None,
             sent: Totals::default(),
             exact: None,
         }

@@ -126,6 +126,7 @@ mod tests {
         let room = Room {
             tick: true,
             budgeted: true,
+            again: false,
         };
         let made = cold.next(room).unwrap();
         let v1::edge_message::Message::Frame(frame) = made.message else {

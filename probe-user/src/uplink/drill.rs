@@ -222,7 +222,7 @@ impl Drills {
                 }));
             }
             // Not a wish.
-            Down::Welcome(_) | Down::Ack(_) => {}
+            Down::Welcome(_) | Down::Ack(_) | Down::Taken(_) => {}
         }
     }
 

@@ -84,6 +84,7 @@ impl Hot {
 impl Source for Hot {
     const LANE: Lane = Lane::Hot;
     const TICKS_ARE_BUDGETED: bool = false;
+    const GOES_ON: bool = true;
 
     fn has_next(&self, room: Room) -> bool {
         !self.drills.answers.is_empty()

@@ -113,12 +113,13 @@ impl UplinkCounts {
 pub(super) struct Pressure(AtomicU8);
 
 impl Pressure {
-    /// A hot frame that is not acknowledged after so long is held up: the cold lane stops.
+    /// A hot frame that is not taken after so long is held up: the cold lane stops.
     pub(super) const COLD_STOPS: Duration = Duration::from_secs(1);
     /// And after so long the warm lane, too.
     pub(super) const WARM_STOPS: Duration = Duration::from_secs(3);
 
-    /// `age`: of the oldest hot frame that is not acknowledged.
+    /// `age`: of the oldest hot frame that the collector has not taken. How long what stands behind
+    /// the collector takes is no sign of a way that is too narrow.
     pub(super) fn set(&self, age: Duration) {
         let level = u8::from(age >= Self::COLD_STOPS) + u8::from(age >= Self::WARM_STOPS);
         self.0.store(level, Ordering::Relaxed);
@@ -220,6 +221,8 @@ pub(super) struct Room {
     pub(super) tick: bool,
     /// What the lane's budget is for.
     pub(super) budgeted: bool,
+    /// What was sent before.
+    pub(super) again: bool,
 }
 
 /// What a lane has to send. The connection asks; nothing here waits for it.
@@ -227,6 +230,8 @@ pub(super) trait Source: Send {
     const LANE: Lane;
     /// Whether ticks are what the budget is for.
     const TICKS_ARE_BUDGETED: bool;
+    /// Whether what is new goes on while what the collector has taken is not safe yet.
+    const GOES_ON: bool = false;
 
     /// Whether there is something to be sent.
     fn has_next(&self, room: Room) -> bool;

@@ -1,11 +1,9 @@
 //! A lane's connection to the collector, from its hello to its end, and the one after it.
 
-use std::collections::VecDeque;
 use std::error::Error as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +18,7 @@ use weir_proto::v1::{self, Lane};
 use super::budget::Budget;
 use super::hot::age_us;
 use super::lane::{Common, Pressure, Room, Source};
+use super::window::{ANSWER_TIMEOUT, Window};
 use super::{FAREWELL, MAX_ANSWER_BYTES};
 use crate::query::client::innermost;
 use crate::tls::{Connector, Meter};
@@ -28,19 +27,8 @@ use crate::wire::WIRE_VERSION;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A collector that acknowledges nothing for so long is not there any more.
-const ACK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks whether the certificates have changed.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
-/// Frames that are not acknowledged: beyond, what comes waits, where it can be shed.
-const UNACKNOWLEDGED: usize = 32;
-/// And of these, those of ticks: a third would only make the newest wait.
-const UNACKNOWLEDGED_TICKS: usize = 2;
-/// One that is not acknowledged for so long was taken, but what stands behind the collector does not
-/// answer: newer ones go on.
-const TICK_PATIENCE: Duration = Duration::from_secs(2);
-/// Of what is kept to be sent again, in all.
-const KEPT_BYTES: usize = 4 << 20;
 /// How often a lane that has to stop looks whether it still has to.
 const STOPPED: Duration = Duration::from_millis(100);
 const BACKOFF_LEAST: Duration = Duration::from_millis(200);
@@ -48,15 +36,13 @@ const BACKOFF_MOST: Duration = Duration::from_secs(10);
 /// A connection that held for so long was a good one: the next back-off starts anew.
 const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 
-/// A frame that was sent and not acknowledged.
-#[derive(Debug)]
-struct Sent {
-    seq: u64,
-    at: Instant,
-    is_tick: bool,
-    /// None: what is in it is in the next tick, too.
-    kept: Option<v1::Frame>,
-    bytes: usize,
+/// Why a connection ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// All was said.
+    Finished,
+    /// The next one has newer certificates.
+    Renewed,
 }
 
 /// A lane and its connection.
@@ -67,8 +53,7 @@ pub(super) struct Link<S> {
     connector: Connector,
     meter: Meter,
     budget: Option<Budget>,
-    /// Oldest first.
-    unacknowledged: VecDeque<Sent>,
+    window: Window,
     finish: CancellationToken,
 }
 
@@ -88,7 +73,7 @@ impl<S: Source> Link<S> {
             connector: connector.metered(meter.clone()),
             meter,
             budget: bytes_per_s.map(|bytes| Budget::new(bytes, std::time::Instant::now())),
-            unacknowledged: VecDeque::new(),
+            window: Window::new(S::GOES_ON, Instant::now()),
             finish,
         }
     }
@@ -113,8 +98,13 @@ impl<S: Source> Link<S> {
             self.common.pressure.set(Duration::ZERO);
             let counts = &self.common.counts;
             counts.update(S::LANE, |status| status.connected = false);
-            let Err(err) = ended else {
-                return;
+            let err = match ended {
+                Ok(Ended::Finished) => return,
+                Ok(Ended::Renewed) => {
+                    tracing::info!(lane, "the certificates have changed; connecting anew");
+                    continue;
+                }
+                Err(err) => err,
             };
             let why = format!("{err:#}");
             let mut is_known = false;
@@ -172,19 +162,15 @@ impl<S: Source> Link<S> {
         if let Some(budget) = &mut self.budget {
             budget.spend(moved, now);
         }
-        let is_full = self.unacknowledged.len() >= UNACKNOWLEDGED;
-        let may = !is_full && !self.common.pressure.stops(S::LANE);
-        let budgeted = may
-            && self
-                .budget
-                .as_ref()
-                .is_none_or(|budget| budget.wait().is_none());
-        let is_awaited = |sent: &&Sent| sent.is_tick && sent.at.elapsed() < TICK_PATIENCE;
-        let ticks = self.unacknowledged.iter().filter(is_awaited);
-        let tick = may && ticks.count() < UNACKNOWLEDGED_TICKS;
+        let budget = self.budget.as_ref();
+        let is_affordable = budget.is_none_or(|budget| budget.wait().is_none());
+        let may = !self.common.pressure.stops(S::LANE);
+        // A tick waits for no event: how things are is said whatever becomes of the rest.
+        let tick = may && self.window.has_room_for_tick(Instant::now());
         Room {
-            tick: tick && (budgeted || !S::TICKS_ARE_BUDGETED),
-            budgeted,
+            tick: tick && (is_affordable || !S::TICKS_ARE_BUDGETED),
+            budgeted: may && is_affordable && self.window.has_room(),
+            again: may && is_affordable && self.window.has_again(),
         }
     }
 
@@ -202,7 +188,7 @@ impl<S: Source> Link<S> {
 
     /// Speaks with the collector until the connection fails, or until the core is finished and all
     /// is acknowledged.
-    async fn run(&mut self) -> anyhow::Result<()> {
+    async fn run(&mut self) -> anyhow::Result<Ended> {
         let Connection {
             to,
             mut from,
@@ -213,17 +199,18 @@ impl<S: Source> Link<S> {
         let mut is_finishing = false;
         let mut look = tokio::time::interval(CERTIFICATE_LOOK);
         self.source.begin(welcome.last_seq);
-        self.again(&to).await?;
+        self.window.begin(Instant::now());
         loop {
+            let repeat = self.window.repeat(Instant::now());
             let room = self.room();
-            let has_next = self.source.has_next(room);
-            if is_finishing && !has_next && self.unacknowledged.is_empty() {
+            let has_next = room.again || self.source.has_next(room);
+            if is_finishing && !has_next && self.window.is_empty() {
                 // What is not acknowledged by itself is there when the collector ends the call, too.
                 drop(to);
                 while let Ok(Some(_)) = from.message().await {}
-                return Ok(());
+                return Ok(Ended::Finished);
             }
-            let oldest = self.unacknowledged.front().map(|sent| sent.at);
+            let oldest = self.window.oldest();
             if S::LANE == Lane::Hot {
                 let age = oldest.map_or(Duration::ZERO, |at| at.elapsed());
                 self.common.pressure.set(age);
@@ -232,8 +219,8 @@ impl<S: Source> Link<S> {
             tokio::select! {
                 biased;
                 answer = from.message() => self.answered(answer)?,
-                () = wait_until(oldest.map(|at| at + ACK_TIMEOUT)) => {
-                    bail!("it has acknowledged nothing for {ACK_TIMEOUT:?}");
+                () = wait_until(self.window.deadline()) => {
+                    bail!("it has answered nothing for {ANSWER_TIMEOUT:?}");
                 }
                 place = to.reserve(), if has_next => {
                     let place = place.context("the connection ended")?;
@@ -243,10 +230,11 @@ impl<S: Source> Link<S> {
                 }
                 () = self.source.hear() => {}
                 () = wait_until(look_again) => {}
+                () = wait_until(repeat) => {}
                 () = wait_until(oldest.and_then(next_pressure)), if S::LANE == Lane::Hot => {}
                 _ = look.tick(), if !is_finishing => {
                     if self.connector.renew() {
-                        bail!("the certificates have changed");
+                        return Ok(Ended::Renewed);
                     }
                 }
                 () = finish.cancelled(), if !is_finishing => {
@@ -280,42 +268,29 @@ impl<S: Source> Link<S> {
         });
     }
 
-    /// What was under way when the connection before ended is sent again. The collector knows what
-    /// it has taken already by its number.
-    async fn again(&mut self, to: &mpsc::Sender<v1::EdgeMessage>) -> anyhow::Result<()> {
-        self.unacknowledged.retain(|sent| sent.kept.is_some());
-        for sent in &mut self.unacknowledged {
-            sent.at = Instant::now();
-            let Some(frame) = sent.kept.clone() else {
-                continue;
-            };
-            to.send(message(Up::Frame(frame)))
-                .await
-                .context("the connection ended")?;
+    /// What comes next. A vital frame goes before what is sent again, and that before what is new.
+    fn next(&mut self, room: Room) -> Option<v1::EdgeMessage> {
+        let urgent = Room {
+            budgeted: false,
+            ..room
+        };
+        if !self.source.has_next(urgent)
+            && room.again
+            && let Some(frame) = self.window.again(Instant::now())
+        {
+            // The collector knows by its number what it has taken already.
             self.common
                 .counts
                 .count(S::LANE, |counts| counts.frames_resent += 1);
+            return Some(message(Up::Frame(frame)));
         }
-        Ok(())
-    }
-
-    fn next(&mut self, room: Room) -> Option<v1::EdgeMessage> {
         let made = self.source.next(room)?;
         let Up::Frame(mut frame) = made.message else {
             return Some(message(made.message));
         };
         frame.delay_us = age_us(made.since);
-        let is_kept = !frame.events.is_empty() || !frame.deliveries.is_empty();
-        let sent = Sent {
-            seq: frame.seq,
-            at: Instant::now(),
-            is_tick: frame.tick,
-            bytes: if is_kept { frame.encoded_len() } else { 0 },
-            kept: is_kept.then(|| frame.clone()),
-        };
-        self.unacknowledged.push_back(sent);
-        self.forget_oldest();
-        let waiting = self.unacknowledged.len() as u64;
+        self.window.push(&frame, Instant::now());
+        let waiting = self.window.len() as u64;
         self.common.counts.update(S::LANE, |status| {
             status.waiting = waiting;
             let counts = status.counts.get_or_insert_default();
@@ -330,27 +305,17 @@ impl<S: Source> Link<S> {
         Some(message(Up::Frame(frame)))
     }
 
-    /// More than may be kept is not sent again; the collector misses it in its count.
-    fn forget_oldest(&mut self) {
-        let mut bytes: usize = self.unacknowledged.iter().map(|sent| sent.bytes).sum();
-        for sent in &mut self.unacknowledged {
-            if bytes <= KEPT_BYTES {
-                break;
-            }
-            bytes -= std::mem::take(&mut sent.bytes);
-            sent.kept = None;
-        }
-    }
-
     fn answered(
         &mut self,
         answer: Result<Option<v1::CollectorMessage>, tonic::Status>,
     ) -> anyhow::Result<()> {
+        self.window.answered(Instant::now());
         match answer.map_err(refused)?.map(|message| message.message) {
+            Some(Some(Down::Taken(taken))) => self.window.taken(&taken.seqs),
             Some(Some(Down::Ack(ack))) => {
                 let seq = ack.seq;
-                self.unacknowledged.retain(|sent| sent.seq != seq);
-                let waiting = self.unacknowledged.len() as u64;
+                self.window.acknowledge(seq);
+                let waiting = self.window.len() as u64;
                 self.common.counts.update(S::LANE, |status| {
                     status.acked_seq = status.acked_seq.max(seq);
                     status.waiting = waiting;
@@ -365,7 +330,7 @@ impl<S: Source> Link<S> {
     }
 }
 
-/// When the oldest frame that is not acknowledged makes the next lane stop.
+/// When the oldest frame that is not taken makes the next lane stop.
 fn next_pressure(oldest: Instant) -> Option<Instant> {
     let steps = [Pressure::COLD_STOPS, Pressure::WARM_STOPS];
     let next = steps.into_iter().map(|step| oldest + step);

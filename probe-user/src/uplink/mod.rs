@@ -20,6 +20,7 @@ pub mod ring;
 mod tests;
 mod vital;
 mod warm;
+mod window;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

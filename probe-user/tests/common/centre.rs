@@ -179,9 +179,13 @@ impl Edge {
     }
 
     pub async fn acknowledged(&mut self) -> Result<u64, Status> {
-        match self.from.message().await?.unwrap().message {
-            Some(Down::Ack(ack)) => Ok(ack.seq),
-            other => panic!("not an acknowledgement: {other:?}"),
+        loop {
+            match self.from.message().await?.unwrap().message {
+                Some(Down::Ack(ack)) => return Ok(ack.seq),
+                // It is merged, and not safe yet.
+                Some(Down::Taken(_)) => {}
+                other => panic!("not an acknowledgement: {other:?}"),
+            }
         }
     }
 

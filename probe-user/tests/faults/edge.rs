@@ -99,7 +99,7 @@ pub(crate) struct Edge {
     ticks: Vec<Vec<CellSnapshot>>,
     ticks_to: watch::Sender<Option<Arc<Tick>>>,
     latest_unix_ns: u64,
-    counts: Arc<UplinkCounts>,
+    pub(crate) counts: Arc<UplinkCounts>,
     finish: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -203,27 +203,35 @@ impl Edge {
             cell.record(Metric::SrttUs, random.u64(100..900_000));
             cell.record(Metric::DeliveryLatencyUs, random.u64(100..9_000_000));
         }
-        let followed = |index| Followed {
-            record: delivery(random.u64(1..9), 443, index, at(0)),
+        for index in 0..random.u32(0..20) {
+            let session = random.u64(1..9);
+            if random.u32(0..4) == 0 {
+                self.happen(session, index);
+            } else {
+                let followed = Self::followed(session, index);
+                self.deliveries.push_quietly(Box::new(followed));
+            }
+        }
+    }
+
+    fn followed(session: u64, index: u32) -> Followed {
+        Followed {
+            record: delivery(session, 443, index, at(0)),
             cell: Self::key("s0"),
             context: Context {
                 unix_minus_monotonic_ns: 0,
                 tick_hz: 1000,
                 backend: BackendKind::Exact,
             },
-        };
-        let mut made: Vec<_> = (0..20).map(followed).collect();
-        made.truncate(random.usize(0..20));
-        for followed in made {
-            if random.u32(0..4) == 0 {
-                self.events.push(HotEvent::Delivery {
-                    event: Event::Late,
-                    delivery: Box::new(followed),
-                });
-            } else {
-                self.deliveries.push_quietly(Box::new(followed));
-            }
         }
+    }
+
+    /// Something happens that must be known at once.
+    pub(crate) fn happen(&self, session: u64, index: u32) {
+        self.events.push(HotEvent::Delivery {
+            event: Event::Late,
+            delivery: Box::new(Self::followed(session, index)),
+        });
     }
 
     pub(crate) fn tick(&mut self, story: &mut Story) {

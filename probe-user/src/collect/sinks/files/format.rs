@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Result, Write};
 
 use super::super::record::Record;
+use super::journal::Journal;
 use super::table::Table;
 
 /// A file that is being written.
@@ -62,34 +63,38 @@ impl Format for Lines {
     }
 }
 
-/// Apache Parquet.
+/// Apache Parquet. As it can be read only when it is whole, its records are in a journal until then.
 pub(super) struct Parquet {
     table: Table,
+    journal: Journal,
 }
 
 impl Parquet {
-    pub(super) fn new(file: File) -> Result<Self> {
+    pub(super) fn new(file: File, journal: File) -> Result<Self> {
         Ok(Self {
             table: Table::new(file)?,
+            journal: Journal::new(journal),
         })
     }
 }
 
 impl Format for Parquet {
     fn write(&mut self, record: &Record) -> Result<()> {
+        self.journal.push(record)?;
         self.table.push(record)
     }
 
     fn flush(&mut self) -> Result<()> {
-        // It can be read only when it is whole.
-        Ok(())
+        self.journal.flush()
     }
 
     fn bytes(&self) -> u64 {
         self.table.bytes()
     }
 
-    fn finish(self: Box<Self>) -> Result<File> {
+    fn finish(mut self: Box<Self>) -> Result<File> {
+        // Should that fail, the journal has it all.
+        self.journal.flush()?;
         self.table.finish()
     }
 }

@@ -1,10 +1,13 @@
 //! Records in files that any warehouse loads, written by a thread of its own, so that a slow disk
 //! holds nobody up.
 //!
-//! A file has its name once it is whole and on the disk; before, it ends in `.part`. What a full
-//! queue, a full or a failing disk does not take is counted as lost.
+//! A file has its name once it is whole and on the disk; before, it ends in `.part`, and what could
+//! not be read of it is in a journal beside it. What a full queue, a full or a failing disk does not
+//! take is counted as lost.
 
 mod format;
+mod journal;
+mod recover;
 mod table;
 mod writer;
 
