@@ -1,7 +1,8 @@
 //! Generates the wire types. protox is a protobuf compiler in Rust, so no `protoc` is needed.
 
-/// Fields that hold an enum, and the function in `words.rs` that writes it as a word.
-const ENUM_FIELDS: [(&str, &str); 29] = [
+/// Fields that hold an enum or an encoded message, and the function in `words.rs` that writes it as a
+/// word or as that message.
+const WORDED_FIELDS: [(&str, &str); 30] = [
     ("Delivery.kind", "delivery_kind"),
     ("Delivery.phase", "delivery_phase"),
     ("Delivery.ended", "end_cause"),
@@ -26,6 +27,7 @@ const ENUM_FIELDS: [(&str, &str); 29] = [
     ("RecordingEnd.cause", "recording_end_cause"),
     ("Hello.lane", "lane"),
     ("Frame.lane", "lane"),
+    ("Frame.cells", "encoded_cells"),
     ("LaneCounts.lane", "lane"),
     ("LaneStatus.lane", "lane"),
     ("HostLane.lane", "lane"),
@@ -61,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "#[derive(serde::Serialize)] #[serde(rename_all = \"snake_case\")]",
         );
     }
-    for (field, function) in ENUM_FIELDS {
+    for (field, function) in WORDED_FIELDS {
         builder = builder.field_attribute(
             format!(".weir.v1.{field}"),
             format!("#[serde(serialize_with = \"crate::words::{function}\")]"),
@@ -71,7 +73,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for field in [
         "RecordBlock.entries",
         "RecordedLabel.remote_address",
-        "Frame.cells",
         "Frame.padding",
         "Command.body",
         "CommandResult.body",

@@ -1,10 +1,11 @@
 //! Enum values as the words people read and type: the proto's name without the enum's own, in
 //! lower case (`SESSION_STATE_LATE` is `late`, `END_CAUSE_CLIENT_FIN` is `client_fin`).
 
+use prost::Message as _;
 use serde::Serializer;
 
 use crate::v1::{
-    AlarmRate, Backend, CommandOutcome, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier,
+    AlarmRate, Backend, Cell, CommandOutcome, DeliveryKind, DeliveryPhase, EndCause, EvidenceTier,
     HotEventKind, Lane, Metric, RecordingEndCause, SessionState, StartFailure, Verdict,
     ViewerChange, ViewerEnd, ViewerKeyKind, ViewerState,
 };
@@ -67,6 +68,15 @@ pub(crate) fn hot_event_kinds<S: Serializer>(values: &[i32], to: S) -> Result<S:
                 Err(_) => value.to_string(),
             }),
     )
+}
+
+/// Writes a frame's cells as what they are; one that cannot be read, as nothing.
+pub(crate) fn encoded_cells<S, B>(values: &[B], to: S) -> Result<S::Ok, S::Error>
+where
+    S: Serializer,
+    B: AsRef<[u8]>,
+{
+    to.collect_seq(values.iter().map(|cell| Cell::decode(cell.as_ref()).ok()))
 }
 
 #[cfg(test)]
