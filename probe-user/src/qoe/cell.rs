@@ -222,8 +222,7 @@ pub struct Cell {
 impl Cell {
     /// Counts one value; beyond the largest bucket it counts in that.
     pub fn record(&mut self, metric: Metric, value: u64) {
-        let histogram = self.histograms[metric as usize]
-            .get_or_insert_with(|| Histogram::with_config(&metric.buckets()));
+        let histogram = self.histogram_mut(metric);
         let largest = (1 << metric.max_value_power()) - 1;
         // Cannot fail: the value is within the histogram's range.
         let _ = histogram.increment(value.min(largest));
@@ -287,9 +286,12 @@ impl Cell {
 
     /// The counts of a distribution, by bucket of [`Metric::buckets`].
     pub fn buckets_mut(&mut self, metric: Metric) -> &mut [u64] {
+        self.histogram_mut(metric).as_mut_slice()
+    }
+
+    fn histogram_mut(&mut self, metric: Metric) -> &mut Histogram {
         self.histograms[metric as usize]
             .get_or_insert_with(|| Histogram::with_config(&metric.buckets()))
-            .as_mut_slice()
     }
 
     /// How many values of `metric` were counted.
