@@ -1,5 +1,6 @@
-//! The programs of the bench: empty ones on weir's hooks, which say what a hook costs by itself,
-//! and producers of records, which say what user space can take. Never a part of weir.
+//! The programs of the bench: empty ones on weir's hooks, which say what a hook costs by itself;
+//! parts of weir's own, which say what its calls cost; and producers of records, which say what user
+//! space can take. Never a part of weir.
 #![no_std]
 #![no_main]
 #![allow(
@@ -8,6 +9,7 @@
     reason = "the macros for programs and maps ask for `pub` and for contexts by value"
 )]
 
+mod anatomy;
 mod empty;
 mod plan;
 mod produce;

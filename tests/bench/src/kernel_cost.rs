@@ -9,7 +9,7 @@ use aya::sys::{Stats, enable_stats};
 use crate::daemon::{Daemon, WITHOUT_BUDGET};
 use crate::measure::Plan;
 use crate::observer::Tools;
-use crate::programs::{Empty, NAMES, Run, names_of, runs};
+use crate::programs::{Empty, NAMES, Part, Run, names_of, runs};
 use crate::report::{Aim, Bound, Report, Samples, Table, Unit};
 use crate::scene::{Pace, Scene, Span, Work};
 
@@ -41,6 +41,22 @@ const CASES: [Case; 3] = [
 
 /// The program that every acknowledgement meets.
 const PER_ACK: &str = "tcp_probe";
+
+/// Parts of that program (`probe-ebpf/src/bench/anatomy.rs`), and what they are.
+const PARTS: [(&str, &str); 4] = [
+    ("probe_clock", "the clock (bpf_ktime_get_ns)"),
+    ("probe_storage", "the session's state (bpf_sk_storage_get)"),
+    ("probe_socket", "the socket (bpf_skc_to_tcp_sock)"),
+    ("probe_calls", "these three calls"),
+];
+
+/// What stands on the hooks in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looker {
+    Empty,
+    Weir,
+    Part(&'static str),
+}
 
 /// One slot under statistics.
 #[derive(Clone, Debug, Default)]
@@ -76,14 +92,22 @@ impl Counted {
 pub(crate) fn measure(plan: &Plan, tools: &Tools, report: &mut Report) -> Result<()> {
     let scene = Scene::new()?;
     let mut counted: Vec<[Vec<Counted>; 2]> = vec![[Vec::new(), Vec::new()]; CASES.len()];
+    let mut parts: Vec<Vec<Counted>> = vec![Vec::new(); PARTS.len()];
     for round in 0..plan.kernel_rounds {
         for (at, case) in CASES.iter().enumerate() {
             scene.wire_size_packets(case.wire_size)?;
             // Whichever comes second finds a warmer machine: they take turns.
             for turn in 0..2 {
-                let weir = (round + turn) % 2 == 1;
-                let slot = slot(&scene, tools, plan.kernel_span, *case, weir)?;
-                counted[at][usize::from(weir)].push(slot);
+                let weir = (round + turn) % 2;
+                let looker = [Looker::Empty, Looker::Weir][weir];
+                let slot = slot(&scene, tools, plan.kernel_span, *case, looker)?;
+                counted[at][weir].push(slot);
+            }
+            if at == 0 {
+                for (part, (name, _)) in PARTS.iter().enumerate() {
+                    let looker = Looker::Part(name);
+                    parts[part].push(slot(&scene, tools, plan.kernel_span, *case, looker)?);
+                }
             }
             eprintln!("  kernel, round {}: {}", round + 1, case.name);
         }
@@ -92,6 +116,7 @@ pub(crate) fn measure(plan: &Plan, tools: &Tools, report: &mut Report) -> Result
     for (at, case) in CASES.iter().enumerate() {
         report.tables.push(table(at, case, &counted[at]));
     }
+    report.tables.push(anatomy(&counted[0], &parts));
     let [empty, weir] = &counted[0];
     let per_ack = |counted: &[Counted]| each(counted, |one| one.ns_per_call(PER_ACK));
     report.aims.push(Aim {
@@ -155,20 +180,60 @@ fn table(at: usize, case: &Case, [empty, weir]: &[Vec<Counted>; 2]) -> Table {
     table
 }
 
-fn slot(scene: &Scene, tools: &Tools, span: Span, case: Case, weir: bool) -> Result<Counted> {
+/// What weir's program at an acknowledgement is made of: its unavoidable calls, each alone.
+fn anatomy([empty, weir]: &[Vec<Counted>; 2], parts: &[Vec<Counted>]) -> Table {
+    let mut table = Table::new(
+        "kernel-parts",
+        "In the kernel: what a call at an acknowledgement is made of",
+        "the program does",
+        &[
+            ("a call", Unit::Nanoseconds),
+            ("of empty", Unit::Ratio),
+            ("more than empty", Unit::Nanoseconds),
+        ],
+    )
+    .note(
+        "Few long sessions, packets of wire size. Programs that do one thing each, alone on \
+         tcp_probe, by turns. What weir's takes beyond the three calls is its own code: reading \
+         socket and segment, and comparing them with the session's state.",
+    );
+    let empty = each(empty, |one| one.ns_per_call(PER_ACK));
+    let mut row = |name: &str, ns: Samples| {
+        let more = Samples(ns.0.iter().zip(&empty.0).map(|(ns, by)| ns - by).collect());
+        table.row(name, vec![ns.clone(), ns.over(&empty), more]);
+    };
+    row("nothing", empty.clone());
+    for ((name, what), counted) in PARTS.iter().zip(parts) {
+        row(what, each(counted, |one| one.ns_per_call(name)));
+    }
+    row(
+        "all that weir does",
+        each(weir, |one| one.ns_per_call(PER_ACK)),
+    );
+    table
+}
+
+fn slot(scene: &Scene, tools: &Tools, span: Span, case: Case, looker: Looker) -> Result<Counted> {
     let stats = enable_stats(Stats::RunTime).context("the kernel's statistics of programs")?;
-    let (daemon, empty);
-    let programs = if weir {
-        daemon = Daemon::start(
-            &tools.weir,
-            scene.lab.dir(),
-            Some(&scene.observer),
-            WITHOUT_BUDGET,
-        )?;
-        names_of(&daemon.ids("prog_id")?)?
-    } else {
-        empty = Empty::attach(&tools.programs)?;
-        empty.programs()?
+    let (daemon, empty, part);
+    let programs = match looker {
+        Looker::Weir => {
+            daemon = Daemon::start(
+                &tools.weir,
+                scene.lab.dir(),
+                Some(&scene.observer),
+                WITHOUT_BUDGET,
+            )?;
+            names_of(&daemon.ids("prog_id")?)?
+        }
+        Looker::Empty => {
+            empty = Empty::attach(&tools.programs)?;
+            empty.programs()?
+        }
+        Looker::Part(name) => {
+            part = Part::attach(&tools.programs, name)?;
+            vec![part.program()]
+        }
     };
     let ids: Vec<u32> = programs.iter().map(|(_, id)| *id).collect();
     let (mut before, mut after) = (Vec::new(), Vec::new());

@@ -112,6 +112,45 @@ impl Empty {
     }
 }
 
+/// One of the parts of weir's program at an acknowledgement, alone on its hook. Gone when dropped.
+pub(crate) struct Part {
+    _ebpf: Ebpf,
+    name: &'static str,
+    id: u32,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    /// Attaches it to `tcp_probe`.
+    pub(crate) fn attach(object: &Path, name: &'static str) -> Result<Self> {
+        let btf = Btf::from_sys_fs().context("reading the kernel's BTF")?;
+        let mut ebpf = load(object, &[])?;
+        let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
+        program
+            .load("tcp_probe", &btf)
+            .with_context(|| format!("loading {name}"))?;
+        program
+            .attach()
+            .with_context(|| format!("attaching {name} to tcp_probe"))?;
+        let id = program.info()?.id();
+        Ok(Self {
+            _ebpf: ebpf,
+            name,
+            id,
+        })
+    }
+
+    /// Its name and id.
+    pub(crate) fn program(&self) -> (&'static str, u32) {
+        (self.name, self.id)
+    }
+}
+
 /// The order in which sessions speak.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Making {
