@@ -26,7 +26,6 @@ pub extern "C" fn adopt(ctx: *mut c_void) -> i32 {
     let sk = unsafe { read_volatile(ctx.cast::<u64>().add(1)) as *const u8 };
     let Some(sk) = Sock::new(sk) else {
         // The end of the walk.
-        #[cfg(feature = "keyed")]
         maps::read_clocks(emit::now_ns());
         return 0;
     };

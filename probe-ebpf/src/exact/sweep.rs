@@ -1,5 +1,5 @@
 //! The walk over the sessions: those with a mark, in which something is open, or all of them, when
-//! the filter has changed or only a share is followed.
+//! the filter has changed or only a share is followed, or where the kernel knows no better walk.
 
 use core::{ffi::c_void, ptr::read_volatile};
 
@@ -35,9 +35,38 @@ pub extern "C" fn sweep(ctx: *mut c_void) -> i32 {
         read_clocks(now_ns);
         return 0;
     };
+    if let Some(tcp) = sk.tcp() {
+        visit(sk, tcp, now_ns);
+    }
+    0
+}
+
+/// The same for one TCP socket of a network namespace (`bpf_iter`, Linux 5.9), for kernels that let
+/// no program walk a map: it meets every socket of the host, measured or not.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn sweep_sockets(ctx: *mut c_void) -> i32 {
+    // SAFETY: `struct bpf_iter__tcp`: meta, sk_common, uid.
+    let sk = unsafe { read_volatile(ctx.cast::<u64>().add(1)) as *const u8 };
+    let now_ns = emit::now_ns();
+    let Some(sk) = Sock::new(sk) else {
+        // The end of the walk.
+        read_clocks(now_ns);
+        return 0;
+    };
+    // The iterator gives a sock_common; a tcp_sock begins with a whole sock.
+    if let Some(tcp) = sk.tcp()
+        && let Some(sk) = Sock::new(tcp.as_ptr())
+    {
+        visit(sk, tcp, now_ns);
+    }
+    0
+}
+
+#[inline(always)]
+fn visit(sk: Sock, mut tcp: TcpSock, now_ns: u64) {
     if let Some(s) = storage::session(sk)
         && let Some(settings) = settings()
-        && let Some(mut tcp) = sk.tcp()
     {
         // SAFETY: an aligned u64 of the session. Read before anything else of it: what is read
         // after holds if the epoch is still the same.
@@ -46,7 +75,6 @@ pub extern "C" fn sweep(ctx: *mut c_void) -> i32 {
             drive::rested(&mut tcp, s, now_ns, epoch);
         }
     }
-    0
 }
 
 /// Returns whether the session is followed.

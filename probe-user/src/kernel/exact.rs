@@ -126,7 +126,10 @@ impl Exact {
                 };
                 let open = link(&ebpf, probes::SWEEP, Some(open.fd().as_fd()))?;
                 let all = link(&ebpf, probes::SWEEP, Some(all.fd().as_fd()))?;
-                let walks = open.zip(all).map(|(open, all)| Walks::new(open, all));
+                let walks = match open.zip(all) {
+                    Some((open, all)) => Some(Walks::new(open, all)),
+                    None => link(&ebpf, probes::SWEEP_SOCKETS, None)?.map(Walks::past_sockets),
+                };
                 (walks, None)
             }
             sessions => {
@@ -263,6 +266,9 @@ fn measure_tick(sweep: &IterLink, clock: &Array<MapData, Pod<Clock>>) -> Result<
     let Pod(second) = clock.get(&0, 0)?;
     let ns = second.ktime_ns.saturating_sub(first.ktime_ns).max(1);
     let ticks = second.jiffies.saturating_sub(first.jiffies);
+    if ticks == 0 {
+        bail!("the kernel's ticks stand still, or its walk does not read them");
+    }
     let rate = ticks * 1_000_000_000 / ns;
     Ok(RATES
         .into_iter()
@@ -344,11 +350,13 @@ impl Backend for Exact {
     }
 
     fn means(&self) -> Means {
+        // Something has to look at the sessions that are left out.
         if self.walks.is_some() {
             Means::Share
-        } else {
-            // Nothing would look at the sessions that are left out.
+        } else if self.table.is_some() {
             Means::Nothing("before Linux 5.12 no session can be left out")
+        } else {
+            Means::Nothing("this kernel refuses the programs that would look at those left out")
         }
     }
 

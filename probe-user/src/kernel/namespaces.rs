@@ -86,6 +86,28 @@ pub(super) fn others(own: u64) -> Vec<Other> {
     others
 }
 
+/// Runs `act` inside each of these, by one thread; what fails in one is left out there.
+pub(super) fn enter_all(others: &[Other], act: impl Fn() -> Result<()> + Send + Sync) {
+    if others.is_empty() {
+        return;
+    }
+    thread::scope(|scope| {
+        let visits = || {
+            for other in others {
+                let entered = File::open(&other.path)
+                    .map_err(anyhow::Error::from)
+                    .and_then(|namespace| Ok(setns(&namespace, CloneFlags::CLONE_NEWNET)?))
+                    .and_then(|()| act());
+                if let Err(error) = entered {
+                    tracing::debug!("{other}: {error:#}");
+                }
+            }
+        };
+        // A thread of its own: its namespace changes, and it ends. One that panics has said so.
+        let _ = scope.spawn(visits).join();
+    });
+}
+
 /// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
 /// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
 /// worked in; an error only if the own one failed.

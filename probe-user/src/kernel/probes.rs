@@ -143,7 +143,14 @@ const SPECS: &[Spec] = &[
         hook: Hook::Iter("bpf_sk_storage_map"),
         since: "5.9",
         required: false,
-        lost: "late deliveries on silent sessions, progress, and closing deliveries by the quiet gap",
+        lost: LOST_SWEEP,
+    },
+    Spec {
+        name: SWEEP_SOCKETS,
+        hook: Hook::Iter("tcp"),
+        since: "5.9",
+        required: false,
+        lost: LOST_SWEEP,
     },
     Spec {
         name: ADOPT,
@@ -153,6 +160,9 @@ const SPECS: &[Spec] = &[
         lost: "sessions that were established before the daemon",
     },
 ];
+
+const LOST_SWEEP: &str =
+    "late deliveries on silent sessions, progress, and closing deliveries by the quiet gap";
 
 const LOST_ARRIVALS: &str =
     "the exact time of requests, and so latencies, while the budget leaves sessions out";
@@ -165,7 +175,9 @@ const ARRIVALS: &str = "sk_data_ready";
 const ARRIVALS_ENTRY: &str = "readable_entry";
 /// The program that walks all sessions.
 pub(super) const SWEEP: &str = "sweep";
-/// The program that walks all sockets.
+/// What stands in for it, walking all sockets of the host.
+pub(super) const SWEEP_SOCKETS: &str = "sweep_sockets";
+/// The program that meets the sockets that are there already.
 pub(super) const ADOPT: &str = "adopt";
 
 /// The programs that run for every segment and every write, whatever session it is of: what can
@@ -242,21 +254,34 @@ pub(super) struct Attached {
     pub(super) arrivals: Clocks,
 }
 
+/// Which of those are there that others stand in for.
+#[derive(Clone, Copy, Default)]
+struct Has {
+    sendmsg: bool,
+    arrivals: bool,
+    sweep: bool,
+}
+
 /// Why a program is not even tried.
 fn is_not_needed(
     spec: &Spec,
     object: Object,
-    has_sendmsg: bool,
-    has_arrivals: bool,
+    has: Has,
 ) -> Option<String> {
     match spec.name {
-        SENDMSG_ENTRY | SEND_LENGTH if has_sendmsg => {
+        SENDMSG_ENTRY | SEND_LENGTH if has.sendmsg => {
             Some(format!("tp_btf/{SENDMSG} is there and tells more"))
         }
         ARRIVALS | ARRIVALS_ENTRY if object == Object::Keyed => {
             Some("no session is left out before Linux 5.12".to_owned())
         }
-        ARRIVALS_ENTRY if has_arrivals => Some(format!("tp_btf/{ARRIVALS} is there")),
+        ARRIVALS_ENTRY if has.arrivals => Some(format!("tp_btf/{ARRIVALS} is there")),
+        SWEEP_SOCKETS if object == Object::Keyed => {
+            Some("the daemon looks through the table of sessions itself".to_owned())
+        }
+        SWEEP_SOCKETS if has.sweep => {
+            Some("iter/bpf_sk_storage_map is there and costs less".to_owned())
+        }
         _ => None,
     }
 }
@@ -267,9 +292,9 @@ pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Attached
     let mut clocks = Clocks::default();
     let mut arrivals = Clocks::default();
     let mut probes: Vec<Probe> = Vec::with_capacity(SPECS.len());
-    let mut has_sendmsg = false;
+    let mut has = Has::default();
     for spec in SPECS {
-        if let Some(reason) = is_not_needed(spec, object, has_sendmsg, arrivals.is_there()) {
+        if let Some(reason) = is_not_needed(spec, object, has) {
             probes.push(Probe {
                 name: spec.display_name(),
                 verdict: Verdict::NotApplicable,
@@ -297,9 +322,17 @@ pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Attached
                 clocks.links.push(link);
             }
         });
-        has_sendmsg |= spec.name == SENDMSG && result.is_ok();
-        if matches!(spec.name, ARRIVALS | ARRIVALS_ENTRY) && result.is_ok() {
-            arrivals.names.push(spec.name);
+        if result.is_ok() {
+            match spec.name {
+                SENDMSG => has.sendmsg = true,
+                SWEEP => has.sweep = true,
+                ARRIVALS | ARRIVALS_ENTRY => {
+                    has.arrivals = true;
+                    arrivals.names.push(spec.name);
+                }
+                SWEEP_SOCKETS => stand_in_for_sweep(&mut probes),
+                _ => {}
+            }
         }
         probes.push(judge(spec, &result));
     }
@@ -308,6 +341,20 @@ pub(super) fn attach_all(object: Object, ebpf: &mut Ebpf, btf: &Btf) -> Attached
         clocks,
         arrivals,
     }
+}
+
+/// Another program does what the sweep would have done: what is lost is only some time.
+fn stand_in_for_sweep(probes: &mut [Probe]) {
+    let at = SPECS.iter().position(|spec| spec.name == SWEEP);
+    let Some(sweep) = at.and_then(|at| probes.get_mut(at)) else {
+        return;
+    };
+    sweep.verdict = Verdict::NotApplicable;
+    sweep.reason = format!(
+        "iter/tcp looks at every socket of the host instead, which takes longer; this one is refused: {}",
+        sweep.reason
+    );
+    sweep.lost.clear();
 }
 
 /// The sum over all programs of one of the kernel's counts.

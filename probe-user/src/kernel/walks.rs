@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::IterLink;
+use super::{IterLink, namespaces};
 
-/// The walks, each a link of the same program to another map.
+/// The walks, each a link of the same program to another map; or one past all sockets.
 pub(super) struct Walks {
-    /// Past the sessions with a mark.
-    open: Walk,
+    /// Past the sessions with a mark; none: this kernel lets no program walk a map.
+    open: Option<Walk>,
     /// Past every session that is tracked.
     all: Walk,
     /// All are to be looked at, as soon as it can be done.
@@ -23,8 +23,19 @@ impl Walks {
     /// is for those that are left out to keep within a budget, and may not cost much itself.
     pub(super) fn new(open: IterLink, all: IterLink) -> Self {
         Self {
-            open: Walk::new(open, 10),
-            all: Walk::new(all, 50),
+            open: Some(Walk::new(Way::Map(open), PART_FOR_OPEN)),
+            all: Walk::new(Way::Map(all), 50),
+            wants_all: false,
+            marks_refused: 0,
+        }
+    }
+
+    /// One walk for both: past every TCP socket of every network namespace.
+    pub(super) fn past_sockets(sockets: IterLink) -> Self {
+        let sockets = Way::Sockets(sockets, Namespaces::default());
+        Self {
+            open: None,
+            all: Walk::new(sockets, PART_FOR_OPEN),
             wants_all: false,
             marks_refused: 0,
         }
@@ -37,7 +48,9 @@ impl Walks {
 
     /// The walk that costs least.
     pub(super) fn shortest(&self) -> &IterLink {
-        &self.open.link
+        match &self.open.as_ref().unwrap_or(&self.all).way {
+            Way::Map(link) | Way::Sockets(link, _) => link,
+        }
     }
 
     /// Walks. `is_thinned`: only a share of the sessions is followed, and the others are to be
@@ -47,25 +60,71 @@ impl Walks {
         // Something is open on a session without a mark.
         self.wants_all |= marks_refused != self.marks_refused;
         self.marks_refused = marks_refused;
-        if self.wants_all || (is_thinned && self.all.pace.is_due(now)) {
+        let needs_all = is_thinned || self.open.is_none();
+        if self.wants_all || (needs_all && self.all.pace.is_due(now)) {
             self.all.run(now).context("walking all sessions")?;
             self.wants_all = false;
-        } else if self.open.pace.is_due(now) {
-            self.open.run(now).context("walking the open sessions")?;
+        } else if let Some(open) = self.open.as_mut().filter(|open| open.pace.is_due(now)) {
+            open.run(now).context("walking the open sessions")?;
         }
         Ok(())
     }
 }
 
+/// The walk that finds what is late may take a tenth of a core.
+const PART_FOR_OPEN: u32 = 10;
+
+/// What a walk goes past.
+enum Way {
+    /// The sockets that have something in a map.
+    Map(IterLink),
+    /// All sockets of each network namespace.
+    Sockets(IterLink, Namespaces),
+}
+
+impl Way {
+    fn run(&mut self) -> Result<()> {
+        match self {
+            Self::Map(link) => Ok(link.run()?),
+            Self::Sockets(link, others) => {
+                link.run()?;
+                // One that cannot be entered was told of when its sockets were first looked for.
+                namespaces::enter_all(others.known(), || Ok(link.run()?));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The other network namespaces, looked up again when some time has passed.
+#[derive(Default)]
+struct Namespaces {
+    known: Vec<namespaces::Other>,
+    looked: Option<Instant>,
+}
+
+impl Namespaces {
+    /// A new one is found that much later. Looking takes a call for each process of the host.
+    const KEPT: Duration = Duration::from_secs(2);
+
+    fn known(&mut self) -> &[namespaces::Other] {
+        if self.looked.is_none_or(|looked| looked.elapsed() >= Self::KEPT) {
+            self.known = namespaces::others(namespaces::own().unwrap_or(0));
+            self.looked = Some(Instant::now());
+        }
+        &self.known
+    }
+}
+
 struct Walk {
-    link: IterLink,
+    way: Way,
     pace: Pace,
 }
 
 impl Walk {
-    fn new(link: IterLink, part_of_core: u32) -> Self {
+    fn new(way: Way, part_of_core: u32) -> Self {
         Self {
-            link,
+            way,
             pace: Pace {
                 part_of_core,
                 due: None,
@@ -74,7 +133,7 @@ impl Walk {
     }
 
     fn run(&mut self, begin: Instant) -> Result<()> {
-        self.link.run()?;
+        self.way.run()?;
         self.pace.took(begin, begin.elapsed());
         Ok(())
     }

@@ -19,7 +19,7 @@ use plan::{MAX_SLOTS, Made, Plan};
 
 /// weir's programs, in the order in which it loads them: a name in the kernel is cut after 15
 /// letters, and of two that then are the same the first is the one with the lower id.
-pub(crate) const NAMES: [&str; 14] = [
+pub(crate) const NAMES: [&str; 15] = [
     "tcp_probe",
     "inet_sock_set_state",
     "tcp_sendmsg_locked",
@@ -33,6 +33,7 @@ pub(crate) const NAMES: [&str; 14] = [
     "sk_data_ready",
     "readable_entry",
     "sweep",
+    "sweep_sockets",
     "adopt",
 ];
 
