@@ -1,0 +1,547 @@
+//! Gates outside of this host's kernel, turned by a process that is killed or hangs: a real HAProxy, a
+//! real nginx that is posted to, a command, a file. Whatever happens to the holder, they are neutral
+//! again within the lease.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use weir_tests::lab::haproxy::Haproxy;
+use weir_tests::lab::nats::free_port;
+use weir_tests::lab::nginx::preamble;
+use weir_tests::lab::process::{Process, ended_by, output, wait_for};
+use weir_tests::watched::{PATIENCE, binary};
+
+const LEASE: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Agent,
+    Socket,
+    Hook,
+    Webhook,
+    File,
+}
+
+/// A gate, what is behind it, and how to see where it stands.
+struct Gate {
+    kind: Kind,
+    directory: TempDir,
+    haproxy: Option<Haproxy>,
+    _nginx: Option<Process>,
+}
+
+impl Gate {
+    fn new(kind: Kind) -> Result<Self> {
+        Self::with(kind, "balance roundrobin", "")
+    }
+
+    /// `algorithm`: of HAProxy's; `more`: keys of the gate.
+    fn with(kind: Kind, algorithm: &str, more: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let dir = directory.path();
+        let (mut haproxy, mut nginx) = (None, None);
+        let own = match kind {
+            Kind::Agent => {
+                let port = free_port()?;
+                let agent = format!(
+                    "agent-check agent-addr 127.0.0.1 agent-port {port} agent-inter 100ms"
+                );
+                haproxy = Some(Haproxy::start(dir, &backend(algorithm, &agent))?);
+                format!("kind = 'haproxy-agent'\nlisten = '127.0.0.1:{port}'\nlinger_s = 1")
+            }
+            Kind::Socket => {
+                let started = Haproxy::start(dir, &backend(algorithm, ""))?;
+                let socket = started.socket().display().to_string();
+                haproxy = Some(started);
+                format!("kind = 'haproxy-socket'\nsocket = '{socket}'\nservers = ['live/e1']")
+            }
+            Kind::Hook => {
+                let script = dir.join("turn");
+                let (new, told) = (dir.join("new"), dir.join("told"));
+                let (new, told) = (new.display(), told.display());
+                let text = format!("#!/bin/sh\ncat > {new}.$$ && mv {new}.$$ {told} && echo turned\n");
+                std::fs::write(&script, text)?;
+                std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+                format!("kind = 'hook'\ncommand = ['{}']", script.display())
+            }
+            Kind::Webhook => {
+                let (started, url) = receiver(dir)?;
+                nginx = Some(started);
+                let (secret, ca) = (dir.join("secret"), dir.join("cert.pem"));
+                std::fs::write(&secret, SECRET)?;
+                std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600))?;
+                format!(
+                    "kind = 'webhook'\nurl = '{url}'\nsecret_file = '{}'\nca_file = '{}'",
+                    secret.display(),
+                    ca.display()
+                )
+            }
+            Kind::File => format!("kind = 'file'\nfile = '{}'", dir.join("told").display()),
+        };
+        let text = format!(
+            "kill_switch = '{}'\n[[steer.gate]]\nname = 'g'\nlease_s = {}\n{own}\n{more}\n",
+            dir.join("off").display(),
+            LEASE.as_secs()
+        );
+        std::fs::write(dir.join("weir.toml"), text)?;
+        Ok(Self {
+            kind,
+            directory,
+            haproxy,
+            _nginx: nginx,
+        })
+    }
+
+    fn dir(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn haproxy(&self) -> &Haproxy {
+        self.haproxy.as_ref().expect("a gate of HAProxy")
+    }
+
+    /// Where it stands, as what is behind it says.
+    fn percent(&self) -> Result<u64> {
+        if self.haproxy.is_some() {
+            return Ok(self.haproxy().server("live/e1")?.weight.into());
+        }
+        let told = match self.kind {
+            Kind::Webhook => posted(self.dir())?.last().map(|last| last.1.clone()),
+            _ => std::fs::read_to_string(self.dir().join("told")).ok(),
+        };
+        let Some(told) = told else { return Ok(100) };
+        let told: serde_json::Value = serde_json::from_str(&told)?;
+        let permille = told["weight_permille"].as_u64();
+        Ok(permille.context("no weight")? / 10)
+    }
+
+    fn command(&self, permille: u32) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(["try-gate", "g", "--for", "120s", "--config"])
+            .arg(self.dir().join("weir.toml"))
+            .args(["--weight-permille", &permille.to_string()]);
+        command
+    }
+
+    /// Somebody who holds it there.
+    fn hold(&self, percent: u64) -> Result<Process> {
+        let permille = u32::try_from(percent)? * 10;
+        let log = self.dir().join("holder.log");
+        let mut holder = Process::spawn(self.command(permille), None, &log)?;
+        wait_for(&format!("{:?} at {percent} %", self.kind), PATIENCE, || {
+            if let Some(status) = holder.try_wait()? {
+                bail!("the holder ended ({status}): {}", holder.log());
+            }
+            // Confirmed, and not only turned.
+            Ok(self.percent()? == percent && holder.log().contains("permille"))
+        })?;
+        Ok(holder)
+    }
+
+    /// How long it is until it stands there.
+    fn until(&self, percent: u64) -> Result<Duration> {
+        let start = Instant::now();
+        while self.percent()? != percent {
+            if start.elapsed() > PATIENCE {
+                bail!("{:?} stands at {} %", self.kind, self.percent()?);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(start.elapsed())
+    }
+}
+
+const SECRET: &str = "a secret of this test, and of no other";
+
+fn backend(algorithm: &str, agent: &str) -> String {
+    format!(
+        "backend live\n  {algorithm}\n  server e1 127.0.0.1:1 weight 100 {agent}\n  server e2 \
+         127.0.0.1:2 weight 100\n  server small 127.0.0.1:3 {agent}\n"
+    )
+}
+
+/// An nginx with TLS that writes down what it is posted.
+fn receiver(dir: &Path) -> Result<(Process, String)> {
+    certify_localhost(dir)?;
+    let (tls, clear) = (free_port()?, free_port()?);
+    let shown = dir.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|what| format!("{what}_temp_path {shown}/{what};\n"))
+        .concat();
+    // A body is there for the log only where it is passed on.
+    let text = format!(
+        "{}http {{\n{temporary}
+          log_format told escape=json '{{\"signature\":\"$http_weir_signature\",\"timestamp\":\"$http_weir_timestamp\",\"key\":\"$http_idempotency_key\",\"protocol\":\"$ssl_protocol\",\"body\":\"$request_body\"}}';
+          server {{
+            listen 127.0.0.1:{tls} ssl;
+            ssl_certificate {shown}/cert.pem; ssl_certificate_key {shown}/key.pem;
+            ssl_protocols TLSv1.2 TLSv1.3;
+            access_log {shown}/told.log told;
+            location / {{ client_body_in_single_buffer on; proxy_pass http://127.0.0.1:{clear}; }}
+          }}
+          server {{ listen 127.0.0.1:{clear}; access_log off; location / {{ return 200 taken; }} }}
+        }}\n",
+        preamble(dir)
+    );
+    let path = dir.join("nginx.conf");
+    std::fs::write(&path, text)?;
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(dir).arg("-c").arg(&path);
+    command.arg("-e").arg(dir.join("error.log"));
+    let mut process = Process::spawn(command, None, &dir.join("nginx.log"))?;
+    wait_for("nginx to listen", PATIENCE, || {
+        if let Some(status) = process.try_wait()? {
+            bail!("nginx has ended ({status}):\n{}", process.log_tail());
+        }
+        Ok(std::net::TcpStream::connect(("127.0.0.1", tls)).is_ok())
+    })?;
+    Ok((process, format!("https://localhost:{tls}/weir?host=edge")))
+}
+
+/// A certificate for the name by which it is called, which is believed because it is named itself.
+fn certify_localhost(dir: &Path) -> Result<()> {
+    let path = |name: &str| dir.join(name).display().to_string();
+    output(
+        "openssl",
+        &[
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            &path("key.pem"),
+            "-out",
+            &path("cert.pem"),
+        ],
+    )?;
+    Ok(())
+}
+
+/// What was posted, first to last: nginx's line, and the body in it.
+fn posted(dir: &Path) -> Result<Vec<(serde_json::Value, String)>> {
+    let text = std::fs::read_to_string(dir.join("told.log")).unwrap_or_default();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines = whole.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        let body = line["body"].as_str().unwrap_or_default().to_owned();
+        Ok((line, body))
+    });
+    lines.collect()
+}
+
+/// The guard of a holder.
+fn guard_of(holder: &Process) -> Result<i32> {
+    let own = format!("PPid:\t{}", holder.id());
+    for process in std::fs::read_dir("/proc")? {
+        let path = process?.path();
+        // Others may end while they are looked at.
+        let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
+        if status.starts_with("Name:\tweir-gate-guard\n") && status.lines().any(|line| line == own) {
+            let name = path.file_name().context("a process without a number")?;
+            return Ok(name.to_string_lossy().parse()?);
+        }
+    }
+    bail!("{} has no guard", holder.id())
+}
+
+fn is_gone(pid: i32) -> bool {
+    !PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+/// Kills the holder's whole group, as what tidies up does, over and over.
+fn neutral_after_kills(kind: Kind, most: Duration) -> Result<()> {
+    let gate = Gate::new(kind)?;
+    let mut took = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut holder = gate.hold(30)?;
+        let guard = guard_of(&holder)?;
+        killpg(Pid::from_raw(holder.id().cast_signed()), Signal::SIGKILL)?;
+        took.push(gate.until(100)?);
+        assert!(ended_by(holder.wait(PATIENCE)?, Signal::SIGKILL));
+        wait_for("the guard to end", PATIENCE, || Ok(is_gone(guard)))?;
+        assert_eq!(gate.percent()?, 100);
+    }
+    took.sort_unstable();
+    let (median, worst) = (took[ROUNDS / 2], took[ROUNDS - 1]);
+    println!("{kind:?}: neutral after a kill in {median:?}, {worst:?} at most");
+    assert!(worst < most, "{kind:?}: {took:?}");
+    Ok(())
+}
+
+/// Stops the holder as a machine without memory would: it has its descriptors, and does nothing.
+fn neutral_after_a_hang(kind: Kind) -> Result<()> {
+    let gate = Gate::new(kind)?;
+    let mut holder = gate.hold(30)?;
+    holder.signal(Signal::SIGSTOP)?;
+    let took = gate.until(100)?;
+    println!("{kind:?}: neutral after a hang in {took:?}");
+    // Renewed at a third of the lease, so that two thirds were left at least.
+    assert!(took > LEASE / 3 && took < LEASE + Duration::from_secs(1), "{took:?}");
+    holder.signal(Signal::SIGCONT)?;
+    // It finds that it held nothing any more, says so, and turns nothing.
+    let status = holder.wait(PATIENCE)?;
+    assert!(!status.success(), "{}", holder.log());
+    assert!(holder.log().contains("went back to neutral"), "{}", holder.log());
+    assert_eq!(gate.percent()?, 100);
+    Ok(())
+}
+
+#[test]
+fn a_killed_holder_leaves_neutral_by_agent() -> Result<()> {
+    neutral_after_kills(Kind::Agent, Duration::from_secs(1))
+}
+
+#[test]
+fn a_killed_holder_leaves_neutral_by_socket() -> Result<()> {
+    neutral_after_kills(Kind::Socket, Duration::from_secs(1))
+}
+
+#[test]
+fn a_killed_holder_leaves_neutral_by_hook() -> Result<()> {
+    neutral_after_kills(Kind::Hook, Duration::from_secs(1))
+}
+
+#[test]
+fn a_killed_holder_leaves_neutral_by_webhook() -> Result<()> {
+    neutral_after_kills(Kind::Webhook, Duration::from_secs(1))
+}
+
+#[test]
+fn a_killed_holder_leaves_neutral_by_file() -> Result<()> {
+    neutral_after_kills(Kind::File, Duration::from_secs(1))
+}
+
+#[test]
+fn a_hanging_holder_leaves_neutral_at_the_leases_end_by_agent() -> Result<()> {
+    neutral_after_a_hang(Kind::Agent)
+}
+
+#[test]
+fn a_hanging_holder_leaves_neutral_at_the_leases_end_by_socket() -> Result<()> {
+    neutral_after_a_hang(Kind::Socket)
+}
+
+#[test]
+fn a_hanging_holder_leaves_neutral_at_the_leases_end_by_hook() -> Result<()> {
+    neutral_after_a_hang(Kind::Hook)
+}
+
+#[test]
+fn a_hanging_holder_leaves_neutral_at_the_leases_end_by_webhook() -> Result<()> {
+    neutral_after_a_hang(Kind::Webhook)
+}
+
+#[test]
+fn a_hanging_holder_leaves_neutral_at_the_leases_end_by_file() -> Result<()> {
+    neutral_after_a_hang(Kind::File)
+}
+
+#[test]
+fn an_agents_weight_is_followed_and_an_operators_drain_stays() -> Result<()> {
+    let gate = Gate::new(Kind::Agent)?;
+    let haproxy = gate.haproxy();
+    let mut holder = gate.hold(30)?;
+    assert_eq!(haproxy.server("live/e2")?.weight, 100);
+    // HAProxy rounds a share of the weight 1 down to nothing, which docs/gates.md warns of.
+    wait_for("the share of a small weight", PATIENCE, || {
+        Ok(haproxy.server("live/small")?.weight == 0)
+    })?;
+    haproxy.ask("set server live/e1 state drain")?;
+    assert!(holder.stop(Signal::SIGTERM)?.success(), "{}", holder.log());
+    gate.until(100)?;
+    let mut holder = gate.hold(50)?;
+    assert_eq!(haproxy.server("live/e1")?.status, "DRAIN");
+    holder.signal(Signal::SIGKILL)?;
+    gate.until(100)?;
+    assert_eq!(haproxy.server("live/e1")?.status, "DRAIN");
+    haproxy.ask("set server live/e1 state ready")?;
+    assert_ne!(haproxy.server("live/e1")?.status, "DRAIN");
+    holder.wait(PATIENCE)?;
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_gone_leaves_its_port_to_the_next_one() -> Result<()> {
+    let gate = Gate::new(Kind::Agent)?;
+    let mut holder = gate.hold(30)?;
+    let guard = guard_of(&holder)?;
+    holder.stop(Signal::SIGKILL)?;
+    gate.until(100)?;
+    // The guard answers still.
+    assert!(!is_gone(guard));
+    wait_for("the guard to end", PATIENCE, || Ok(is_gone(guard)))?;
+    gate.hold(40)?;
+    Ok(())
+}
+
+#[test]
+fn a_guard_has_nothing_of_the_holders_but_their_channel() -> Result<()> {
+    let gate = Gate::new(Kind::Socket)?;
+    let holder = gate.hold(30)?;
+    let guard = guard_of(&holder)?;
+    let mut inherited = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{guard}/fd"))? {
+        let target = std::fs::read_link(entry?.path()).unwrap_or_default();
+        let target = target.display().to_string();
+        let own = ["/dev/null", "socket:", "pipe:", "anon_inode:[event"];
+        if !own.iter().any(|own| target.starts_with(own)) && !target.ends_with("holder.log") {
+            inherited.push(target);
+        }
+    }
+    assert_eq!(inherited, Vec::<String>::new());
+    // A session of its own: what ends the holder's does not end it.
+    let stat = std::fs::read_to_string(format!("/proc/{guard}/stat"))?;
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(fields[3], guard.to_string(), "{stat}");
+    // Nor does what ends services.
+    nix::sys::signal::kill(Pid::from_raw(guard), Signal::SIGTERM)?;
+    holder.signal(Signal::SIGKILL)?;
+    gate.until(100)?;
+    Ok(())
+}
+
+#[test]
+fn a_weight_that_was_set_before_comes_back_and_one_that_is_set_meanwhile_stays() -> Result<()> {
+    let gate = Gate::new(Kind::Socket)?;
+    gate.haproxy().ask("set server live/e1 weight 40")?;
+    let mut holder = Process::spawn(gate.command(500), None, &gate.dir().join("one.log"))?;
+    gate.until(20)?;
+    assert!(holder.stop(Signal::SIGTERM)?.success(), "{}", holder.log());
+    assert_eq!(gate.percent()?, 40);
+
+    let mut holder = gate.hold(16)?;
+    assert_eq!(gate.percent()?, 16);
+    gate.haproxy().ask("set server live/e1 weight 80")?;
+    // Over a renewal, which is not to take it back.
+    let renewed = Instant::now() + LEASE;
+    wait_for("a lease", PATIENCE, || Ok(Instant::now() > renewed))?;
+    assert_eq!(gate.percent()?, 80);
+    holder.stop(Signal::SIGKILL)?;
+    assert_eq!(gate.percent()?, 80);
+    Ok(())
+}
+
+#[test]
+fn a_balancer_that_is_started_anew_is_turned_anew_and_given_back() -> Result<()> {
+    let mut gate = Gate::new(Kind::Socket)?;
+    let mut holder = gate.hold(30)?;
+    gate.haproxy.as_mut().expect("HAProxy").restart()?;
+    assert!(gate.until(30)? < LEASE);
+    assert!(holder.stop(Signal::SIGTERM)?.success(), "{}", holder.log());
+    assert_eq!(gate.percent()?, 100);
+    Ok(())
+}
+
+#[test]
+fn a_static_algorithm_is_turned_whole_or_not_at_all() -> Result<()> {
+    let fixed = "balance source\n  hash-type map-based";
+    let gate = Gate::with(Kind::Socket, fixed, "")?;
+    let refused = gate.command(300).output()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("static LB algorithm"), "{said}");
+    assert_eq!(gate.percent()?, 100);
+
+    for kind in [Kind::Socket, Kind::Agent] {
+        let gate = Gate::with(kind, fixed, "all_or_nothing = true")?;
+        let holder = gate.hold(0)?;
+        holder.signal(Signal::SIGKILL)?;
+        gate.until(100)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_posted_is_signed_and_in_order() -> Result<()> {
+    let gate = Gate::new(Kind::Webhook)?;
+    let mut holder = gate.hold(30)?;
+    holder.stop(Signal::SIGKILL)?;
+    gate.until(100)?;
+    let posted = posted(gate.dir())?;
+    let [turned, neutral] = &*posted else {
+        bail!("{posted:?}");
+    };
+    for (line, body) in &posted {
+        let signed = gate.dir().join("signed");
+        let timestamp = line["timestamp"].as_str().context("no timestamp")?;
+        std::fs::write(&signed, format!("{timestamp}.{body}"))?;
+        let signed = signed.display().to_string();
+        // Another's idea of it.
+        let said = output("openssl", &["dgst", "-sha256", "-hmac", SECRET, "-r", &signed])?;
+        let digest = said.split_whitespace().next().context("no digest")?;
+        assert_eq!(line["signature"], format!("v1={digest}"));
+        assert_eq!(line["protocol"], "TLSv1.3");
+    }
+    assert_ne!(turned.0["key"], neutral.0["key"]);
+    let order = |body: &str| -> Result<(u64, u64)> {
+        let told: serde_json::Value = serde_json::from_str(body)?;
+        let number = |key: &str| told[key].as_u64().context("no number");
+        Ok((number("generation")?, number("sequence")?))
+    };
+    assert!(order(&neutral.1)? > order(&turned.1)?);
+    assert!(neutral.1.contains("holder_gone"), "{}", neutral.1);
+    Ok(())
+}
+
+#[test]
+fn a_command_that_hangs_with_its_holder_does_not_undo_neutral_later() -> Result<()> {
+    let gate = Gate::new(Kind::Hook)?;
+    // Turning takes for ever, going back none at all.
+    let dir = gate.dir().display().to_string();
+    let text = format!(
+        "#!/bin/sh\ncat > {dir}/new.$$\ntouch {dir}/began\ngrep -q '\"is_neutral\":true' \
+         {dir}/new.$$ || sleep 30\nmv {dir}/new.$$ {dir}/told\n"
+    );
+    std::fs::write(gate.dir().join("turn"), text)?;
+    let log = gate.dir().join("holder.log");
+    let mut holder = Process::spawn(gate.command(300), None, &log)?;
+    let began = gate.dir().join("began");
+    wait_for("the command to begin", PATIENCE, || Ok(began.exists()))?;
+    // Alone: its command is in a group of its own, and would go on.
+    holder.stop(Signal::SIGKILL)?;
+    let told = gate.dir().join("told");
+    wait_for("the guard's command", PATIENCE, || Ok(told.exists()))?;
+    assert_eq!(gate.percent()?, 100);
+    let left = output("ps", &["-eo", "args"])?;
+    let script = gate.dir().join("turn").display().to_string();
+    assert!(!left.contains(&script), "{left}");
+    Ok(())
+}
+
+#[test]
+fn a_gate_that_is_not_there_and_the_kill_switch_are_told() -> Result<()> {
+    let gate = Gate::new(Kind::File)?;
+    let config = gate.dir().join("weir.toml");
+    let mut command = Command::new(binary());
+    command.args(["try-gate", "x", "--weight-permille", "0", "--config"]);
+    let refused = command.arg(&config).output()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("has no gate \"x\"; it has: g"), "{said}");
+
+    let mut holder = gate.hold(30)?;
+    std::fs::write(gate.dir().join("off"), "")?;
+    gate.until(100)?;
+    assert!(holder.wait(PATIENCE)?.success(), "{}", holder.log());
+    let refused = gate.command(300).output()?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("nothing is turned away from neutral"), "{said}");
+    Ok(())
+}
