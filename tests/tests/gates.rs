@@ -50,9 +50,8 @@ impl Gate {
         let own = match kind {
             Kind::Agent => {
                 let port = free_port()?;
-                let agent = format!(
-                    "agent-check agent-addr 127.0.0.1 agent-port {port} agent-inter 100ms"
-                );
+                let agent =
+                    format!("agent-check agent-addr 127.0.0.1 agent-port {port} agent-inter 100ms");
                 haproxy = Some(Haproxy::start(dir, &backend(algorithm, &agent))?);
                 format!("kind = 'haproxy-agent'\nlisten = '127.0.0.1:{port}'\nlinger_s = 1")
             }
@@ -66,7 +65,8 @@ impl Gate {
                 let script = dir.join("turn");
                 let (new, told) = (dir.join("new"), dir.join("told"));
                 let (new, told) = (new.display(), told.display());
-                let text = format!("#!/bin/sh\ncat > {new}.$$ && mv {new}.$$ {told} && echo turned\n");
+                let text =
+                    format!("#!/bin/sh\ncat > {new}.$$ && mv {new}.$$ {told} && echo turned\n");
                 std::fs::write(&script, text)?;
                 std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
                 format!("kind = 'hook'\ncommand = ['{}']", script.display())
@@ -255,7 +255,8 @@ fn guard_of(holder: &Process) -> Result<i32> {
         let path = process?.path();
         // Others may end while they are looked at.
         let status = std::fs::read_to_string(path.join("status")).unwrap_or_default();
-        if status.starts_with("Name:\tweir-gate-guard\n") && status.lines().any(|line| line == own) {
+        if status.starts_with("Name:\tweir-gate-guard\n") && status.lines().any(|line| line == own)
+        {
             let name = path.file_name().context("a process without a number")?;
             return Ok(name.to_string_lossy().parse()?);
         }
@@ -295,12 +296,19 @@ fn neutral_after_a_hang(kind: Kind) -> Result<()> {
     let took = gate.until(100)?;
     println!("{kind:?}: neutral after a hang in {took:?}");
     // Renewed at a third of the lease, so that two thirds were left at least.
-    assert!(took > LEASE / 3 && took < LEASE + Duration::from_secs(1), "{took:?}");
+    assert!(
+        took > LEASE / 3 && took < LEASE + Duration::from_secs(1),
+        "{took:?}"
+    );
     holder.signal(Signal::SIGCONT)?;
     // It finds that it held nothing any more, says so, and turns nothing.
     let status = holder.wait(PATIENCE)?;
     assert!(!status.success(), "{}", holder.log());
-    assert!(holder.log().contains("went back to neutral"), "{}", holder.log());
+    assert!(
+        holder.log().contains("went back to neutral"),
+        "{}",
+        holder.log()
+    );
     assert_eq!(gate.percent()?, 100);
     Ok(())
 }
@@ -410,7 +418,12 @@ fn a_guard_has_nothing_of_the_holders_but_their_channel() -> Result<()> {
     assert_eq!(inherited, Vec::<String>::new());
     // A session of its own: what ends the holder's does not end it.
     let stat = std::fs::read_to_string(format!("/proc/{guard}/stat"))?;
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let fields: Vec<_> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     assert_eq!(fields[3], guard.to_string(), "{stat}");
     // Nor does what ends services.
     nix::sys::signal::kill(Pid::from_raw(guard), Signal::SIGTERM)?;
@@ -457,7 +470,10 @@ fn a_static_algorithm_is_turned_whole_or_not_at_all() -> Result<()> {
     let gate = Gate::with(Kind::Socket, fixed, "")?;
     let refused = gate.command(300).output()?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("static LB algorithm"), "{said}");
+    assert!(
+        !refused.status.success() && said.contains("static LB algorithm"),
+        "{said}"
+    );
     assert_eq!(gate.percent()?, 100);
 
     for kind in [Kind::Socket, Kind::Agent] {
@@ -485,7 +501,10 @@ fn what_is_posted_is_signed_and_in_order() -> Result<()> {
         std::fs::write(&signed, format!("{timestamp}.{body}"))?;
         let signed = signed.display().to_string();
         // Another's idea of it.
-        let said = output("openssl", &["dgst", "-sha256", "-hmac", SECRET, "-r", &signed])?;
+        let said = output(
+            "openssl",
+            &["dgst", "-sha256", "-hmac", SECRET, "-r", &signed],
+        )?;
         let digest = said.split_whitespace().next().context("no digest")?;
         assert_eq!(line["signature"], format!("v1={digest}"));
         assert_eq!(line["protocol"], "TLSv1.3");
@@ -542,6 +561,9 @@ fn a_gate_that_is_not_there_and_the_kill_switch_are_told() -> Result<()> {
     assert!(holder.wait(PATIENCE)?.success(), "{}", holder.log());
     let refused = gate.command(300).output()?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("nothing is turned away from neutral"), "{said}");
+    assert!(
+        said.contains("nothing is turned away from neutral"),
+        "{said}"
+    );
     Ok(())
 }

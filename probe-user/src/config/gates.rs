@@ -46,10 +46,7 @@ pub(super) fn read(
     })
 }
 
-fn read_agent(
-    table: &mut Table<'_, '_>,
-    problems: &mut table::Problems,
-) -> Option<HaproxyAgent> {
+fn read_agent(table: &mut Table<'_, '_>, problems: &mut table::Problems) -> Option<HaproxyAgent> {
     let listen = table.need("listen", problems);
     let mut linger_s = 10;
     table.set("linger_s", &mut linger_s, problems);
@@ -62,10 +59,7 @@ fn read_agent(
     })
 }
 
-fn read_socket(
-    table: &mut Table<'_, '_>,
-    problems: &mut table::Problems,
-) -> Option<HaproxySocket> {
+fn read_socket(table: &mut Table<'_, '_>, problems: &mut table::Problems) -> Option<HaproxySocket> {
     let socket = table.need("socket", problems);
     let servers = table.need("servers", problems);
     let mut all_or_nothing = false;
@@ -125,8 +119,7 @@ struct Found<'p> {
 impl Found<'_> {
     fn add(&mut self, key: &str, what: &str) {
         let place = format!("steer.gate[{}].{key}", self.n);
-        self.problems
-            .add(place, format!("steer.gate.{key}{what}"));
+        self.problems.add(place, format!("steer.gate.{key}{what}"));
     }
 
     fn within(&mut self, key: &str, value: u32, least: u32, most: u32) {
@@ -169,7 +162,8 @@ pub(super) fn problems(gates: &[GateSettings], services: &[&str], problems: &mut
             && !services.contains(&service.as_str())
             && service.parse::<u16>().is_err()
         {
-            let what = format!(": no [[service]] is called {service:?}, so the gate would never move");
+            let what =
+                format!(": no [[service]] is called {service:?}, so the gate would never move");
             found.add("service", &what);
         }
         match &gate.way {
@@ -212,7 +206,8 @@ fn socket_problems(socket: &HaproxySocket, found: &mut Found<'_>) {
 fn hook_problems(hook: &Hook, found: &mut Found<'_>) {
     let program = hook.command.first().map(String::as_str).unwrap_or_default();
     found.absolute("command", Path::new(program), "[\"/usr/local/bin/turn\"]");
-    let is_too_long = |argument: &String| argument.len() > MAX_ARGUMENT_BYTES || argument.contains('\0');
+    let is_too_long =
+        |argument: &String| argument.len() > MAX_ARGUMENT_BYTES || argument.contains('\0');
     if hook.command.len() > MAX_ARGUMENTS || hook.command.iter().any(is_too_long) {
         let what = format!(
             ": at most {MAX_ARGUMENTS} arguments of {MAX_ARGUMENT_BYTES} bytes, none with a NUL"
@@ -223,7 +218,11 @@ fn hook_problems(hook: &Hook, found: &mut Found<'_>) {
 }
 
 fn webhook_problems(webhook: &Webhook, found: &mut Found<'_>) {
-    found.absolute("secret_file", &webhook.secret_file, "/etc/weir/webhook.secret");
+    found.absolute(
+        "secret_file",
+        &webhook.secret_file,
+        "/etc/weir/webhook.secret",
+    );
     if let Some(file) = &webhook.ca_file {
         found.absolute("ca_file", file, "/etc/weir/webhook-ca.pem");
     }
@@ -305,13 +304,19 @@ mod tests {
     fn what_is_wrong_with_a_gate_is_told_with_its_line() {
         let gate = |rest: &str| format!("[[steer.gate]]\nname = 'g'\n{rest}");
         for (text, expected) in [
-            ("kind = 'dns'", "w.toml:3: steer.gate.kind: expected \"haproxy-agent\""),
+            (
+                "kind = 'dns'",
+                "w.toml:3: steer.gate.kind: expected \"haproxy-agent\"",
+            ),
             (
                 "kind = 'file'\nfile = '/a'\nlisten = '127.0.0.1:1'",
                 "w.toml:5: steer.gate.listen: unknown key",
             ),
             ("kind = 'file'", "steer.gate.file: is missing"),
-            ("kind = 'file'\nfile = 'a'", "w.toml:4: steer.gate.file: a is not an absolute"),
+            (
+                "kind = 'file'\nfile = 'a'",
+                "w.toml:4: steer.gate.file: a is not an absolute",
+            ),
             (
                 "kind = 'file'\nfile = '/a'\nlease_s = 1",
                 "w.toml:5: steer.gate.lease_s = 1 is out of range: 2 to 300",
@@ -328,8 +333,14 @@ mod tests {
                 "kind = 'haproxy-socket'\nsocket = '/a'\nservers = ['a/b; shutdown sessions']",
                 "w.toml:5: steer.gate.servers: \"a/b; shutdown sessions\" is not BACKEND/SERVER",
             ),
-            ("kind = 'hook'\ncommand = []", "w.toml:4: steer.gate.command:"),
-            ("kind = 'hook'\ncommand = ['turn']", "turn is not an absolute path"),
+            (
+                "kind = 'hook'\ncommand = []",
+                "w.toml:4: steer.gate.command:",
+            ),
+            (
+                "kind = 'hook'\ncommand = ['turn']",
+                "turn is not an absolute path",
+            ),
             (
                 "kind = 'webhook'\nurl = 'http://10.0.0.1/x'\nsecret_file = '/s'",
                 "w.toml:4: steer.gate.url \"http://10.0.0.1/x\" would tell another host in plain text",

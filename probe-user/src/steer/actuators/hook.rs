@@ -28,11 +28,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 impl Means for Settings {
     /// Lets the guard know what runs, so that it does not go on after a lease's end.
-    async fn tell(
-        &self,
-        notice: &Notice,
-        guarded: Option<&mut Guarded>,
-    ) -> Result<Option<String>> {
+    async fn tell(&self, notice: &Notice, guarded: Option<&mut Guarded>) -> Result<Option<String>> {
         let started = start(self, &notice.gate)?;
         let Some(guarded) = guarded else {
             return started.finish(notice).await.map(Some);
@@ -137,7 +133,8 @@ impl Started {
             };
             let ended = timeout(limit, ended).await;
             // Dropping `self` kills it, and all that it started.
-            let status = ended.with_context(|| format!("{program} did not end within {limit:?}"))?;
+            let status =
+                ended.with_context(|| format!("{program} did not end within {limit:?}"))?;
             self.group = None;
             if !is_read {
                 let _ = timeout(LAST_WORDS, &mut reading).await;
@@ -151,7 +148,11 @@ impl Started {
 
 fn conclude(program: &str, status: ExitStatus, said: &str, complained: &str) -> Result<String> {
     if !status.success() {
-        let why = if complained.is_empty() { said } else { complained };
+        let why = if complained.is_empty() {
+            said
+        } else {
+            complained
+        };
         bail!("{program} ended with {status}: {why}");
     }
     Ok(said.to_owned())
@@ -240,7 +241,11 @@ mod tests {
         let command = format!("sleep 1000 & echo $! > {}; wait", path.display());
         let failed = run(&command, 1).await.unwrap_err().to_string();
         assert!(failed.contains("did not end within 1s"), "{failed}");
-        let pid: i32 = std::fs::read_to_string(&path).unwrap().trim().parse().unwrap();
+        let pid: i32 = std::fs::read_to_string(&path)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
         // Killed, it is gone or waits for its new parent to look.
         let is_over = || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -261,7 +266,10 @@ mod tests {
             .unwrap();
         let pid = i32::try_from(child.id().unwrap()).unwrap();
         let started = start_ticks(pid).unwrap();
-        kill(Running { pid, started: started + 1 });
+        kill(Running {
+            pid,
+            started: started + 1,
+        });
         assert!(child.try_wait().unwrap().is_none());
         kill(Running { pid, started });
         assert!(!child.wait().await.unwrap().success());

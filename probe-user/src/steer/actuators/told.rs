@@ -35,6 +35,7 @@ pub struct Undo<M> {
     decision: String,
 }
 
+#[expect(private_bounds, reason = "the means are those of this room")]
 impl<M: Means> Undo<M> {
     pub(super) async fn tell(&self, cause: Cause) -> Result<()> {
         let notice = Notice::neutral(&self.gate, self.generation, &self.decision, cause);

@@ -34,9 +34,9 @@ const MIN_SECRET_BYTES: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Seconds since 1970, as it is signed.
-pub const TIMESTAMP_HEADER: &str = "weir-timestamp";
+const TIMESTAMP_HEADER: &str = "weir-timestamp";
 /// `v1=` and the HMAC-SHA256 of timestamp, a full stop and body, in lower-case hexadecimal.
-pub const SIGNATURE_HEADER: &str = "weir-signature";
+const SIGNATURE_HEADER: &str = "weir-signature";
 const KEY_HEADER: &str = "idempotency-key";
 
 impl Means for Settings {
@@ -70,7 +70,11 @@ async fn post(settings: &Settings, notice: &Notice) -> Result<String> {
     for left in (0..settings.attempts).rev() {
         let request = request(&url, &body, &secret, &notice.key())?;
         let attempt = timeout(limit, attempt(settings, &url, request)).await;
-        let late = |_| Err(Failed::ForNow(anyhow!("it did not answer within {limit:?}")));
+        let late = |_| {
+            Err(Failed::ForNow(anyhow!(
+                "it did not answer within {limit:?}"
+            )))
+        };
         match attempt.unwrap_or_else(late) {
             Ok(said) => return Ok(said),
             Err(Failed::ForNow(_)) if left > 0 => {}
@@ -120,14 +124,18 @@ fn read_secret(path: &Path) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).with_context(|| format!("cannot read {shown}"))?;
     let mode = file.metadata()?.mode();
     if mode & 0o007 != 0 {
-        bail!("{shown} is open to every user of this host: `chmod o= {shown}`, and change the secret");
+        bail!(
+            "{shown} is open to every user of this host: `chmod o= {shown}`, and change the secret"
+        );
     }
     let mut secret = Vec::new();
     file.take(MAX_SECRET_BYTES).read_to_end(&mut secret)?;
     let length = secret.trim_ascii_end().len();
     secret.truncate(length);
     if length < MIN_SECRET_BYTES {
-        bail!("{shown} has {length} bytes; a secret needs {MIN_SECRET_BYTES} (`openssl rand -hex 32`)");
+        bail!(
+            "{shown} has {length} bytes; a secret needs {MIN_SECRET_BYTES} (`openssl rand -hex 32`)"
+        );
     }
     Ok(secret)
 }
@@ -156,9 +164,13 @@ async fn attempt(
     let answered = async {
         let answer = sender.send_request(request).await?;
         let status = answer.status();
-        let said = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let said = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
         // A long answer is cut off, not an error: its status has been heard.
-        let said = said.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let said = said
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
         Ok::<_, hyper::Error>((status, String::from_utf8_lossy(&said).trim().to_owned()))
     };
     let mut answered = std::pin::pin!(answered);
@@ -260,7 +272,10 @@ mod tests {
                 tell_renewals: false,
             };
             let notice = Notice::neutral("balancer", 7, "d1", Cause::Released);
-            settings.tell(&notice, None).await.map(Option::unwrap_or_default)
+            settings
+                .tell(&notice, None)
+                .await
+                .map(Option::unwrap_or_default)
         }
 
         fn heard(&self) -> Vec<(header::HeaderMap, Bytes)> {
@@ -284,7 +299,10 @@ mod tests {
         let [first, second] = &*heard else {
             panic!("{heard:?}");
         };
-        assert_eq!((&first.1, &first.0[KEY_HEADER]), (&second.1, &second.0[KEY_HEADER]));
+        assert_eq!(
+            (&first.1, &first.0[KEY_HEADER]),
+            (&second.1, &second.0[KEY_HEADER])
+        );
         for (headers, body) in &heard {
             let timestamp = headers[TIMESTAMP_HEADER].to_str().unwrap();
             let signature = format!("v1={}", sign(SECRET, timestamp, body));
@@ -307,7 +325,9 @@ mod tests {
     #[tokio::test]
     async fn neither_a_refusal_nor_a_redirection_is_tried_again_or_followed() {
         let moved = || axum::response::Redirect::temporary("/weir").into_response();
-        for answer in [moved as fn() -> Response, || StatusCode::FORBIDDEN.into_response()] {
+        for answer in [moved as fn() -> Response, || {
+            StatusCode::FORBIDDEN.into_response()
+        }] {
             let receiver = Receiver::start(vec![answer]).await;
             receiver.post(5).await.unwrap_err();
             assert_eq!(receiver.heard().len(), 1);

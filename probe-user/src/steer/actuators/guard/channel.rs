@@ -89,7 +89,9 @@ impl Channel {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(AsyncFd::new(fd)?))
+        // SAFETY: an OwnedFd stays the same open descriptor until it is dropped, which is after it has
+        // been taken from the reactor, and nothing replaces it meanwhile.
+        Ok(Self(unsafe { AsyncFd::register(fd)? }))
     }
 
     /// The other side gets a descriptor of its own for `fd`.

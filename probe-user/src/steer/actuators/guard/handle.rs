@@ -17,7 +17,7 @@ use crate::steer::actuators::Lease;
 use crate::steer::actuators::child::without_capabilities;
 
 /// What starts a guard: the hidden command of this same program.
-pub const COMMAND: &str = "gate-guard";
+const COMMAND: &str = "gate-guard";
 /// The guard is on this host and does nothing else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -101,28 +101,30 @@ impl State {
             }
             self.start().await?;
         }
-        // Taken out, so that a guard that was not heard to the end is not asked again: its channel
-        // closes, and it makes everything neutral.
-        let Some(channel) = self.channel.take() else {
+        let Some(channel) = &self.channel else {
             return Ok(None);
         };
+        // A number of its own, so that who stopped waiting for an answer leaves it to nobody else.
         self.number += 1;
-        let ask = Numbered {
-            number: self.number,
-            message: ask,
-        };
         let number = self.number;
         let asked = async {
+            let ask = Numbered {
+                number,
+                message: ask,
+            };
             channel.send(&ask, fd).await?;
-            answer(&channel, number).await
+            answer(channel, number).await
         };
         let answer = timeout(PATIENCE, asked).await;
         let answer = answer.map_err(|_| anyhow!("it has not answered within {PATIENCE:?}"));
-        let answer = answer
-            .and_then(|answer| answer)
-            .context("the guard of the gates is gone")?;
-        self.channel = Some(channel);
-        Ok(Some(answer))
+        let answer = answer.and_then(|answer| answer);
+        if answer.is_err() {
+            // Closed, so that a guard that is there still makes everything neutral.
+            self.channel = None;
+        }
+        answer
+            .map(Some)
+            .context("the guard of the gates is gone, and they are neutral")
     }
 
     async fn start(&mut self) -> Result<()> {

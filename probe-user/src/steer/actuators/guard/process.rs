@@ -86,6 +86,7 @@ pub(super) async fn serve(channel: OwnedFd) -> Result<()> {
     let mut gates = Gates::default();
     reply(&channel, 0, Answer::Ready).await?;
     loop {
+        let (has_held, until_next) = (gates.has_held(), gates.until_next());
         tokio::select! {
             biased;
             received = channel.receive::<Ask>() => match received {
@@ -102,7 +103,7 @@ pub(super) async fn serve(channel: OwnedFd) -> Result<()> {
                 }
             },
             Some(done) = gates.tasks.join_next_with_id() => gates.finish(done),
-            () = tokio::time::sleep(gates.until_next()), if gates.has_held() => gates.end_leases(),
+            () = tokio::time::sleep(until_next), if has_held => gates.end_leases(),
         }
     }
     drop(channel);

@@ -99,7 +99,12 @@ async fn all_that_a_holder_held_is_neutral_when_it_is_gone_and_nothing_else() {
     }
     gates[2].release().await.unwrap();
     drop((gates, guard));
-    until(|| ["a", "b"].iter().all(|name| read(&lab.path(name)).is_neutral)).await;
+    until(|| {
+        ["a", "b"]
+            .iter()
+            .all(|name| read(&lab.path(name)).is_neutral)
+    })
+    .await;
     assert_eq!(read(&lab.path("b")).cause, Cause::HolderGone);
     assert_eq!(read(&lab.path("c")).cause, Cause::Released);
 }
@@ -111,7 +116,10 @@ async fn without_a_guard_nothing_is_turned() {
     let mut gate = lab.gate("a", &no_guard);
     let refused = gate.acquire(&position(1), lease_of(60_000)).await;
     let refused = refused.unwrap_err().to_string();
-    assert!(refused.contains("without which no gate is turned"), "{refused}");
+    assert!(
+        refused.contains("without which no gate is turned"),
+        "{refused}"
+    );
     assert!(!lab.path("a").exists());
     // Neutral needs none.
     gate.release().await.unwrap();
@@ -125,10 +133,16 @@ async fn a_guard_that_ends_is_replaced_and_what_it_held_is_turned_anew_and_not_r
     let guard = Guard::started_by(|theirs| {
         tokio::spawn(async move {
             let channel = Channel::new(theirs).unwrap();
-            let ready = Numbered { number: 0, message: Answer::Ready };
+            let ready = Numbered {
+                number: 0,
+                message: Answer::Ready,
+            };
             channel.send(&ready, None).await.unwrap();
             let (asked, _) = channel.receive::<Ask>().await.unwrap().unwrap();
-            let done = Numbered { number: asked.number, message: Answer::Done };
+            let done = Numbered {
+                number: asked.number,
+                message: Answer::Done,
+            };
             channel.send(&done, None).await.unwrap();
         });
         Ok(())
@@ -154,8 +168,17 @@ async fn a_guard_takes_no_more_gates_than_it_has_places_for_and_no_lease_that_is
         is_renewal: false,
     };
     let ask = async |message| {
-        channel.send(&Numbered { number: 1, message }, None).await.unwrap();
-        channel.receive::<Answer>().await.unwrap().unwrap().0.message
+        channel
+            .send(&Numbered { number: 1, message }, None)
+            .await
+            .unwrap();
+        channel
+            .receive::<Answer>()
+            .await
+            .unwrap()
+            .unwrap()
+            .0
+            .message
     };
     let until_boot_ns = lease_of(60_000).until_boot_ns;
     for n in 0..MAX_GATES {
@@ -164,7 +187,10 @@ async fn a_guard_takes_no_more_gates_than_it_has_places_for_and_no_lease_that_is
     let refused = ask(hold("x".to_owned(), until_boot_ns)).await;
     assert!(matches!(refused, Answer::Refused(_)), "{refused:?}");
     assert_eq!(ask(hold("1".to_owned(), 5)).await, Answer::Over);
-    ask(Ask::Free { gate: "1".to_owned() }).await;
+    ask(Ask::Free {
+        gate: "1".to_owned(),
+    })
+    .await;
     assert_eq!(ask(hold("x".to_owned(), until_boot_ns)).await, Answer::Done);
 }
 

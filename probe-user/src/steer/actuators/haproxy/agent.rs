@@ -321,11 +321,7 @@ mod tests {
             "{refused}"
         );
         drop(other);
-        while agent
-            .acquire(&weight(300), lease(60_000))
-            .await
-            .is_err()
-        {
+        while agent.acquire(&weight(300), lease(60_000)).await.is_err() {
             sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(asked(at).await, "up 30%\n");

@@ -56,7 +56,10 @@ pub(super) async fn weight(socket: &Path, server: &str) -> Result<Weight> {
 pub(super) async fn set_weight(socket: &Path, server: &str, weight: u32) -> Result<()> {
     let answer = ask(socket, &format!("set server {server} weight {weight}")).await?;
     if !answer.trim().is_empty() {
-        bail!("HAProxy does not give {server} the weight {weight}: {}", first(&answer));
+        bail!(
+            "HAProxy does not give {server} the weight {weight}: {}",
+            first(&answer)
+        );
     }
     Ok(())
 }
@@ -83,8 +86,20 @@ mod tests {
     #[test]
     fn a_weight_is_read_and_an_error_is_none() {
         let weight = parse("35 (initial 100)\n\n");
-        assert_eq!(weight, Some(Weight { now: 35, initial: 100 }));
-        for odd in ["", "No such server.\n", "35", "35 (initial )", "x (initial 1)"] {
+        assert_eq!(
+            weight,
+            Some(Weight {
+                now: 35,
+                initial: 100
+            })
+        );
+        for odd in [
+            "",
+            "No such server.\n",
+            "35",
+            "35 (initial )",
+            "x (initial 1)",
+        ] {
             assert_eq!(parse(odd), None, "{odd:?}");
         }
     }

@@ -86,7 +86,8 @@ impl Socket {
                 continue;
             }
             let held = self.held.as_ref();
-            let own = held.and_then(|held| held.before.servers.iter().find(|own| own.name == *name));
+            let own =
+                held.and_then(|held| held.before.servers.iter().find(|own| own.name == *name));
             let (before, mut own) = match own {
                 Some(own) if own.own.contains(now) => (own.before, own.own.clone()),
                 // Another HAProxy, as its configuration has it.
@@ -279,7 +280,10 @@ mod tests {
         assert_eq!(first.servers[0].own, [15]);
         hold(&mut socket, 1, &first);
         let second = socket.plan(1, &weights(15), 600);
-        assert_eq!((second.servers[0].before, &*second.servers[0].own), (50, &[15, 30][..]));
+        assert_eq!(
+            (second.servers[0].before, &*second.servers[0].own),
+            (50, &[15, 30][..])
+        );
     }
 
     #[test]
@@ -299,7 +303,10 @@ mod tests {
         let first = socket.plan(1, &weights(100), 300);
         hold(&mut socket, 1, &first);
         let anew = socket.plan(2, &weights(200), 300);
-        assert_eq!((anew.servers[0].before, &*anew.servers[0].own), (200, &[60][..]));
+        assert_eq!(
+            (anew.servers[0].before, &*anew.servers[0].own),
+            (200, &[60][..])
+        );
         // One that took its state from a file has weir's weight, and not the one before.
         let kept = socket.plan(2, &weights(30), 300);
         assert_eq!(kept.servers[0].before, 100);
