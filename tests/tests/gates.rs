@@ -269,7 +269,7 @@ fn is_gone(pid: i32) -> bool {
 }
 
 /// Kills the holder's whole group, as what tidies up does, over and over.
-fn neutral_after_kills(kind: Kind, most: Duration) -> Result<()> {
+fn neutral_after_kills(kind: Kind) -> Result<()> {
     let gate = Gate::new(kind)?;
     let mut took = Vec::new();
     for _ in 0..ROUNDS {
@@ -284,7 +284,8 @@ fn neutral_after_kills(kind: Kind, most: Duration) -> Result<()> {
     took.sort_unstable();
     let (median, worst) = (took[ROUNDS / 2], took[ROUNDS - 1]);
     println!("{kind:?}: neutral after a kill in {median:?}, {worst:?} at most");
-    assert!(worst < most, "{kind:?}: {took:?}");
+    // At once, and on a busy machine as soon as the guard's turn comes.
+    assert!(median < LEASE / 2 && worst < 2 * LEASE, "{took:?}");
     Ok(())
 }
 
@@ -315,27 +316,27 @@ fn neutral_after_a_hang(kind: Kind) -> Result<()> {
 
 #[test]
 fn a_killed_holder_leaves_neutral_by_agent() -> Result<()> {
-    neutral_after_kills(Kind::Agent, Duration::from_secs(1))
+    neutral_after_kills(Kind::Agent)
 }
 
 #[test]
 fn a_killed_holder_leaves_neutral_by_socket() -> Result<()> {
-    neutral_after_kills(Kind::Socket, Duration::from_secs(1))
+    neutral_after_kills(Kind::Socket)
 }
 
 #[test]
 fn a_killed_holder_leaves_neutral_by_hook() -> Result<()> {
-    neutral_after_kills(Kind::Hook, Duration::from_secs(1))
+    neutral_after_kills(Kind::Hook)
 }
 
 #[test]
 fn a_killed_holder_leaves_neutral_by_webhook() -> Result<()> {
-    neutral_after_kills(Kind::Webhook, Duration::from_secs(1))
+    neutral_after_kills(Kind::Webhook)
 }
 
 #[test]
 fn a_killed_holder_leaves_neutral_by_file() -> Result<()> {
-    neutral_after_kills(Kind::File, Duration::from_secs(1))
+    neutral_after_kills(Kind::File)
 }
 
 #[test]
@@ -373,16 +374,20 @@ fn an_agents_weight_is_followed_and_an_operators_drain_stays() -> Result<()> {
     wait_for("the share of a small weight", PATIENCE, || {
         Ok(haproxy.server("live/small")?.weight == 0)
     })?;
+    // `DRAIN (agent)` where an agent is asked as well.
+    let is_drained = || -> Result<bool> {
+        Ok(haproxy.server("live/e1")?.status.starts_with("DRAIN"))
+    };
     haproxy.ask("set server live/e1 state drain")?;
     assert!(holder.stop(Signal::SIGTERM)?.success(), "{}", holder.log());
     gate.until(100)?;
     let mut holder = gate.hold(50)?;
-    assert_eq!(haproxy.server("live/e1")?.status, "DRAIN");
+    assert!(is_drained()?);
     holder.signal(Signal::SIGKILL)?;
     gate.until(100)?;
-    assert_eq!(haproxy.server("live/e1")?.status, "DRAIN");
+    assert!(is_drained()?);
     haproxy.ask("set server live/e1 state ready")?;
-    assert_ne!(haproxy.server("live/e1")?.status, "DRAIN");
+    assert!(!is_drained()?);
     holder.wait(PATIENCE)?;
     Ok(())
 }
@@ -441,8 +446,8 @@ fn a_weight_that_was_set_before_comes_back_and_one_that_is_set_meanwhile_stays()
     assert!(holder.stop(Signal::SIGTERM)?.success(), "{}", holder.log());
     assert_eq!(gate.percent()?, 40);
 
-    let mut holder = gate.hold(16)?;
-    assert_eq!(gate.percent()?, 16);
+    let mut holder = Process::spawn(gate.command(300), None, &gate.dir().join("two.log"))?;
+    gate.until(12)?;
     gate.haproxy().ask("set server live/e1 weight 80")?;
     // Over a renewal, which is not to take it back.
     let renewed = Instant::now() + LEASE;
