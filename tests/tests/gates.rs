@@ -375,12 +375,15 @@ fn an_agents_weight_is_followed_and_an_operators_drain_stays() -> Result<()> {
         Ok(haproxy.server("live/small")?.weight == 0)
     })?;
     // `DRAIN (agent)` where an agent is asked as well.
-    let is_drained = || -> Result<bool> {
-        Ok(haproxy.server("live/e1")?.status.starts_with("DRAIN"))
-    };
+    let is_drained =
+        || -> Result<bool> { Ok(haproxy.server("live/e1")?.status.starts_with("DRAIN")) };
     haproxy.ask("set server live/e1 state drain")?;
+    let guard = guard_of(&holder)?;
     assert!(holder.stop(Signal::SIGTERM)?.success(), "{}", holder.log());
     gate.until(100)?;
+    wait_for("the guard to leave the port", PATIENCE, || {
+        Ok(is_gone(guard))
+    })?;
     let mut holder = gate.hold(50)?;
     assert!(is_drained()?);
     holder.signal(Signal::SIGKILL)?;

@@ -91,13 +91,14 @@ pub async fn try_gate(args: &TryGate, mut to: impl Write) -> Result<()> {
     let end = Instant::now() + args.duration.min(MOST);
     let lease = Duration::from_secs(settings.lease_s.into());
     let mut gate = Gate::open(settings, &Guard::default(), generation - 1);
-    let turned = gate.acquire(&position, until(lease)).await;
+    let first = until(lease);
+    let turned = gate.acquire(&position, first).await;
     let held = match turned {
         Ok(()) => {
             writeln!(to, "{}: {} permille", args.name, args.weight_permille)?;
             to.flush()?;
             tokio::select! {
-                held = hold(&mut gate, lease, end) => held,
+                held = hold(&mut gate, lease, first, end) => held,
                 _ = term.recv() => Ok(()),
                 _ = int.recv() => Ok(()),
                 () = is_there(&config.kill_switch) => Ok(()),
@@ -125,14 +126,20 @@ async fn is_there(kill_switch: &Path) {
     }
 }
 
-/// Renews at a third of the lease, until the end.
-async fn hold(gate: &mut Gate, lease: Duration, end: Instant) -> Result<()> {
+/// Renews at a third of the lease, until the end. What fails is tried again for as long as the lease
+/// lasts: a balancer that is started anew, perhaps.
+async fn hold(gate: &mut Gate, lease: Duration, first: Lease, end: Instant) -> Result<()> {
+    let (mut held, mut next) = (first, Instant::now() + lease / 3);
     loop {
-        let next = Instant::now() + lease / 3;
         sleep_until(next.min(end)).await;
         if next >= end {
             return Ok(());
         }
-        gate.renew(until(lease)).await?;
+        let longer = until(lease);
+        match gate.renew(longer).await {
+            Ok(()) => (held, next) = (longer, Instant::now() + lease / 3),
+            Err(_) if clock::boot_ns() < held.until_boot_ns => next = Instant::now() + lease / 20,
+            Err(err) => return Err(err),
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::child::without_capabilities;
+use super::child::with_nothing_of_ours;
 use super::guard::{Guarded, Plan, Running};
 use super::notice::Notice;
 use super::settings::Hook as Settings;
@@ -70,7 +70,7 @@ impl Drop for Started {
 fn start(settings: &Settings, gate: &str) -> Result<Started> {
     let (program, args) = settings.command.split_first().context("an empty command")?;
     let mut command = Command::new(program);
-    without_capabilities(command.as_std_mut());
+    with_nothing_of_ours(command.as_std_mut());
     let child = command
         .args(args)
         .env_clear()

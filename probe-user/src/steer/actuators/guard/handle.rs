@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::Plan;
 use super::channel::{Answer, Ask, Channel, Numbered, Running, pair};
 use crate::steer::actuators::Lease;
-use crate::steer::actuators::child::without_capabilities;
+use crate::steer::actuators::child::with_nothing_of_ours;
 
 /// What starts a guard: the hidden command of this same program.
 const COMMAND: &str = "gate-guard";
@@ -50,7 +50,7 @@ fn start_process(theirs: OwnedFd) -> io::Result<()> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("weir").arg(COMMAND);
     command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
-    without_capabilities(command.current_dir("/"))
+    with_nothing_of_ours(command.current_dir("/"))
         .spawn()
         .map(drop)
 }
