@@ -35,6 +35,10 @@ fn perform(command: &Command) -> Result<Outcome> {
         return cli::replay_at_terminal(args, style, to.lock());
     }
     match command {
+        Command::GateGuard(args) => {
+            cli::gate_guard(args)?;
+            return Ok(Outcome::Done);
+        }
         Command::Journal(args) => return cli::journal(args, style, to.lock(), io::stderr()),
         Command::Steer(args) => {
             cli::steer(args, style, to.lock())?;
@@ -62,7 +66,11 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::FleetSim(args) => cli::fleet_sim(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
-            Command::Doctor(_) | Command::Steer(_) | Command::Journal(_) => Ok(()),
+            Command::TryGate(args) => cli::try_gate(args, to).await,
+            Command::Doctor(_)
+            | Command::Steer(_)
+            | Command::Journal(_)
+            | Command::GateGuard(_) => Ok(()),
         }
     });
     // A thread that waits for the terminal's next key must not hold up the end.

@@ -11,6 +11,7 @@ mod record;
 mod replay;
 mod run;
 mod steer;
+mod try_gate;
 mod viewers;
 mod watch;
 
@@ -31,6 +32,7 @@ pub use record::{record, record_until};
 pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
 pub use steer::steer;
+pub use try_gate::{GateGuard, TryGate, gate_guard, try_gate};
 pub use viewers::viewers;
 pub use watch::{ring, watch};
 
@@ -108,6 +110,9 @@ pub enum Command {
     Replay(Replay),
     Steer(Steer),
     Journal(Journal),
+    TryGate(TryGate),
+    #[command(hide = true)]
+    GateGuard(GateGuard),
 }
 
 /// Measure: load the programs, fold what they say, answer queries.
@@ -961,6 +966,9 @@ mod tests {
             "weir steer",
             "weir steer simulate --scene calm",
             "weir steer simulate --dead-time-s 0",
+            "weir try-gate",
+            "weir try-gate g",
+            "weir try-gate g --weight-permille 1001",
             "weir journal",
             "weir journal verify",
             "weir journal show f --kind rumour",

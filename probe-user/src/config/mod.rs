@@ -5,6 +5,7 @@
 
 mod check;
 pub mod collect;
+mod gates;
 mod labels;
 mod read;
 pub(crate) mod socket;
@@ -445,6 +446,7 @@ impl Config {
             "viewers.learned_file" => viewers.learned_file,
             "recording.file" => recording.file,
             "steer.journal_file" => steer.journal_file,
+            "steer.gate" => steer.gates,
             "log.level" => log.level,
             "log.programs" => log.programs,
         }
@@ -476,6 +478,7 @@ impl Config {
             },
             steer: Steer {
                 journal_file: self.steer.journal_file.clone(),
+                gates: self.steer.gates.clone(),
                 ..new.steer
             },
             log: self.log.clone(),

@@ -7,7 +7,8 @@ use nix::unistd::geteuid;
 
 use super::check::{Problems, name};
 use super::table::{self, Table};
-use super::{Config, Principal};
+use super::{Config, Principal, gates};
+use crate::steer::actuators::settings::GateSettings;
 use crate::steer::journal::Bound;
 use crate::steer::overrides::Verb;
 use crate::steer::overrides::roles::{Reach, Role, Roles};
@@ -26,6 +27,8 @@ pub struct Steer {
     pub journal_max_file_bytes: u64,
     pub journal_max_files: u32,
     pub roles: Vec<SteerRole>,
+    /// What traffic is turned by.
+    pub gates: Vec<GateSettings>,
     /// More than this turned away of a host or farther needs two people. 1000: never.
     pub two_person_above_permille: u32,
 }
@@ -53,6 +56,7 @@ impl Default for Steer {
             journal_max_file_bytes: bound.max_file_bytes,
             journal_max_files: bound.max_files,
             roles: Vec::new(),
+            gates: Vec::new(),
             two_person_above_permille: 1000,
         }
     }
@@ -141,6 +145,7 @@ impl Steer {
         }
         self.policy_problems(services, problems);
         self.role_problems(problems);
+        gates::problems(&self.gates, services, problems);
     }
 
     fn policy_problems(&self, services: &[&str], problems: &mut Problems) {
@@ -290,6 +295,10 @@ pub(super) fn read(root: &mut Table<'_, '_>, config: &mut Config, problems: &mut
         let policies = &mut steer.rules.policies;
         table.tables("policy", problems, |table, problems| {
             policies.extend(read_policy(table, problems));
+        });
+        let gates = &mut steer.gates;
+        table.tables("gate", problems, |table, problems| {
+            gates.extend(gates::read(table, problems));
         });
         let roles = &mut steer.roles;
         table.tables("role", problems, |table, problems| {

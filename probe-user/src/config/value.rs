@@ -8,6 +8,7 @@ use toml::de::DeValue;
 use super::{LogLevel, MmdbField, Principal};
 use crate::kernel::Choice;
 use crate::labels::request::{Class, Media, Stream};
+use crate::steer::actuators::settings::GateKind;
 use crate::steer::overrides::Verb;
 use crate::steer::overrides::roles::Reach;
 use crate::steer::policy::rules::{Metric, Moves, OwnFault};
@@ -219,6 +220,14 @@ impl Value for Verb {
 impl Value for Reach {
     const EXPECTED: &'static str =
         "\"prefix\", \"cell\", \"service\", \"host\", \"region\" or \"fleet\"";
+    fn parse(value: &DeValue<'_>) -> Option<Self> {
+        named(value, &Self::ALL, Self::as_str)
+    }
+}
+
+impl Value for GateKind {
+    const EXPECTED: &'static str =
+        "\"haproxy-agent\", \"haproxy-socket\", \"hook\", \"webhook\" or \"file\"";
     fn parse(value: &DeValue<'_>) -> Option<Self> {
         named(value, &Self::ALL, Self::as_str)
     }

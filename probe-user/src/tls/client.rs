@@ -123,7 +123,7 @@ impl Connector {
             .connect_with_connector(tower::service_fn(move |_: Uri| {
                 let (uri, config, meter) = (uri.clone(), config.clone(), meter.clone());
                 async move {
-                    let socket = socket(&uri, config).await?;
+                    let socket = dial(&uri, config).await?;
                     Ok::<_, io::Error>(TokioIo::new(Metered { socket, meter }))
                 }
             }))
@@ -151,7 +151,8 @@ pub enum ConnectError {
     Transport(#[from] tonic::transport::Error),
 }
 
-async fn socket(uri: &Uri, config: Option<Arc<ClientConfig>>) -> io::Result<Socket> {
+/// Connects, and shakes hands if there is a configuration to do so by.
+pub(crate) async fn dial(uri: &Uri, config: Option<Arc<ClientConfig>>) -> io::Result<Socket> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time");
     timeout(CONNECT_TIMEOUT, shake(uri, config))
         .await

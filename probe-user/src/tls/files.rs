@@ -63,18 +63,51 @@ pub struct Files {
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+fn roots(ca: &Path) -> Result<Arc<RootCertStore>, Error> {
+    let what = "authority's certificate";
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca, what)? {
+        roots.add(certificate).map_err(|err| Error::Unreadable {
+            what,
+            path: ca.to_owned(),
+            why: err.to_string(),
+        })?;
+    }
+    Ok(Arc::new(roots))
+}
+
+/// For asking a server over HTTP that this side shows no certificate: it is believed by those of `ca`,
+/// or by the system's.
+pub(crate) fn one_sided(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
+    let roots = match ca {
+        Some(ca) => roots(ca)?,
+        None => {
+            let mut roots = RootCertStore::empty();
+            // What of the system's cannot be used is no reason to believe less of the rest.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            Arc::new(roots)
+        }
+    };
+    let unusable = |why: &dyn std::fmt::Display| Error::Unreadable {
+        what: "authorities' certificates",
+        path: ca.unwrap_or(Path::new("/etc/ssl/certs")).to_owned(),
+        why: why.to_string(),
+    };
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|err| unusable(&err))?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|err| unusable(&err))?
+        .with_webpki_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 impl Files {
     fn roots(&self) -> Result<Arc<RootCertStore>, Error> {
-        let what = "authority's certificate";
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca, what)? {
-            roots.add(certificate).map_err(|err| Error::Unreadable {
-                what,
-                path: self.ca.clone(),
-                why: err.to_string(),
-            })?;
-        }
-        Ok(Arc::new(roots))
+        roots(&self.ca)
     }
 
     fn identity(&self) -> Result<Identity, Error> {

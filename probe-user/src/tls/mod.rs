@@ -11,7 +11,9 @@ mod meter;
 mod server;
 mod socket;
 
+pub(crate) use client::dial;
 pub use client::{ConnectError, Connector};
+pub(crate) use files::one_sided;
 pub use files::{Error, Files};
 pub use meter::Meter;
 pub use server::Acceptor;

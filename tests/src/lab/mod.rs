@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cleanup;
 pub mod client;
 pub mod counters;
+pub mod haproxy;
 pub mod link;
 pub mod nats;
 pub mod netns;

@@ -58,6 +58,7 @@ const PACKAGES: &[Package] = &[
         &[Need::Test, Need::Kernels, Need::Bench, Need::Qoe],
     ),
     package("bpftrace", "bpftrace", TEST),
+    package("haproxy", "haproxy", TEST),
     package("nats-server", "nats-server", TEST),
     package("openssl", "openssl", TEST),
     package("prometheus", "prometheus", TEST),

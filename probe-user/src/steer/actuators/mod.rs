@@ -2,6 +2,22 @@
 //! ends, and are neutral otherwise - also when the daemon dies, which each must bring about without
 //! the daemon's help.
 
+mod child;
+pub mod clock;
+mod file;
+mod gate;
+pub mod guard;
+pub mod haproxy;
+mod hook;
+pub mod notice;
+pub mod settings;
+mod told;
+mod webhook;
+
+pub use gate::Gate;
+pub use guard::Guard;
+pub use told::Told;
+
 use std::future::Future;
 
 use anyhow::Result;
@@ -38,9 +54,16 @@ pub trait Actuator: Send {
     /// The old lease's end stands.
     fn renew(&mut self, lease: Lease) -> impl Future<Output = Result<()>> + Send;
 
-    /// Back to neutral, now.
+    /// Back to neutral, now; also where nothing was acquired, because a process before this one may
+    /// have left something.
     ///
     /// # Errors
     /// The gate may stand until its lease ends.
     fn release(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// What was answered to the latest call, for the journal; bounded. None: nothing, or by nobody
+    /// who answers in words.
+    fn take_said(&mut self) -> Option<String> {
+        None
+    }
 }
