@@ -76,27 +76,47 @@ impl Event {
     fn begin(programme: &Path, steering: impl Fn(&Edges) -> String) -> Result<Self> {
         let edges = Edges::start(programme, TTL_S)?;
         let holder = Holder::start(edges.gate)?;
-        let mut viewers = Viewers::start(&edges)?;
-        let mut names = Vec::new();
-        for player in [Player::Hls, Player::Dash] {
-            for n in 1..=2 {
-                let name = format!("{player:?}-{n}").to_lowercase();
-                viewers.play(&edges, programme, &name, player, &steering(&edges))?;
-                names.push(name);
-            }
+        let steering = steering(&edges);
+        let mut event = Self::of(edges, holder)?;
+        for player in [Player::Hls, Player::Hls, Player::Dash, Player::Dash] {
+            event.play(programme, player, &[HERE, THERE], &steering)?;
         }
-        let mut event = Self {
+        event.started()?;
+        Ok(event)
+    }
+
+    /// Without viewers.
+    fn of(edges: Edges, holder: Holder) -> Result<Self> {
+        Ok(Self {
+            viewers: Viewers::start(&edges)?,
             edges,
             holder,
-            viewers,
-            names,
-        };
-        event.all_at(HERE, 0.0, "the start")?;
-        for name in &event.names {
-            let [_, there] = event.edges.segments(name)?;
+            names: Vec::new(),
+        })
+    }
+
+    fn play(
+        &mut self,
+        programme: &Path,
+        player: Player,
+        pathways: &[&str],
+        steering: &str,
+    ) -> Result<()> {
+        let name = format!("{player:?}-{}", self.names.len() + 1).to_lowercase();
+        let Self { edges, viewers, .. } = self;
+        viewers.play(edges, programme, &name, player, pathways, steering)?;
+        self.names.push(name);
+        Ok(())
+    }
+
+    /// Waits until all fetch from here, and from nowhere else.
+    fn started(&mut self) -> Result<()> {
+        self.all_at(HERE, 0.0, "the start")?;
+        for name in &self.names {
+            let [_, there] = self.edges.segments(name)?;
             ensure!(there.is_empty(), "{name} began elsewhere: {there:?}");
         }
-        Ok(event)
+        Ok(())
     }
 
     /// Waits until every viewer fetches from `pathway` after that moment, then sees that none fetches
@@ -125,7 +145,10 @@ impl Event {
         for name in names.iter() {
             let segments = edges.segments(name)?;
             let strays = since(&segments[1 - side], then_unix_s);
-            ensure!(strays == 0, "after {why} {name} still fetched {strays} elsewhere");
+            ensure!(
+                strays == 0,
+                "after {why} {name} still fetched {strays} elsewhere"
+            );
             let first = segments[side].iter().find(|one| one.at_unix_s > unix_s);
             let took = first.map_or(0.0, |first| first.at_unix_s - unix_s.max(1.0));
             if unix_s > 0.0 {
@@ -176,7 +199,8 @@ fn players_follow_the_gate_and_come_back() -> Result<()> {
 }
 
 #[test]
-fn when_weir_hangs_or_is_killed_the_proxy_brings_players_home_and_they_go_on_asking() -> Result<()> {
+fn when_weir_hangs_or_is_killed_the_proxy_brings_players_home_and_they_go_on_asking() -> Result<()>
+{
     let _alone = alone();
     let mut event = Event::begin(&programme()?, Edges::steering)?;
     event.drain(FOR_LONG, "a weight of 0")?;
@@ -191,6 +215,24 @@ fn when_weir_hangs_or_is_killed_the_proxy_brings_players_home_and_they_go_on_ask
     event.all_at(HERE, begin, "the kill")?;
     event.holder = Holder::start(event.edges.gate)?;
     event.drain(FOR_LONG, "the restart, and a weight of 0")?;
+    event.end();
+    Ok(())
+}
+
+#[test]
+fn players_follow_to_a_pathway_that_their_playlist_does_not_have() -> Result<()> {
+    let _alone = alone();
+    let programme = programme()?;
+    let edges = Edges::start(&programme, TTL_S)?;
+    let holder = Holder::of_copies(edges.gate)?;
+    let steering = edges.steering();
+    let mut event = Event::of(edges, holder)?;
+    event.play(&programme, Player::Hls, &[HERE], &steering)?;
+    event.started()?;
+    event.drain(FOR_LONG, "a weight of 0")?;
+    let begin = now_unix_s();
+    event.holder.release()?;
+    event.all_at(HERE, begin, "the release")?;
     event.end();
     Ok(())
 }
@@ -243,7 +285,8 @@ fn answers_that_end_steering_in_players_are_those_that_weir_never_gives() -> Res
         let _holder = Holder::start(edges.gate)?;
         let mut viewers = Viewers::start(&edges)?;
         for how in FAILURES {
-            viewers.play(&edges, &programme, how, player, &edges.failing(how))?;
+            let (pathways, steering) = ([HERE, THERE], edges.failing(how));
+            viewers.play(&edges, &programme, how, player, &pathways, &steering)?;
         }
         // A time at which each viewer has asked so often.
         let asked = |edges: &Edges, whom: &[&str], from: f64, times: usize| -> Result<bool> {
@@ -254,23 +297,31 @@ fn answers_that_end_steering_in_players_are_those_that_weir_never_gives() -> Res
             }
             Ok(true)
         };
-        viewers.until("all to be steered", PATIENCE, || asked(&edges, &FAILURES, 0.0, 1))?;
+        viewers.until("all to be steered", PATIENCE, || {
+            asked(&edges, &FAILURES, 0.0, 1)
+        })?;
         let failing = now_unix_s();
         edges.fail(true)?;
-        viewers.until("all to be failed, and to have repeated it", PATIENCE, || {
-            let long_ago = now_unix_s() - REPEATED;
-            for how in FAILURES {
-                let asked = edges.asked(how)?;
-                let mut failed = asked.iter().filter(|one| one.at_unix_s > failing);
-                if failed.next().is_none_or(|first| first.at_unix_s > long_ago) {
-                    return Ok(false);
+        viewers.until(
+            "all to be failed, and to have repeated it",
+            PATIENCE,
+            || {
+                let long_ago = now_unix_s() - REPEATED;
+                for how in FAILURES {
+                    let asked = edges.asked(how)?;
+                    let mut failed = asked.iter().filter(|one| one.at_unix_s > failing);
+                    if failed.next().is_none_or(|first| first.at_unix_s > long_ago) {
+                        return Ok(false);
+                    }
                 }
-            }
-            Ok(true)
-        })?;
+                Ok(true)
+            },
+        )?;
         let well = now_unix_s();
         edges.fail(false)?;
-        viewers.until("those to ask again who do", PATIENCE, || asked(&edges, go_on, well, 3))?;
+        viewers.until("those to ask again who do", PATIENCE, || {
+            asked(&edges, go_on, well, 3)
+        })?;
         for how in FAILURES {
             let again = since(&edges.asked(how)?, well);
             println!("{player:?}: asked {again} times again after {how}");

@@ -18,6 +18,8 @@ const SHIPPED: &str = include_str!("../../../deploy/weir-steering-nginx.conf");
 /// The pathways, as the shipped file has them.
 pub(crate) const HERE: &str = "edge-a";
 pub(crate) const THERE: &str = "edge-b";
+/// The second host, by an address at which it has the first one's port.
+pub(crate) const COPY: &str = "127.0.0.2";
 /// Renditions that players may choose from, of those that the programme has: several decode at once.
 const RENDITIONS: usize = 2;
 /// Ways for a server to answer that players take differently, while [`Edges::fail`] says so.
@@ -55,8 +57,14 @@ impl Edges {
         let shipped = SHIPPED
             .replace("127.0.0.1:9780", &format!("127.0.0.1:{gate}"))
             .replace("\"TTL\":10", &format!("\"TTL\":{ttl_s}"));
-        ensure!(shipped.contains(&format!("127.0.0.1:{gate}")), "another port is shipped");
-        ensure!(shipped.contains(&format!("\"TTL\":{ttl_s},")), "another TTL is shipped");
+        ensure!(
+            shipped.contains(&format!("127.0.0.1:{gate}")),
+            "another port is shipped"
+        );
+        ensure!(
+            shipped.contains(&format!("\"TTL\":{ttl_s},")),
+            "another TTL is shipped"
+        );
         let players = players::directory();
         let page_server = format!(
             "server {{ listen 127.0.0.1:{page}; access_log off; root {players}; \
@@ -66,8 +74,23 @@ impl Edges {
         let path = dir.path();
         let failing = failing(path, gate);
         let nginx = [
-            nginx(path, "here", here, programme, &format!("{shipped}\n{failing}"), &page_server)?,
-            nginx(path, "there", there, programme, "", "")?,
+            nginx(
+                path,
+                "here",
+                here,
+                programme,
+                &format!("{shipped}\n{failing}"),
+                &page_server,
+            )?,
+            // A copy of a pathway has another host, and its port.
+            nginx(
+                path,
+                "there",
+                there,
+                programme,
+                &format!("listen {COPY}:{here};"),
+                "",
+            )?,
         ];
         Ok(Self {
             dir,
@@ -110,20 +133,26 @@ impl Edges {
         Ok(())
     }
 
-    /// Makes the playlist of a viewer, whose player asks at `steering`; returns its URL.
+    /// Makes the playlist of a viewer, whose player asks at `steering` and is told of these pathways;
+    /// returns its URL.
     pub(crate) fn playlist(
         &self,
         programme: &Path,
         viewer: &str,
         player: Player,
+        pathways: &[&str],
         steering: &str,
     ) -> Result<String> {
         // So that the log says who asked.
         let steering = format!("{steering}?viewer={viewer}");
-        let base = |port: u16, container: &str| {
-            format!("http://127.0.0.1:{port}/s/{viewer}/{container}/")
+        let base =
+            |port: u16, container: &str| format!("http://127.0.0.1:{port}/s/{viewer}/{container}/");
+        let bases = |container| {
+            let all = [(HERE, self.here), (THERE, self.there)].into_iter();
+            let told = all.filter(|(pathway, _)| pathways.contains(pathway));
+            told.map(|(pathway, port)| (pathway, base(port, container)))
+                .collect::<Vec<_>>()
         };
-        let bases = |container| [(HERE, base(self.here, container)), (THERE, base(self.there, container))];
         let (name, text) = match player {
             Player::Hls => {
                 let master = std::fs::read_to_string(programme.join("muxed/master.m3u8"))?;
@@ -173,7 +202,11 @@ impl Edges {
 
 fn line(line: &str) -> Result<Served> {
     let mut words = line.splitn(3, ' ');
-    let mut word = || words.next().with_context(|| format!("no line of the log: {line}"));
+    let mut word = || {
+        words
+            .next()
+            .with_context(|| format!("no line of the log: {line}"))
+    };
     Ok(Served {
         at_unix_s: word()?.parse()?,
         status: word()?.parse()?,
@@ -243,7 +276,7 @@ fn failing(dir: &Path, gate: u16) -> String {
 }
 
 /// The playlist with each variant once for each pathway.
-fn hls(master: &str, bases: &[(&str, String); 2], steering: &str) -> Result<String> {
+fn hls(master: &str, bases: &[(&str, String)], steering: &str) -> Result<String> {
     let mut text = format!(
         "#EXTM3U\n#EXT-X-VERSION:7\n\
          #EXT-X-CONTENT-STEERING:SERVER-URI=\"{steering}\",PATHWAY-ID=\"{HERE}\"\n"
@@ -267,17 +300,22 @@ fn hls(master: &str, bases: &[(&str, String); 2], steering: &str) -> Result<Stri
 }
 
 /// The description with a base for each pathway.
-fn dash(mpd: &str, bases: &[(&str, String); 2], steering: &str) -> Result<String> {
+fn dash(mpd: &str, bases: &[(&str, String)], steering: &str) -> Result<String> {
     let mut head = String::new();
     for (pathway, base) in bases {
-        let _ = writeln!(head, "<BaseURL serviceLocation=\"{pathway}\">{base}</BaseURL>");
+        let _ = writeln!(
+            head,
+            "<BaseURL serviceLocation=\"{pathway}\">{base}</BaseURL>"
+        );
     }
     let _ = writeln!(
         head,
         "<ContentSteering defaultServiceLocation=\"{HERE}\" queryBeforeStart=\"true\">{steering}\
          </ContentSteering>"
     );
-    let period = mpd.find("<Period").context("a description without a period")?;
+    let period = mpd
+        .find("<Period")
+        .context("a description without a period")?;
     let (before, after) = mpd.split_at(period);
     Ok(format!("{before}{head}{after}"))
 }

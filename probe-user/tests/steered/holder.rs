@@ -14,11 +14,13 @@ use weir::steer::actuators::{Actuator as _, Lease};
 use weir::steer::{Position, Scope, Setting};
 use weir_tests::lab::process::Process;
 
-use super::edges::{HERE, THERE};
 use super::TTL_S;
+use super::edges::{COPY, HERE, THERE};
 
 /// The port of the gate to hold.
 const PORT: &str = "WEIR_HELD_GATE";
+/// The pathway to others is a copy of this host's.
+const IS_COPY: &str = "WEIR_HELD_GATE_COPIES";
 /// Begins what the holder says; the rest is the test program's.
 const SAYS: &str = "gate: ";
 
@@ -27,6 +29,7 @@ pub(crate) async fn hold() -> Result<()> {
     let port: u16 = std::env::var(PORT)
         .with_context(|| format!("{PORT} is for the tests themselves"))?
         .parse()?;
+    let is_copy = std::env::var_os(IS_COPY).is_some();
     let settings = ContentGate {
         listen: ([127, 0, 0, 1], port).into(),
         home: HERE.to_owned(),
@@ -34,7 +37,9 @@ pub(crate) async fn hold() -> Result<()> {
         pathways: vec![Pathway {
             name: THERE.to_owned(),
             weight: 1,
-            ..Pathway::default()
+            clone_of: is_copy.then(|| HERE.to_owned()),
+            host: is_copy.then(|| COPY.to_owned()),
+            params: Vec::new(),
         }],
         ..ContentGate::default()
     };
@@ -76,10 +81,20 @@ pub(crate) struct Holder {
 impl Holder {
     /// Starts it; the gate answers when this returns.
     pub(crate) fn start(port: u16) -> Result<Self> {
+        Self::with(port, &[])
+    }
+
+    /// One whose other pathway is made of this host's.
+    pub(crate) fn of_copies(port: u16) -> Result<Self> {
+        Self::with(port, &[(IS_COPY, "yes")])
+    }
+
+    fn with(port: u16, variables: &[(&str, &str)]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["--exact", "--ignored", "--nocapture", super::HOLDS])
             .env(PORT, port.to_string())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut process = Process::start(command, None)?;

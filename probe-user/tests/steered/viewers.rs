@@ -39,17 +39,19 @@ impl Viewers {
         })
     }
 
-    /// Lets one begin, whose player asks at `steering`.
+    /// Lets one begin, whose player is told of these pathways and asks at `steering`.
     pub(crate) fn play(
         &mut self,
         edges: &Edges,
         programme: &Path,
         viewer: &str,
         player: Player,
+        pathways: &[&str],
         steering: &str,
     ) -> Result<()> {
-        let url = edges.playlist(programme, viewer, player, steering)?;
-        self.players.play(&session(viewer, player), &[url.clone(), url])
+        let url = edges.playlist(programme, viewer, player, pathways, steering)?;
+        self.players
+            .play(&session(viewer, player), &[url.clone(), url])
     }
 
     /// Waits until `holds`, while the players report.
@@ -101,7 +103,10 @@ impl Viewers {
             }
             _ => false,
         };
-        let broken = self.seen.iter().filter(|(_, all)| all.iter().any(is_broken));
+        let broken = self
+            .seen
+            .iter()
+            .filter(|(_, all)| all.iter().any(is_broken));
         broken.map(|(viewer, _)| viewer.as_str()).collect()
     }
 }

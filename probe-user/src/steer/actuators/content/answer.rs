@@ -25,22 +25,22 @@ const PREFLIGHT_S: &str = "600";
 
 /// Everything that an answer is made of.
 #[derive(Debug)]
-pub struct Steered {
-    pub settings: ContentGate,
-    pub held: RwLock<Held>,
+pub(super) struct Steered {
+    pub(super) settings: ContentGate,
+    pub(super) held: RwLock<Held>,
     counters: Counters,
 }
 
 /// Cumulative, since the gate was started.
 #[derive(Debug, Default)]
-pub struct Counters {
+pub(super) struct Counters {
     told_here: AtomicU64,
     told_elsewhere: AtomicU64,
     lapsed: AtomicU64,
     newcomers: AtomicU64,
-    pub slow: AtomicU64,
-    pub turned_off: AtomicU64,
-    pub not_accepted: AtomicU64,
+    pub(super) slow: AtomicU64,
+    pub(super) turned_off: AtomicU64,
+    pub(super) not_accepted: AtomicU64,
 }
 
 /// What a gate has answered since it was started.
@@ -63,7 +63,7 @@ pub struct Counts {
 }
 
 impl Steered {
-    pub fn new(settings: ContentGate, held: Held) -> Self {
+    pub(super) fn new(settings: ContentGate, held: Held) -> Self {
         Self {
             settings,
             held: RwLock::new(held),
@@ -71,11 +71,11 @@ impl Steered {
         }
     }
 
-    pub fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    pub fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
         let Counters {
             told_here,
             told_elsewhere,
@@ -97,7 +97,7 @@ impl Steered {
     }
 
     /// Answers a request of `peer`, whatever its path: the proxy in front knows which are for weir.
-    pub fn answer<B>(&self, request: &Request<B>, peer: IpAddr) -> Response<Full<Bytes>> {
+    pub(super) fn answer<B>(&self, request: &Request<B>, peer: IpAddr) -> Response<Full<Bytes>> {
         match *request.method() {
             Method::GET | Method::HEAD => {
                 let query = request.uri().query().unwrap_or_default();
@@ -171,7 +171,7 @@ fn response(
 }
 
 /// `CLOCK_BOOTTIME`, in which leases end. Without it nothing is held.
-pub fn boot_ns() -> u64 {
+pub(super) fn boot_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(u64::MAX, |time| {
         u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
     })

@@ -16,15 +16,15 @@ const PLACES: u64 = 1_000_000;
 
 /// What a player is told: pathways, best first, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice<'a> {
-    pub order: Vec<&'a str>,
+pub(super) struct Choice<'a> {
+    pub(super) order: Vec<&'a str>,
     /// Whether this host is the first.
-    pub stays: bool,
+    pub(super) stays: bool,
 }
 
 /// What the player of `token` is told, while `weight_permille` of those stay that would be here by
 /// themselves.
-pub fn choose(gate: &ContentGate, token: u64, weight_permille: u16) -> Choice<'_> {
+pub(super) fn choose(gate: &ContentGate, token: u64, weight_permille: u16) -> Choice<'_> {
     let share = u64::from(gate.home_share_permille);
     let weight = u64::from(weight_permille.min(NEUTRAL_PERMILLE));
     let mut others: Vec<_> = gate.pathways.iter().collect();

@@ -10,7 +10,7 @@ use crate::steer::{Position, Scope, Setting};
 
 /// A position and its lease. Nothing is held at first.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
+pub(super) struct Held {
     /// This gate's service; none: whatever is asked for here.
     service: Option<String>,
     settings: Vec<Setting>,
@@ -21,14 +21,14 @@ pub struct Held {
 
 /// Which weight a player is told by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Weight {
-    pub permille: u16,
+pub(super) struct Weight {
+    pub(super) permille: u16,
     /// Something was held, and its lease is over.
-    pub is_lapsed: bool,
+    pub(super) is_lapsed: bool,
 }
 
 impl Held {
-    pub fn new(service: Option<&str>) -> Self {
+    pub(super) fn new(service: Option<&str>) -> Self {
         Self {
             service: service.map(str::to_owned),
             ..Self::default()
@@ -40,7 +40,7 @@ impl Held {
     /// # Errors
     /// It is older than what was held; then nothing changed. Or it has scopes of which this gate
     /// cannot tell who is in them; then the others are held.
-    pub fn acquire(&mut self, position: &Position, lease: Lease) -> Result<()> {
+    pub(super) fn acquire(&mut self, position: &Position, lease: Lease) -> Result<()> {
         if position.generation < self.generation {
             bail!(
                 "generation {} is older than {}, which is held",
@@ -72,21 +72,21 @@ impl Held {
 
     /// # Errors
     /// Nothing is held any more.
-    pub fn renew(&mut self, lease: Lease, now_boot_ns: u64) -> Result<()> {
-        if !self.until_boot_ns.is_some_and(|until| now_boot_ns < until) {
+    pub(super) fn renew(&mut self, lease: Lease, now_boot_ns: u64) -> Result<()> {
+        if self.until_boot_ns.is_none_or(|until| now_boot_ns >= until) {
             bail!("nothing is held that could be renewed: acquire it again");
         }
         self.until_boot_ns = Some(lease.until_boot_ns);
         Ok(())
     }
 
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         self.settings.clear();
         self.until_boot_ns = None;
     }
 
     /// What counts for the player at `client`: the narrowest scope that it is in.
-    pub fn weight(&self, client: IpAddr, now_boot_ns: u64) -> Weight {
+    pub(super) fn weight(&self, client: IpAddr, now_boot_ns: u64) -> Weight {
         let is_lapsed = self
             .until_boot_ns
             .is_some_and(|until_boot_ns| now_boot_ns >= until_boot_ns);

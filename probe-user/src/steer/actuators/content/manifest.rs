@@ -59,7 +59,12 @@ impl<'a> Copied<'a> {
 }
 
 /// The manifest's JSON.
-pub fn write(gate: &ContentGate, choice: &Choice<'_>, reload_uri: &str, ttl_s: u32) -> Vec<u8> {
+pub(super) fn write(
+    gate: &ContentGate,
+    choice: &Choice<'_>,
+    reload_uri: &str,
+    ttl_s: u32,
+) -> Vec<u8> {
     let manifest = Manifest {
         version: VERSION,
         ttl: ttl_s,
@@ -74,7 +79,7 @@ pub fn write(gate: &ContentGate, choice: &Choice<'_>, reload_uri: &str, ttl_s: u
 
 /// A fifth more or less than `ttl_s`, so that players that began together do not ask together for
 /// ever. Whole seconds, as both standards have it.
-pub fn jittered(ttl_s: u32) -> u32 {
+pub(super) fn jittered(ttl_s: u32) -> u32 {
     let fifth = ttl_s / 5;
     fastrand::u32(ttl_s - fifth..=ttl_s + fifth).max(1)
 }

@@ -19,15 +19,15 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// A request's query, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+pub(super) struct Asked {
     /// Who asks, if it was told before.
-    pub token: Option<u64>,
+    pub(super) token: Option<u64>,
     /// What else the URL had, to be had by the next one too: an operator's own parameters.
     kept: String,
 }
 
 impl Asked {
-    pub fn read(query: &str) -> Self {
+    pub(super) fn read(query: &str) -> Self {
         let mut asked = Self::default();
         for param in query.split('&').filter(|param| !param.is_empty()) {
             let (name, value) = param.split_once('=').unwrap_or((param, ""));
@@ -45,7 +45,7 @@ impl Asked {
     }
 
     /// Where the player of `token` shall ask the next time, relative to where it asked.
-    pub fn reload_uri(&self, token: u64) -> String {
+    pub(super) fn reload_uri(&self, token: u64) -> String {
         format!("?{}{TOKEN}={token:0TOKEN_DIGITS$x}", self.kept)
     }
 }
@@ -59,7 +59,7 @@ fn token(digits: &str) -> Option<u64> {
 
 /// Whose request it is: the peer's, or that of the last one in `X-Forwarded-For` who is no proxy of
 /// the operator's.
-pub fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+pub(super) fn client(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
     let is_proxy = |address: &IpAddr| proxies.iter().any(|prefix| prefix.contains(address));
     let mut client = peer.to_canonical();
     if !is_proxy(&client) {

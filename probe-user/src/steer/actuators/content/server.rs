@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,11 +31,11 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nAccess-Control-Allow-O
 
 /// How long clients may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub(super) struct Patience {
     /// For a request's head, from the connection's begin or the last answer's end.
-    pub request: Duration,
+    pub(super) request: Duration,
     /// For all of a connection; then it ends with the answer that is under way.
-    pub connection: Duration,
+    pub(super) connection: Duration,
 }
 
 impl Default for Patience {
@@ -47,14 +49,14 @@ impl Default for Patience {
 
 /// The running server; it ends when this is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub(super) struct Server {
     address: SocketAddr,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub fn start(
+    pub(super) fn start(
         listener: std::net::TcpListener,
         steered: Arc<Steered>,
         patience: Patience,
@@ -88,12 +90,12 @@ impl Server {
         })
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Whether it ended by itself, which it should not.
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
@@ -141,7 +143,7 @@ async fn serve(
     _place: OwnedSemaphorePermit,
 ) {
     let answered = AtomicU64::new(0);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         answered.fetch_add(1, Relaxed);
         let response = steered.answer(&request, peer);
         async move { Ok::<_, Infallible>(response) }
