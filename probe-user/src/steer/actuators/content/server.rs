@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -23,6 +24,8 @@ use super::answer::Steered;
 
 /// Of one connection. A request's head may be so long; longer ones are answered 431.
 const MOST_BUFFER_BYTES: usize = 16 << 10;
+/// What the kernel may hold for one connection of answers that are not read: hundreds.
+const UNREAD_BYTES: usize = 64 << 10;
 /// After an accept that failed: whatever is short does not come back at once.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// For those whom there is no room for. Players keep to where they are, and ask again.
@@ -65,6 +68,9 @@ impl Server {
         listener
             .set_nonblocking(true)
             .context("cannot prepare the listening socket")?;
+        // Accepted sockets take it over.
+        setsockopt(&listener, sockopt::SndBuf, &UNREAD_BYTES)
+            .context("cannot bound what is sent and not read")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
