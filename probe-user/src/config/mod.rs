@@ -5,6 +5,7 @@
 
 mod check;
 pub mod collect;
+mod content;
 mod gates;
 mod labels;
 mod read;
@@ -14,6 +15,7 @@ mod table;
 mod value;
 
 pub(crate) use check::{collector_url, is_loopback};
+pub use content::{ContentGate, Pathway};
 pub use labels::{Labels, MmdbField, Rule};
 pub use steer::{Steer, SteerRole};
 

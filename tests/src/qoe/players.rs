@@ -207,12 +207,17 @@ pub struct Players {
 }
 
 impl Players {
-    /// Starts a browser in `netns`, no session being under way yet; its page is at `page`. What the
-    /// driver complains of goes into the file `log`.
+    /// Starts a browser, in `netns` if there is one, no session being under way yet; its page is at
+    /// `page`. What the driver complains of goes into the file `log`.
     ///
     /// # Errors
     /// It does not start: node, Chromium or the modules are missing.
-    pub fn start(netns: &Netns, page: &str, log: &Path, reports: &mut Reports) -> Result<Self> {
+    pub fn start(
+        netns: Option<&Netns>,
+        page: &str,
+        log: &Path,
+        reports: &mut Reports,
+    ) -> Result<Self> {
         let directory = directory();
         if !directory.join("node_modules/hls.js").is_dir() {
             bail!("the players are not installed: `cargo xtask setup --for qoe` does it");
@@ -225,7 +230,7 @@ impl Players {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors);
-        let mut process = Process::start(command, Some(netns))?;
+        let mut process = Process::start(command, netns)?;
         let child = process.child_mut();
         let input = child.stdin.take().context("no pipe to node")?;
         let output = child.stdout.take().context("no pipe from node")?;

@@ -105,7 +105,8 @@ impl Stage {
         let edge = Edge::start(&lab, programme, &directory(), log_socket)?;
         let mut reports = Reports::new(reports)?;
         let mut browser = |netns: &Netns, log| {
-            Players::start(netns, &servers::page(), &lab.dir().join(log), &mut reports)
+            let log = lab.dir().join(log);
+            Players::start(Some(netns), &servers::page(), &log, &mut reports)
         };
         let players = browser(&lab.client, "players.log")?;
         let narrow = match narrow {

@@ -4,6 +4,7 @@
 
 mod child;
 pub mod clock;
+pub mod content;
 mod file;
 mod gate;
 pub mod guard;
