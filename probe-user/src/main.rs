@@ -62,6 +62,7 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::FleetSim(args) => cli::fleet_sim(args, style, to).await,
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
+            Command::HoldGate(args) => cli::hold_gate(args, io::stdin().lock(), to).await,
             Command::Doctor(_) | Command::Steer(_) | Command::Journal(_) => Ok(()),
         }
     });

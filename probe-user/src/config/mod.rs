@@ -5,6 +5,7 @@
 
 mod check;
 pub mod collect;
+pub mod kernel_gate;
 mod labels;
 mod read;
 pub(crate) mod socket;

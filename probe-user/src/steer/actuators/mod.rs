@@ -2,6 +2,8 @@
 //! ends, and are neutral otherwise - also when the daemon dies, which each must bring about without
 //! the daemon's help.
 
+pub mod kernel;
+
 use std::future::Future;
 
 use anyhow::Result;
