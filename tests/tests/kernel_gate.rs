@@ -104,7 +104,10 @@ fn clients(calls: &[Call]) -> BTreeSet<IpAddr> {
 /// Whether a share is within one point of what was ordered.
 fn ensure_share(what: &str, calls: &[Call], permille: u16) -> Result<()> {
     let share = turned(calls) as f64 * 1000.0 / calls.len() as f64;
-    println!("{what}: {} calls, ordered {permille} permille, turned {share:.2}", calls.len());
+    println!(
+        "{what}: {} calls, ordered {permille} permille, turned {share:.2}",
+        calls.len()
+    );
     let exact = permille.is_multiple_of(1000);
     let off = (share - f64::from(permille)).abs();
     ensure!(
@@ -115,7 +118,12 @@ fn ensure_share(what: &str, calls: &[Call], permille: u16) -> Result<()> {
 }
 
 /// Orders a share, has everybody call, and holds the gate's counts to what the clients heard.
-fn ordered(scene: &Scene, holder: &mut Holder, permille: u16, from: &[IpAddr]) -> Result<Vec<Call>> {
+fn ordered(
+    scene: &Scene,
+    holder: &mut Holder,
+    permille: u16,
+    from: &[IpAddr],
+) -> Result<Vec<Call>> {
     let before = holder.of_all()?;
     holder.acquire(&[Setting::turning(permille)], LONG)?;
     let calls = scene.call(from)?;
@@ -136,11 +144,14 @@ fn ordered(scene: &Scene, holder: &mut Holder, permille: u16, from: &[IpAddr]) -
 }
 
 #[test]
-fn each_share_of_clients_is_turned_and_those_of_a_share_are_among_those_of_a_larger_one() -> Result<()>
-{
+fn each_share_of_clients_is_turned_and_those_of_a_share_are_among_those_of_a_larger_one()
+-> Result<()> {
     let scene = Scene::new(Then::Closes)?;
     let mut holder = scene.holder(&made())?;
-    for (family, address) in [("IPv4", crowd::v4 as fn(u32) -> IpAddr), ("IPv6", crowd::v6)] {
+    for (family, address) in [
+        ("IPv4", crowd::v4 as fn(u32) -> IpAddr),
+        ("IPv6", crowd::v6),
+    ] {
         let crowd: Vec<_> = (1..=CROWD).map(address).collect();
         let mut smaller = BTreeSet::new();
         for permille in [0, 100, 300, 500, 1000] {
@@ -156,7 +167,10 @@ fn each_share_of_clients_is_turned_and_those_of_a_share_are_among_those_of_a_lar
             ensure_share(&format!("{family} by client"), &calls, permille)?;
             let larger = clients(&calls);
             if permille < 1000 {
-                ensure!(smaller.is_subset(&larger), "a client came back at {permille}");
+                ensure!(
+                    smaller.is_subset(&larger),
+                    "a client came back at {permille}"
+                );
             }
             smaller = larger;
         }
@@ -165,7 +179,10 @@ fn each_share_of_clients_is_turned_and_those_of_a_share_are_among_those_of_a_lar
     let some: Vec<_> = (1..=2_000).map(crowd::v4).collect();
     let first = clients(&ordered(&scene, &mut holder, 300, &some)?);
     let again = clients(&ordered(&scene, &mut holder, 300, &some)?);
-    ensure!(first == again && !first.is_empty(), "clients have changed sides");
+    ensure!(
+        first == again && !first.is_empty(),
+        "clients have changed sides"
+    );
     Ok(())
 }
 
@@ -206,7 +223,10 @@ fn each_network_has_its_own_share_and_who_is_in_none_has_the_rest() -> Result<()
     let (spared, shared): (Vec<Call>, Vec<Call>) = calls
         .into_iter()
         .partition(|call| matches!(call.from.ip(), IpAddr::V4(ip) if ip.octets()[2] == 0));
-    ensure!(spared.len() == 256 && turned(&spared) == 0, "the spared were turned");
+    ensure!(
+        spared.len() == 256 && turned(&spared) == 0,
+        "the spared were turned"
+    );
     ensure_share("a network", &shared, 500)?;
     ensure_share("the network beside it", &scene.call(&upper)?, 100)?;
     ensure_share("who is in neither", &scene.call(&outside)?, 0)?;
@@ -216,7 +236,10 @@ fn each_network_has_its_own_share_and_who_is_in_none_has_the_rest() -> Result<()
     holder.acquire(&[Setting::turning(1000).of("fd80::/64")], LONG)?;
     ensure_share("IPv6, alone", &scene.call(&sixth)?, 1000)?;
     ensure_share("a network, after", &scene.call(&lower[..1000])?, 0)?;
-    holder.acquire(&[Setting::turning(1000), Setting::turning(0).of("::/0")], LONG)?;
+    holder.acquire(
+        &[Setting::turning(1000), Setting::turning(0).of("::/0")],
+        LONG,
+    )?;
     ensure_share("all but IPv6", &scene.call(&sixth)?, 0)?;
     ensure_share("all but IPv6", &scene.call(&lower[..1000])?, 1000)?;
     Ok(())
@@ -272,7 +295,10 @@ fn what_is_established_stays_where_it_is() -> Result<()> {
     ensure_share("new", &scene.call(&new)?, 1000)?;
     go.send(())?;
     let names = join(old)?;
-    ensure!(names.iter().all(|name| *name == USUAL), "an old session was turned");
+    ensure!(
+        names.iter().all(|name| *name == USUAL),
+        "an old session was turned"
+    );
     holder.release()?;
     ensure_share("after the release", &scene.call(&new)?, 0)
 }
@@ -285,7 +311,10 @@ fn when_the_holder_is_killed_the_gate_is_open_at_once_and_nothing_is_left() -> R
     ensure!(scene.who()? == TURNED);
     let objects = kernel_objects(holder.process().id())?;
     let kinds: BTreeSet<_> = objects.iter().map(|(kind, _)| kind.as_str()).collect();
-    ensure!(kinds == BTreeSet::from(["link", "map", "prog"]), "{objects:?}");
+    ensure!(
+        kinds == BTreeSet::from(["link", "map", "prog"]),
+        "{objects:?}"
+    );
     let pinned = output("find", &["/sys/fs/bpf", "-type", "f"]).unwrap_or_default();
     let process = holder.process();
     process.signal(Signal::SIGKILL)?;
@@ -314,23 +343,40 @@ fn when_the_holder_hangs_the_gate_opens_at_the_end_of_its_lease() -> Result<()> 
     while open < 100 && Instant::now() < give_up {
         for call in scene.call(&[crowd::v4(3), crowd::v4(4)])? {
             if call.connected_boot_ns < end {
-                ensure!(call.by == TURNED, "open {} ns early", end - call.connected_boot_ns);
+                ensure!(
+                    call.by == TURNED,
+                    "open {} ns early",
+                    end - call.connected_boot_ns
+                );
                 held += 1;
             } else if call.began_boot_ns >= end {
-                ensure!(call.by == USUAL, "held {} ns late", call.began_boot_ns - end);
+                ensure!(
+                    call.by == USUAL,
+                    "held {} ns late",
+                    call.began_boot_ns - end
+                );
                 open += 1;
             }
         }
     }
-    ensure!(held > 10 && open >= 100, "{held} calls before the end, {open} after");
+    ensure!(
+        held > 10 && open >= 100,
+        "{held} calls before the end, {open} after"
+    );
     holder.process().signal(Signal::SIGCONT)?;
     let counted = holder.of_all()?;
-    ensure!(counted.expired >= open && counted.turned >= held, "{counted:?}");
+    ensure!(
+        counted.expired >= open && counted.turned >= held,
+        "{counted:?}"
+    );
 
     // What has become neutral stays so until it is acquired anew.
     let refused = holder.ask(&json!({ "renew": { "lease_ms": 60_000 } }))?;
     ensure!(
-        refused.error.as_ref().is_some_and(|why| why.contains("acquired anew")),
+        refused
+            .error
+            .as_ref()
+            .is_some_and(|why| why.contains("acquired anew")),
         "{refused:?}"
     );
     ensure!(scene.who()? == USUAL);
@@ -362,7 +408,11 @@ fn without_the_other_listener_everybody_passes_and_its_successor_is_found() -> R
     // Nobody can be turned anywhere: that is no position to take.
     let refused = holder.position(&[Setting::turning(500)], LONG);
     let refused = holder.ask(&refused)?;
-    ensure!(refused.error.is_some_and(|why| why.contains("nobody can be turned")));
+    ensure!(
+        refused
+            .error
+            .is_some_and(|why| why.contains("nobody can be turned"))
+    );
 
     for address in others() {
         let other = Teller::start(&scene.lab.server, address, TURNED, Then::Closes)?;
@@ -433,7 +483,10 @@ fn congestion_control(lab: &Lab, port: u16) -> Result<String> {
         let filter = format!("sport = :{PORT} and dport = :{port}");
         let told = output("ss", &["-tinH", &filter])?;
         let mut words = told.lines().nth(1).unwrap_or_default().split_whitespace();
-        words.next().map(str::to_owned).with_context(|| format!("ss says {told}"))
+        words
+            .next()
+            .map(str::to_owned)
+            .with_context(|| format!("ss says {told}"))
     })
 }
 
@@ -444,8 +497,14 @@ fn a_cap_slows_new_sessions_and_no_old_one_and_gives_them_their_congestion_contr
     const CAP_BPS: u64 = 8_000_000;
     let lab = Lab::with_veth()?;
     gather(&lab)?;
-    let default = lab.server.read("/proc/sys/net/ipv4/tcp_congestion_control")?;
-    let wanted = if default.trim() == "reno" { "cubic" } else { "reno" };
+    let default = lab
+        .server
+        .read("/proc/sys/net/ipv4/tcp_congestion_control")?;
+    let wanted = if default.trim() == "reno" {
+        "cubic"
+    } else {
+        "reno"
+    };
     let _server = BlockingServer::dual(&lab.server, PORT, Mode::KeepAlive)?;
     let mut holder = Holder::start(
         &binary(),
@@ -476,17 +535,29 @@ fn a_cap_slows_new_sessions_and_no_old_one_and_gives_them_their_congestion_contr
     ensure!(after < ideal / 4, "an old session took {after:?}");
     ensure!(congestion_control(&lab, old.port()?)? == default.trim());
     let counted = holder.of_all()?;
-    ensure!((counted.capped, counted.could_not_cap) == (2, 0), "{counted:?}");
+    ensure!(
+        (counted.capped, counted.could_not_cap) == (2, 0),
+        "{counted:?}"
+    );
 
     // A network's cap is no other's.
-    holder.acquire(&[Setting::turning(0).capped(CAP_BPS).of("10.80.0.0/16")], LONG)?;
+    holder.acquire(
+        &[Setting::turning(0).capped(CAP_BPS).of("10.80.0.0/16")],
+        LONG,
+    )?;
     let mut beside = open(v4(PORT))?;
     let took = timed(&mut beside, PATH)?;
-    ensure!(took < ideal / 4, "a session of another network took {took:?}");
+    ensure!(
+        took < ideal / 4,
+        "a session of another network took {took:?}"
+    );
     holder.release()?;
     let mut later = open(v4(PORT))?;
     let took = timed(&mut later, PATH)?;
-    ensure!(took < ideal / 4, "after the release a session took {took:?}");
+    ensure!(
+        took < ideal / 4,
+        "after the release a session took {took:?}"
+    );
     ensure!(holder.of_all()?.capped == 2);
     Ok(())
 }
@@ -507,9 +578,15 @@ fn a_congestion_control_that_is_not_there_is_counted_and_the_cap_holds() -> Resu
     let took = lab
         .client
         .run(|| timed(&mut Connection::open(v4(PORT))?, "/f/1000000"))?;
-    ensure!(took > Duration::from_millis(900), "the cap was lost too: {took:?}");
+    ensure!(
+        took > Duration::from_millis(900),
+        "the cap was lost too: {took:?}"
+    );
     let counted = holder.of_all()?;
-    ensure!((counted.capped, counted.could_not_cap) == (0, 1), "{counted:?}");
+    ensure!(
+        (counted.capped, counted.could_not_cap) == (0, 1),
+        "{counted:?}"
+    );
     Ok(())
 }
 
@@ -531,7 +608,9 @@ fn another_namespace_is_not_concerned() -> Result<()> {
 }
 
 fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
@@ -554,7 +633,10 @@ fn what_another_program_has_chosen_is_left_as_it_is() -> Result<()> {
     first.acquire(&[Setting::turning(1000)], LONG)?;
     ensure!(by(TURNED)(scene.call(&from)?) == 500);
     let counted = second.of_all()?;
-    ensure!((counted.turned, counted.left_to_others) == (500, 500), "{counted:?}");
+    ensure!(
+        (counted.turned, counted.left_to_others) == (500, 500),
+        "{counted:?}"
+    );
     first.release()?;
     second.release()?;
     ensure!(by(USUAL)(scene.call(&from)?) == 500);
@@ -582,7 +664,10 @@ fn what_the_kernel_cannot_follow_and_what_is_old_is_refused_and_nothing_moves() 
         (json!("upside down"), "no request"),
     ] {
         let answer = holder.ask(&request)?;
-        ensure!(answer.error.as_ref().is_some_and(|why| why.contains(said)), "{answer:?}");
+        ensure!(
+            answer.error.as_ref().is_some_and(|why| why.contains(said)),
+            "{answer:?}"
+        );
         ensure!(scene.who()? == TURNED, "the gate moved: {answer:?}");
     }
     Ok(())
@@ -592,7 +677,10 @@ fn what_the_kernel_cannot_follow_and_what_is_old_is_refused_and_nothing_moves() 
 fn doctor_says_whether_the_gate_can_be_had() -> Result<()> {
     let gate = doctor(&binary())?.gate;
     let names: Vec<_> = gate.iter().map(|probe| probe.name.as_str()).collect();
-    ensure!(names == ["sk_lookup", "cgroup/sock_ops (gate)", "pidfd_getfd"], "{names:?}");
+    ensure!(
+        names == ["sk_lookup", "cgroup/sock_ops (gate)", "pidfd_getfd"],
+        "{names:?}"
+    );
     ensure!(gate.iter().all(|probe| probe.verdict == "ok"), "{gate:?}");
     Ok(())
 }
@@ -647,7 +735,10 @@ fn how_long_a_turn_takes_and_what_it_costs() -> Result<()> {
         us(&mut call_ns, 500),
         us(&mut call_ns, 990)
     );
-    ensure!(us(&mut first, 990) < 1e6, "turning takes more than a second");
+    ensure!(
+        us(&mut first, 990) < 1e6,
+        "turning takes more than a second"
+    );
     let from: Vec<_> = (1..=20_000).map(crowd::v4).collect();
     let narrow: Vec<_> = (0..500)
         .map(|n| Setting::turning(300).of(&format!("10.{}.{}.0/24", 80 + n / 250, n % 250)))
@@ -674,7 +765,10 @@ fn how_long_a_turn_takes_and_what_it_costs() -> Result<()> {
             per(0),
             per(1)
         );
-        ensure!(after[0].runs - before[0].runs >= 20_000, "the program did not run");
+        ensure!(
+            after[0].runs - before[0].runs >= 20_000,
+            "the program did not run"
+        );
     }
     Ok(())
 }

@@ -79,7 +79,10 @@ pub fn find(control: *const Control, port: u16, client: &[u8; 16]) -> Option<Fou
             };
             (epoch, until)
         };
-        let key = Key::new(8 * KEY_BYTES as u32, key_data(epoch as u8 & 1, port, client));
+        let key = Key::new(
+            8 * KEY_BYTES as u32,
+            key_data(epoch as u8 & 1, port, client),
+        );
         let rule = RULES.get(key).copied();
         // SAFETY: as in `control`.
         if unsafe { read_volatile(&raw const (*control).epoch) } == epoch {

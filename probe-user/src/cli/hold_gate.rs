@@ -30,7 +30,12 @@ pub struct HoldGate {
     #[arg(long, value_name = "PORT", value_delimiter = ',', required = true, value_parser = super::filter::port())]
     pub port: Vec<u16>,
     /// Where to.
-    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        value_delimiter = ',',
+        required = true
+    )]
     pub other: Vec<SocketAddr>,
     /// Deal out each connection by itself.
     #[arg(long)]

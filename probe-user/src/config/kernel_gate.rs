@@ -22,7 +22,10 @@ impl Value for Dealing {
 }
 
 /// Takes its keys out of the table of a gate.
-pub(super) fn read(table: &mut Table<'_, '_>, problems: &mut table::Problems) -> Option<KernelGate> {
+pub(super) fn read(
+    table: &mut Table<'_, '_>,
+    problems: &mut table::Problems,
+) -> Option<KernelGate> {
     let mut gate = KernelGate::default();
     table.set("services", &mut gate.services, problems);
     table.set("by", &mut gate.by, problems);
@@ -80,7 +83,11 @@ impl KernelGate {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
             (1..=MAX_CONGESTION_CONTROL_BYTES).contains(&name.len()) && name.chars().all(plain)
         };
-        if let Some(name) = self.congestion_control.as_ref().filter(|name| !is_name(name)) {
+        if let Some(name) = self
+            .congestion_control
+            .as_ref()
+            .filter(|name| !is_name(name))
+        {
             let message = format!(
                 "steer.gate.congestion_control = {name:?} is no name that the kernel can have; \
                  `sysctl net.ipv4.tcp_available_congestion_control` lists those that are there"

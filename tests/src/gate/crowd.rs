@@ -44,9 +44,11 @@ pub fn gather(lab: &Lab) -> Result<()> {
         lab.client.ip(&format!("route add local {net} dev lo"))?;
         lab.server.ip(&format!("route add {net} via {CLIENT_V4}"))?;
     }
-    lab.client.ip(&format!("-6 route add local {NET_V6} dev lo"))?;
-    lab.server
-        .ip(&format!("-6 route add {NET_V6} via {CLIENT_V6} dev {DEVICE}"))?;
+    lab.client
+        .ip(&format!("-6 route add local {NET_V6} dev lo"))?;
+    lab.server.ip(&format!(
+        "-6 route add {NET_V6} via {CLIENT_V6} dev {DEVICE}"
+    ))?;
     lab.client.sysctl("net/ipv6/ip_nonlocal_bind", "1")
 }
 
@@ -89,8 +91,11 @@ pub fn call(from: IpAddr, to: SocketAddr) -> Result<(Call, TcpStream)> {
         l_linger: 0,
     };
     setsockopt(&fd, sockopt::Linger, &at_once)?;
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))
-        .with_context(|| format!("cannot have the address {from}"))?;
+    bind(
+        fd.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(from, 0)),
+    )
+    .with_context(|| format!("cannot have the address {from}"))?;
     let began_boot_ns = now_boot_ns();
     connect(fd.as_raw_fd(), &SockaddrStorage::from(to))
         .with_context(|| format!("{from} cannot connect to {to}"))?;
@@ -118,7 +123,9 @@ pub fn ask(stream: &mut TcpStream) -> Result<u8> {
 
 fn hear(stream: &mut TcpStream) -> Result<u8> {
     let mut name = [0];
-    stream.read_exact(&mut name).context("nobody says who it is")?;
+    stream
+        .read_exact(&mut name)
+        .context("nobody says who it is")?;
     Ok(name[0])
 }
 

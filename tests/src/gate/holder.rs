@@ -126,7 +126,10 @@ impl Holder {
         let list = |items: Vec<String>| items.join(",");
         let mut command = Command::new(binary);
         command.arg("hold-gate");
-        command.args(["--port", &list(made.ports.iter().map(u16::to_string).collect())]);
+        command.args([
+            "--port",
+            &list(made.ports.iter().map(u16::to_string).collect()),
+        ]);
         let others = made.others.iter().map(SocketAddr::to_string).collect();
         command.args(["--other", &list(others)]);
         if made.by_connection {

@@ -101,7 +101,9 @@ impl Control {
 
     fn until(&self, slot: u8) -> &AtomicU64 {
         // SAFETY: the address of an element, by a checked index, of a field of the mapped element.
-        Self::word(&unsafe { &raw mut (*self.element.as_ptr()).until_boot_ns[usize::from(slot & 1)] })
+        Self::word(&unsafe {
+            &raw mut (*self.element.as_ptr()).until_boot_ns[usize::from(slot & 1)]
+        })
     }
 
     fn word<'a>(at: &*mut u64) -> &'a AtomicU64 {

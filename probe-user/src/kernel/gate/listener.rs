@@ -82,14 +82,17 @@ pub fn all() -> Result<Vec<Listening>> {
 
 /// The one of `listeners` that fits `wanted` best; among several that fit alike (`SO_REUSEPORT`: the
 /// kernel then chooses among them by itself) the one that is in use, or the oldest.
-pub fn best(
-    listeners: &[Listening],
-    wanted: SocketAddr,
-    in_use: Option<u64>,
-) -> Option<Listening> {
+pub fn best(listeners: &[Listening], wanted: SocketAddr, in_use: Option<u64>) -> Option<Listening> {
     listeners
         .iter()
-        .filter_map(|one| Some((one.fit(wanted)?, Some(one.cookie) != in_use, one.cookie, one)))
+        .filter_map(|one| {
+            Some((
+                one.fit(wanted)?,
+                Some(one.cookie) != in_use,
+                one.cookie,
+                one,
+            ))
+        })
         .min_by_key(|(fit, is_other, cookie, _)| (*fit, *is_other, *cookie))
         .map(|(.., one)| *one)
 }
@@ -128,7 +131,10 @@ pub fn borrow(listener: &Listening, wanted: SocketAddr) -> Result<OwnedFd> {
             match take(pid, number.parse()?) {
                 // Between the look and the taking the number may have become another's.
                 Ok(socket) if cookie(&socket).ok() == Some(listener.cookie) => {
-                    if listener.is_v6 && wanted.is_ipv4() && getsockopt(&socket, sockopt::Ipv6V6Only)? {
+                    if listener.is_v6
+                        && wanted.is_ipv4()
+                        && getsockopt(&socket, sockopt::Ipv6V6Only)?
+                    {
                         bail!("the listener at {of_whom} takes IPv6 alone");
                     }
                     return Ok(socket);

@@ -20,9 +20,7 @@ use aya::programs::{SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
-use probe_ebpf::gate::{
-    self, CONGESTION_CONTROL_BYTES, KEY_BYTES, MAX_RULES, PORT_BITS, key_data,
-};
+use probe_ebpf::gate::{self, CONGESTION_CONTROL_BYTES, KEY_BYTES, MAX_RULES, PORT_BITS, key_data};
 
 use super::{cgroup, maps::take, namespaces, pod::Pod, probes::gist, sys};
 use control::Control;
@@ -287,7 +285,7 @@ impl Gate {
         for place in self.places.keep(|name| installed.contains(name)) {
             let values = self.counts.get(&place, 0)?;
             self.retired = sum(std::iter::once(self.retired).chain(values.iter().map(|one| one.0)));
-            let zeros = values.iter().map(|_| Pod(Counts::default())).collect();
+            let zeros: Vec<_> = values.iter().map(|_| Pod(Counts::default())).collect();
             let zeros = aya::maps::PerCpuValues::try_from(zeros)?;
             self.counts.set(place, zeros, 0)?;
         }

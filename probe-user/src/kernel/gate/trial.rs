@@ -42,7 +42,10 @@ fn judge((name, lost): (&str, &str), since: (u32, u32), failure: Option<String>)
         None => (Verdict::Ok, "works".to_owned(), ""),
         Some(_) if is_older => (
             Verdict::Unsupported,
-            format!("this kernel does not have it (Linux {}.{} does)", since.0, since.1),
+            format!(
+                "this kernel does not have it (Linux {}.{} does)",
+                since.0, since.1
+            ),
             lost,
         ),
         Some(why) => (Verdict::Broken, why, lost),

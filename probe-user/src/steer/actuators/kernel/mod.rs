@@ -169,7 +169,9 @@ fn look_for(known: &[(SocketAddr, Option<u64>)]) -> Vec<Seen> {
     };
     let look = |(address, given): &(SocketAddr, Option<u64>)| {
         let Some(found) = listener::best(&listeners, *address, *given) else {
-            return Seen::Missing(format!("nothing listens at {address} in this network namespace"));
+            return Seen::Missing(format!(
+                "nothing listens at {address} in this network namespace"
+            ));
         };
         if Some(found.cookie) == *given {
             return Seen::Same;

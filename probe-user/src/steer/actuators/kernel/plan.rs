@@ -223,7 +223,13 @@ mod tests {
     #[test]
     fn what_is_neutral_has_no_rules() {
         assert!(told(&[]).is_empty());
-        assert!(told(&[(Scope::Host, 1000, None), (prefix("10.0.0.0/8"), 1000, None)]).is_empty());
+        assert!(
+            told(&[
+                (Scope::Host, 1000, None),
+                (prefix("10.0.0.0/8"), 1000, None)
+            ])
+            .is_empty()
+        );
         assert!(told(&[(Scope::Service("other".into()), 0, None)]).is_empty());
     }
 
@@ -313,7 +319,10 @@ mod tests {
         let refused = |settings: &[_]| refusals(&position(settings)).len();
         assert_eq!(refused(&[(cell(), 500, None)]), 1);
         assert_eq!(refused(&[(cell(), 1000, None)]), 0);
-        assert_eq!(refused(&[(Scope::Host, 500, None), (cell(), 1000, None)]), 1);
+        assert_eq!(
+            refused(&[(Scope::Host, 500, None), (cell(), 1000, None)]),
+            1
+        );
         let service = (Scope::Service("hls".into()), 500, None);
         assert_eq!(refused(&[service, (cell(), 500, None)]), 0);
     }
