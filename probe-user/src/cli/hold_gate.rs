@@ -19,8 +19,8 @@ const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// Hold the kernel gate by hand: one request a line on standard input, one answer a line.
 ///
-/// Requests are JSON: {"acquire":{"position":{...},"lease_ms":1000}}, {"renew":{"lease_ms":1000}},
-/// "release", "counts". The gate opens when the lease is over, and when this command ends.
+/// Requests are JSON: `{"acquire":{"position":{...},"lease_ms":1000}}`,
+/// `{"renew":{"lease_ms":1000}}`, `"release"`, `"counts"`. The gate opens when the lease is over, and when this command ends.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -107,7 +107,7 @@ impl RuleCounts {
         } = counted.counts;
         Self {
             port: counted.port,
-            prefix: counted.prefix.map(|net| net.to_string()),
+            prefix: counted.prefix.map(|net| format!("{net}")),
             seen,
             turned,
             could_not,

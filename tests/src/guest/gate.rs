@@ -145,10 +145,10 @@ fn cap(stand: &mut Stand) -> Result<String> {
     };
     stand.holder.release()?;
     let free = timed(&stand.lab)?;
-    let position = [Setting::turning(0).capped(4_000_000)];
+    let position = [Setting::turning(0).capped(2_000_000)];
     stand.holder.acquire(&position, LONG)?;
     let capped = timed(&stand.lab)?;
-    let ideal = Duration::from_secs(1);
+    let ideal = Duration::from_secs(2);
     ensure!(
         capped > ideal.mul_f64(0.85) && free < ideal / 2,
         "took {free:?} free and {capped:?} capped"

@@ -60,7 +60,8 @@ impl Control {
             (second, hash_key[1]),
             (by, u64::from(by_connection)),
         ] {
-            Self::word(&word).store(value, Ordering::Relaxed);
+            // SAFETY: of the mapped element.
+            unsafe { word_at(word) }.store(value, Ordering::Relaxed);
         }
     }
 
@@ -95,23 +96,25 @@ impl Control {
     }
 
     fn epoch(&self) -> &AtomicU64 {
-        // SAFETY: the address of a field of the mapped element.
-        Self::word(&unsafe { &raw mut (*self.element.as_ptr()).epoch })
+        // SAFETY: a field of the mapped element.
+        unsafe { word_at(&raw mut (*self.element.as_ptr()).epoch) }
     }
 
     fn until(&self, slot: u8) -> &AtomicU64 {
-        // SAFETY: the address of an element, by a checked index, of a field of the mapped element.
-        Self::word(&unsafe {
-            &raw mut (*self.element.as_ptr()).until_boot_ns[usize::from(slot & 1)]
-        })
+        let slot = usize::from(slot & 1);
+        // SAFETY: an element, by a checked index, of a field of the mapped element.
+        unsafe { word_at(&raw mut (*self.element.as_ptr()).until_boot_ns[slot]) }
     }
+}
 
-    fn word<'a>(at: &*mut u64) -> &'a AtomicU64 {
-        // SAFETY: `at` is in the mapped element, which is aligned to a page, zeroed by the kernel and
-        // mapped as long as `self` is, and every access to it is atomic; the kernel's programs only
-        // load it.
-        unsafe { AtomicU64::from_ptr(*at) }
-    }
+/// A word of the mapped element: aligned, zeroed by the kernel at first, and only reached by atomic
+/// operations; the kernel's programs do no more than load it.
+///
+/// # Safety
+/// `at` is in the element, which stays mapped as long as what is returned is used.
+unsafe fn word_at<'a>(at: *mut u64) -> &'a AtomicU64 {
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(at) }
 }
 
 impl Drop for Control {

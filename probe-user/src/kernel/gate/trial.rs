@@ -28,7 +28,7 @@ pub(in crate::kernel) fn try_programs() -> Vec<Probe> {
             (Some(why.clone()), Some(why))
         }
     };
-    let taking = listener::try_taking().err().map(|err| err.to_string());
+    let taking = listener::try_taking().err().map(|err| format!("{err}"));
     vec![
         judge(TURNING, SINCE, turning),
         judge(CAPPING, SINCE, capping),

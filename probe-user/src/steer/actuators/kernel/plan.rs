@@ -116,7 +116,7 @@ pub fn refusals(position: &Position) -> Vec<Refusal> {
 
 /// The rules of a position for these services; its cells are left out. No rule: it is neutral for
 /// all of them.
-pub fn rules(position: &Position, services: &[Served]) -> Vec<Rule> {
+pub(super) fn rules(position: &Position, services: &[Served]) -> Vec<Rule> {
     let shares = Shares::of(position);
     let mut by_key = BTreeMap::new();
     for service in services {
