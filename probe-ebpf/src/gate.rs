@@ -51,8 +51,8 @@ pub struct Rule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Counts {
-    /// Connection requests that the rule was about while it held; one that is sent again counts
-    /// again.
+    /// Connection requests that the rule was about while it held. One that is sent again counts
+    /// again, and so does a segment whose connection is gone: the kernel looks for a listener too.
     pub seen: u64,
     /// Of these, sent to the other listener.
     pub turned: u64,

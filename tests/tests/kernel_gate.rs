@@ -12,7 +12,6 @@ use weir_tests::gate::crowd::{self, Call, all_call, ask, call, gather, now_boot_
 use weir_tests::gate::holder::{Holder, Made, Setting};
 use weir_tests::gate::teller::{Teller, Then};
 use weir_tests::lab::client::Connection;
-use weir_tests::lab::counters::tcp_counts;
 use weir_tests::lab::link::Lab;
 use weir_tests::lab::netns::join;
 use weir_tests::lab::nginx::{Nginx, preamble};
@@ -127,20 +126,18 @@ fn ordered(
 ) -> Result<Vec<Call>> {
     let before = holder.of_all()?;
     holder.acquire(&[Setting::turning(permille)], LONG)?;
-    let sent_before = tcp_counts(&scene.lab.client)?.syn_retrans;
     let calls = scene.call(from)?;
-    let sent_again = tcp_counts(&scene.lab.client)?.syn_retrans - sent_before;
     let after = holder.of_all()?;
     let (seen, counted) = (after.seen - before.seen, after.turned - before.turned);
     // Neutral: no rule.
     let called = if permille == 0 { 0 } else { calls.len() as u64 };
-    // A SYN that was sent again may have been seen twice.
+    // A SYN that is sent again is looked up again, and so is what comes after a connection is gone.
+    let strays = called / 1000 + 1;
     ensure!(
-        (called..=called + sent_again).contains(&seen)
-            && (turned(&calls)..=turned(&calls) + sent_again).contains(&counted)
+        (called..=called + strays).contains(&seen)
+            && (turned(&calls)..=turned(&calls) + strays).contains(&counted)
             && after.could_not + after.left_to_others + after.expired == 0,
-        "of {called} calls and {sent_again} repeated SYNs, {} turned, counted {seen} and {counted}: \
-         {after:?}",
+        "of {called} calls {} were turned, counted {seen} and {counted}: {after:?}",
         turned(&calls)
     );
     Ok(calls)
