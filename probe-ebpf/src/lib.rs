@@ -7,6 +7,7 @@
 
 pub mod drive;
 pub mod field;
+pub mod gate;
 pub mod record;
 pub mod session;
 pub mod settings;

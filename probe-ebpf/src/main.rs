@@ -1,8 +1,9 @@
 //! The programs that run in the kernel. Each reads its arguments, calls the library, and writes
 //! what the library decides.
 //!
-//! Three objects are made of this: the exact programs; with the feature `keyed`, the same for
-//! kernels before 5.12; with the feature `portable`, socket callbacks alone.
+//! Four objects are made of this: the exact programs; with the feature `keyed`, the same for
+//! kernels before 5.12; with the feature `portable`, socket callbacks alone; with the feature
+//! `gate`, none that measure, but those that turn traffic away.
 #![no_std]
 #![no_main]
 // Stores side by side stay stores: a call that fills memory moves a pointer in a loop, as only
@@ -26,8 +27,13 @@
     reason = "map keys are passed by address: a copy would cost stack, of which there are 512 bytes"
 )]
 
-#[cfg(not(feature = "portable"))]
+#[cfg(feature = "gate")]
+#[path = "kernel/atomic.rs"]
+#[allow(dead_code, reason = "shared with the programs that measure")]
+mod atomic;
+#[cfg(not(any(feature = "portable", feature = "gate")))]
 mod exact;
+#[cfg(not(feature = "gate"))]
 #[cfg_attr(
     any(feature = "keyed", feature = "portable"),
     allow(dead_code, reason = "each set of programs uses a part of it")
@@ -35,6 +41,8 @@ mod exact;
 mod kernel;
 #[cfg(feature = "portable")]
 mod portable;
+#[cfg(feature = "gate")]
+mod turning;
 
 /// The licence that the kernel asks for: the programs call helpers that are GPL-only. The source
 /// is Apache-2.0; these words cover the object as it is loaded.

@@ -67,6 +67,7 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
             Command::TryGate(args) => cli::try_gate(args, to).await,
+            Command::HoldGate(args) => cli::hold_gate(args, io::stdin().lock(), to).await,
             Command::Doctor(_)
             | Command::Steer(_)
             | Command::Journal(_)

@@ -7,6 +7,7 @@
 //! repeat its mistakes.
 
 pub mod demo;
+pub mod gate;
 pub mod guest;
 pub mod lab;
 pub mod qoe;

@@ -230,6 +230,7 @@ pub struct Diagnosis {
     pub kernel_release: String,
     pub backend: Option<String>,
     pub rungs: Vec<Rung>,
+    pub gate: Vec<Probe>,
 }
 
 /// One of the ways of measuring that it tried.

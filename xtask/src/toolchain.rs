@@ -16,10 +16,11 @@ pub(crate) const OBJECT: &str = "weir-ebpf";
 pub(crate) const BENCH_OBJECT: &str = "weir-ebpf-bench";
 /// The features of `probe-ebpf` that make an object each of its programs, and what the objects are
 /// called once they are told apart.
-pub(crate) const VARIANTS: [(&str, &str); 3] = [
+pub(crate) const VARIANTS: [(&str, &str); 4] = [
     ("programs", "weir-ebpf"),
     ("keyed", "weir-ebpf-keyed"),
     ("portable", "weir-ebpf-portable"),
+    ("gate", "weir-ebpf-gate"),
 ];
 /// Forces a route: a [`Route::name`].
 pub(crate) const ROUTE_ENV: &str = "WEIR_BPF_ROUTE";

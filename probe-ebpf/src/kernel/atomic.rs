@@ -19,7 +19,7 @@ pub unsafe fn add(at: *mut u64, n: u64) {
 ///
 /// # Safety
 /// As [`add`].
-#[cfg(not(any(feature = "keyed", feature = "portable")))]
+#[cfg(not(any(feature = "keyed", feature = "portable", feature = "gate")))]
 #[inline(always)]
 pub unsafe fn fetch_add(at: *mut u64, n: u64) -> u64 {
     let mut value = n;
@@ -34,7 +34,7 @@ pub unsafe fn fetch_add(at: *mut u64, n: u64) -> u64 {
 ///
 /// # Safety
 /// As [`add`].
-#[cfg(not(any(feature = "keyed", feature = "portable")))]
+#[cfg(not(any(feature = "keyed", feature = "portable", feature = "gate")))]
 #[inline(always)]
 pub unsafe fn compare_exchange(at: *mut u64, expected: u64, new: u64) -> u64 {
     let mut before = expected;

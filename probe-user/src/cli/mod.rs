@@ -4,6 +4,7 @@ mod ask;
 mod exit;
 mod filter;
 mod fleet_sim;
+mod hold_gate;
 mod journal;
 mod live;
 mod playback;
@@ -25,6 +26,7 @@ pub use ask::{cells, deliveries, hosts, sessions, status};
 pub use exit::{Outcome, conclude};
 pub use filter::{Cell, Client, DeliveryState, SessionStateArg};
 pub use fleet_sim::fleet_sim;
+pub use hold_gate::{HoldGate, hold_gate};
 pub use journal::journal;
 pub use live::top;
 pub use playback::playback;
@@ -113,6 +115,8 @@ pub enum Command {
     TryGate(TryGate),
     #[command(hide = true)]
     GateGuard(GateGuard),
+    #[command(hide = true)]
+    HoldGate(HoldGate),
 }
 
 /// Measure: load the programs, fold what they say, answer queries.

@@ -7,6 +7,7 @@ mod check;
 pub mod collect;
 mod content;
 mod gates;
+pub mod kernel_gate;
 mod labels;
 mod read;
 pub(crate) mod socket;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{BackendKind, Choice, Verdict, rungs::Rung, sys};
+use super::{BackendKind, Choice, Probe, Verdict, rungs::Rung, sys};
 
 /// What `weir doctor` found.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Diagnosis {
     pub rungs: Vec<Rung>,
     /// The way that is asked for.
     pub wanted: Choice,
+    /// What turning traffic away in the kernel takes. Measuring does without.
+    pub gate: Vec<Probe>,
 }
 
 /// How well weir can measure here.
@@ -30,14 +32,20 @@ pub enum Health {
 }
 
 impl Diagnosis {
-    /// This host's facts, with the ways of measuring that were tried on it, best first.
-    pub fn of_this_host(wanted: Choice, kill_switch: &Path, rungs: Vec<Rung>) -> Self {
+    /// This host's facts, with what was tried on it: the ways of measuring, best first, and the gate.
+    pub fn of_this_host(
+        wanted: Choice,
+        kill_switch: &Path,
+        rungs: Vec<Rung>,
+        gate: Vec<Probe>,
+    ) -> Self {
         let root = Path::new("/");
         Self {
             kernel_release: kernel_release(root),
             facts: facts(root, kill_switch),
             rungs,
             wanted,
+            gate,
         }
     }
 
@@ -134,7 +142,8 @@ const CAPABILITIES: [(&str, u32, &str); 5] = [
     (
         "CAP_SYS_PTRACE",
         19,
-        "finding the network namespaces of other users' processes",
+        "finding the network namespaces of other users' processes, and taking the kernel gate's \
+         other listener",
     ),
 ];
 const CAP_SYS_ADMIN_BIT: u32 = 21;
@@ -343,7 +352,6 @@ fn lockdown(root: &Path) -> Fact {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Probe;
 
     /// A host in a directory.
     struct Host(tempfile::TempDir);
@@ -486,6 +494,7 @@ mod tests {
             kernel_release: "6.1".into(),
             facts: facts(Host::good().0.path(), Path::new("/etc/off")),
             wanted: Choice::Auto,
+            gate: vec![probe(Verdict::Unsupported)],
             rungs: vec![
                 Rung::tried(
                     BackendKind::Exact,

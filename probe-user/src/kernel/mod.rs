@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod decode;
 pub mod diagnosis;
+pub mod gate;
 
 mod batch;
 mod exact;
@@ -85,7 +86,8 @@ pub fn diagnose(wanted: Choice, kill_switch: &Path) -> diagnosis::Diagnosis {
         tried(BackendKind::Portable, portable::try_programs()),
         polled::try_sockets(),
     ];
-    diagnosis::Diagnosis::of_this_host(wanted, kill_switch, rungs)
+    let gate = gate::try_programs();
+    diagnosis::Diagnosis::of_this_host(wanted, kill_switch, rungs, gate)
 }
 
 /// The two ways out of the kernel.

@@ -121,6 +121,8 @@ pub(super) struct ProgramCounts {
     pub(super) recursion_misses: u64,
     /// How long it ran, as long as statistics were kept.
     pub(super) run_time_ns: u64,
+    /// How often, as long as statistics were kept.
+    pub(super) runs: u64,
 }
 
 /// What the kernel has counted of a program.
@@ -148,6 +150,7 @@ pub(super) fn program_counts(program: BorrowedFd<'_>) -> io::Result<ProgramCount
     Ok(ProgramCounts {
         recursion_misses: info.recursion_misses,
         run_time_ns: info.run_time_ns,
+        runs: info.run_cnt,
     })
 }
 

@@ -24,6 +24,8 @@ struct Report<'a> {
     probes: Vec<ProbeReport<'a>>,
     /// Every way of measuring, best first.
     rungs: Vec<RungReport<'a>>,
+    /// What turning traffic away in the kernel takes.
+    gate: Vec<ProbeReport<'a>>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +146,7 @@ fn write_json(diagnosis: &Diagnosis, to: &mut dyn Write) -> io::Result<()> {
         facts: facts.collect(),
         probes: foremost(diagnosis).iter().map(ProbeReport::from).collect(),
         rungs: diagnosis.rungs.iter().map(RungReport::from).collect(),
+        gate: diagnosis.gate.iter().map(ProbeReport::from).collect(),
     };
     serde_json::to_writer(&mut *to, &report)?;
     to.write_all(b"\n")
@@ -188,6 +191,11 @@ fn write_text(diagnosis: &Diagnosis, style: Style, to: &mut dyn Write) -> io::Re
         heading(&title, style, to)?;
         write_probes(&rung.probes, style, to)?;
     }
+
+    to.write_all(b"\n")?;
+    let title = "The kernel gate, for steering alone: nothing of it is needed to measure";
+    heading(title, style, to)?;
+    write_probes(&diagnosis.gate, style, to)?;
 
     to.write_all(b"\n")?;
     heading("What to do", style, to)?;
@@ -399,6 +407,7 @@ mod tests {
                 ),
             ],
             wanted: Choice::Auto,
+            gate: vec![probe("sk_lookup", Verdict::Broken, "turning connections")],
         }
     }
 
@@ -417,6 +426,8 @@ mod tests {
             "lost: first write exact",
             "CAP_BPF: run as root",
             "with the losses above",
+            "BROKEN       sk_lookup",
+            "lost: turning connections",
         ] {
             assert!(text.contains(want), "{want} not in:\n{text}");
         }
@@ -430,6 +441,7 @@ mod tests {
         assert_eq!(json["backend"], "exact");
         assert_eq!(json["facts"][1]["ok"], false);
         assert_eq!(json["probes"][1]["verdict"], "unsupported");
+        assert_eq!(json["gate"][0]["name"], "sk_lookup");
     }
     #[test]
     fn what_the_next_better_way_would_give_is_told_with_what_it_needs() {

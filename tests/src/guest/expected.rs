@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use serde::Serialize;
 
 use super::checks as run;
 use super::keeping;
@@ -12,8 +11,7 @@ use super::stage::Stage;
 use crate::record::Rung;
 
 /// A way of measuring, as weir names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backend {
     Exact,
     Portable,

@@ -4,6 +4,7 @@
 
 mod checks;
 mod expected;
+mod gate;
 mod init;
 mod keeping;
 mod stage;
@@ -14,7 +15,7 @@ use std::io::Write;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
-use crate::record::Rung;
+use crate::record::{Diagnosis, Probe, Rung};
 use crate::watched::binary;
 use crate::weir::doctor;
 use expected::{Backend, CHECKS, Check};
@@ -26,12 +27,16 @@ const REPORT_ENV: &str = "WEIR_REPORT";
 /// What the guest says of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Finding {
-    backend: Backend,
+    /// The way of measuring, or [`GATE`].
+    backend: &'static str,
     check: &'static str,
     verdict: Verdict,
     /// Why it is not ok, or what was measured.
     said: String,
 }
+
+/// In a backend's place: what measures nothing.
+const GATE: &str = "gate";
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -68,13 +73,13 @@ pub fn run() -> Result<()> {
 
 /// Every backend, one after the other: each has the machine for itself.
 fn check(report: &mut File) -> Result<()> {
-    let rungs = doctor(&binary())?.rungs;
+    let Diagnosis { rungs, gate, .. } = doctor(&binary())?;
     for backend in Backend::ALL {
         let rung = rungs.iter().find(|rung| rung.backend == backend.name());
         let finding = match rung {
             Some(rung) => judge_doctor(backend, rung),
             None => Finding {
-                backend,
+                backend: backend.name(),
                 check: "doctor",
                 verdict: Verdict::Fail,
                 said: "says nothing of this backend".to_owned(),
@@ -84,6 +89,29 @@ fn check(report: &mut File) -> Result<()> {
         if let Some(rung) = rung.filter(|rung| rung.works) {
             check_one(report, backend, rung)?;
         }
+    }
+    check_gate(report, &gate)
+}
+
+/// The gate, which every kernel with eBPF for sockets has.
+fn check_gate(report: &mut File, probes: &[Probe]) -> Result<()> {
+    let mut tell = |check, tried: Result<String>| {
+        let (verdict, said) = match tried {
+            Ok(said) => (Verdict::Ok, said),
+            Err(error) => (Verdict::Fail, format!("{error:#}")),
+        };
+        let finding = Finding {
+            backend: GATE,
+            check,
+            verdict,
+            said,
+        };
+        say(report, &finding)
+    };
+    tell("doctor", gate::doctor(probes))?;
+    let mut stand = gate::Stand::new()?;
+    for (name, run) in gate::CHECKS {
+        tell(name, run(&mut stand))?;
     }
     Ok(())
 }
@@ -96,7 +124,7 @@ fn check_one(report: &mut File, backend: Backend, rung: &Rung) -> Result<()> {
             None => attempt(check, &mut stage, rung),
         };
         let finding = Finding {
-            backend,
+            backend: backend.name(),
             check: check.name,
             verdict,
             said,
@@ -145,7 +173,7 @@ fn judge_doctor(backend: Backend, rung: &Rung) -> Finding {
         (Verdict::Lost, unsupported.join("; "))
     };
     Finding {
-        backend,
+        backend: backend.name(),
         check: "doctor",
         verdict,
         said,

@@ -26,7 +26,7 @@ use probe_ebpf::record::Endpoints;
 use super::info::TcpInfo;
 
 /// TCP states (`include/net/tcp_states.h`) as bits of a request.
-pub(super) mod states {
+pub(in crate::kernel) mod states {
     use probe_ebpf::drive::state;
 
     /// Listeners.
@@ -106,17 +106,19 @@ struct Message {
 
 /// A socket as the kernel described it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(in crate::kernel) struct Seen {
     /// Names it for as long as the host is up.
-    pub(super) cookie: u64,
+    pub(in crate::kernel) cookie: u64,
     /// TCP state.
     pub(super) state: u8,
     /// Of a handshake under way: SYN-ACKs sent again.
     pub(super) retransmits: u8,
     /// Both ends; the namespace is not set.
-    pub(super) endpoints: Endpoints,
+    pub(in crate::kernel) endpoints: Endpoints,
     /// Written and not acknowledged, a FIN included.
     pub(super) write_queue_bytes: u32,
+    /// Of the descriptors under which processes have it open, in `/proc/PID/fd`. 0: none has.
+    pub(in crate::kernel) inode: u32,
     /// How it fares; `None` if the kernel did not say, or not enough.
     pub(super) info: Option<TcpInfo>,
     /// The cgroup that it was made in; `None` before Linux 5.7, and of one that is destroyed.
@@ -124,21 +126,21 @@ pub(super) struct Seen {
 }
 
 /// Both address families, each of which is asked for by itself.
-pub(super) const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
+pub(in crate::kernel) const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 
 /// A way to ask one network namespace.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(in crate::kernel) struct Asker {
     socket: OwnedFd,
     sequence: u32,
 }
 
 impl Asker {
     /// Opens it in the calling thread's network namespace, where it stays.
-    pub(super) fn open() -> Result<Self> {
+    pub(in crate::kernel) fn open() -> Result<Self> {
         let socket = open(SockFlag::SOCK_CLOEXEC)?;
         setsockopt(
             &socket,
@@ -153,7 +155,7 @@ impl Asker {
     }
 
     /// Hands every socket of a family in one of `states` to `each`, as it comes.
-    pub(super) fn each(
+    pub(in crate::kernel) fn each(
         &mut self,
         family: u8,
         states: u32,
@@ -289,10 +291,10 @@ impl AsFd for Farewells {
 
 /// Where the kernel's answers are read into.
 #[derive(Debug)]
-pub(super) struct Buffer(Vec<u8>);
+pub(in crate::kernel) struct Buffer(Vec<u8>);
 
 impl Buffer {
-    pub(super) fn new() -> Self {
+    pub(in crate::kernel) fn new() -> Self {
         Self(vec![0; BUFFER_BYTES])
     }
 }
@@ -366,6 +368,7 @@ fn parse(payload: &[u8]) -> Option<Seen> {
             netns: 0,
         },
         write_queue_bytes: message.write_queue,
+        inode: message.inode,
         info: None,
         cgroup: None,
     };

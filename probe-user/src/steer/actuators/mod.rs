@@ -10,6 +10,7 @@ mod gate;
 pub mod guard;
 pub mod haproxy;
 mod hook;
+pub mod kernel;
 pub mod notice;
 pub mod settings;
 mod told;
