@@ -111,6 +111,8 @@ pub enum EventKind {
     Viewer,
     /// A cell's rate is not what is usual.
     Alarm,
+    /// The gate was moved, ordered to move, or refused to.
+    Steer,
 }
 
 /// Read the last minutes that a host keeps on its disk: its own, or through a collector.
