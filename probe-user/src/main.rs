@@ -36,8 +36,8 @@ fn perform(command: &Command) -> Result<Outcome> {
     }
     match command {
         Command::Journal(args) => return cli::journal(args, style, to.lock(), io::stderr()),
-        Command::Steer(args) => {
-            cli::steer(args, style, to.lock())?;
+        Command::Steer(args) if args.simulation().is_some() => {
+            cli::simulate(args, style, to.lock())?;
             return Ok(Outcome::Done);
         }
         _ => {}
@@ -47,7 +47,10 @@ fn perform(command: &Command) -> Result<Outcome> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     let done = runtime.block_on(async {
-        match command {
+        if let Command::Steer(args) = command {
+            return cli::steer(args, style, to).await;
+        }
+        let done = match command {
             Command::Run(args) => cli::run(args).await,
             Command::Collect(args) => cli::collect(args).await,
             Command::Top(args) => cli::top(args).await,
@@ -63,9 +66,10 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Record(args) => cli::record(args, to).await,
             Command::Replay(args) => cli::playback(args).await,
             Command::Doctor(_) | Command::Steer(_) | Command::Journal(_) => Ok(()),
-        }
+        };
+        done.map(|()| Outcome::Done)
     });
     // A thread that waits for the terminal's next key must not hold up the end.
     runtime.shutdown_background();
-    done.map(|()| Outcome::Done)
+    done
 }

@@ -32,7 +32,7 @@ pub use playback::playback;
 pub use record::{record, record_until};
 pub use replay::{replay, replay_at_terminal};
 pub use run::{collect, run};
-pub use steer::steer;
+pub use steer::{simulate, steer};
 pub use viewers::viewers;
 pub use watch::{ring, watch};
 
@@ -70,6 +70,7 @@ Exit status:
   4  weir doctor: weir cannot measure here
   5  weir replay: all that is there was replayed, and something is missing: a file is torn or
      damaged, or has gaps; weir journal: it is not as it was written
+  6  weir steer: the order waits for a second person (weir steer approve)
 
 Listings:
   Numbers are plain and in the unit that the column's name ends in; \"-\" is \"did not happen\" or
@@ -206,6 +207,14 @@ mod tests {
             "weir steer",
             "weir steer simulate --scene calm",
             "weir steer simulate --dead-time-s 0",
+            "weir steer drain",
+            "weir steer drain --reason x --scope pool",
+            "weir steer weight 70 --reason x",
+            "weir steer weight 101% --reason x",
+            "weir steer cap 3 --reason x --on-fail cry",
+            "weir steer hold --reason x --expect late:falls:60s",
+            "weir steer hold --reason x --expect late_delivery_share:falls:10s",
+            "weir steer approve",
             "weir journal",
             "weir journal verify",
             "weir journal show f --kind rumour",
