@@ -1,6 +1,6 @@
 //! The journal's keeper: a thread that may wait for the disk, and what is done while it does.
 //!
-//! What cannot be written within a second is owed: it is kept, within a bound, and written later, and
+//! What cannot be written within two seconds is owed: it is kept, within a bound, and written later, and
 //! until then nothing moves but towards neutral.
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use crate::steer::journal::{Body, Bound, Draft, Error, Journal, MAX_LINE_BYTES, Permit, Written};
 
 /// The disk has so long to take entries before the gate goes on without it.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// After a failure, the disk is left alone for so long.
 const RETRY: Duration = Duration::from_secs(1);
 /// Entries that are owed to the journal; beyond, the oldest are lost and counted.
