@@ -54,7 +54,11 @@ async fn rehearse(
     let told = told.map_err(|denial| status(&denial))?;
     Ok(v1::OrderResponse {
         id,
-        released: told.released.iter().map(|own| wire::held(own, 0)).collect(),
+        released: told
+            .released
+            .iter()
+            .map(|own| wire::order_told(&own.order, 0))
+            .collect(),
         moves: told.moves.iter().map(wire::moved).collect(),
         decisions: told
             .decisions
@@ -72,7 +76,7 @@ fn response(taken: &Taken) -> v1::OrderResponse {
         released: taken
             .released
             .iter()
-            .map(|own| wire::held(own, 0))
+            .map(|own| wire::order_told(&own.order, 0))
             .collect(),
         generation: taken.generation,
         ..v1::OrderResponse::default()

@@ -167,16 +167,14 @@ fn order_sentence(order: &SteerOrder) -> String {
     } else {
         format!(" with {}", order.second)
     };
+    // What has ended has nothing left.
+    let left = match order.left_s {
+        0 => String::new(),
+        seconds => format!(", {} left", left(seconds)),
+    };
     format!(
-        "{}: {}{amount} of {}{glass} by {} ({}, {}){second}, {} left: {}",
-        order.id,
-        order.verb,
-        order.scope,
-        order.actor,
-        order.auth,
-        order.level,
-        left(order.left_s),
-        order.reason
+        "{}: {}{amount} of {}{glass} by {} ({}, {}){second}{left}: {}",
+        order.id, order.verb, order.scope, order.actor, order.auth, order.level, order.reason
     )
 }
 
