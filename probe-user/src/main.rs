@@ -40,8 +40,8 @@ fn perform(command: &Command) -> Result<Outcome> {
             return Ok(Outcome::Done);
         }
         Command::Journal(args) => return cli::journal(args, style, to.lock(), io::stderr()),
-        Command::Steer(args) => {
-            cli::steer(args, style, to.lock())?;
+        Command::Steer(args) if args.simulation().is_some() => {
+            cli::simulate(args, style, to.lock())?;
             return Ok(Outcome::Done);
         }
         _ => {}
@@ -51,7 +51,10 @@ fn perform(command: &Command) -> Result<Outcome> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     let done = runtime.block_on(async {
-        match command {
+        if let Command::Steer(args) = command {
+            return cli::steer(args, style, to).await;
+        }
+        let done = match command {
             Command::Run(args) => cli::run(args).await,
             Command::Collect(args) => cli::collect(args).await,
             Command::Top(args) => cli::top(args).await,
@@ -68,13 +71,11 @@ fn perform(command: &Command) -> Result<Outcome> {
             Command::Replay(args) => cli::playback(args).await,
             Command::TryGate(args) => cli::try_gate(args, to).await,
             Command::HoldGate(args) => cli::hold_gate(args, io::stdin().lock(), to).await,
-            Command::Doctor(_)
-            | Command::Steer(_)
-            | Command::Journal(_)
-            | Command::GateGuard(_) => Ok(()),
-        }
+            Command::Doctor(_) | Command::Journal(_) | Command::GateGuard(_) => Ok(()),
+        };
+        done.map(|()| Outcome::Done)
     });
     // A thread that waits for the terminal's next key must not hold up the end.
     runtime.shutdown_background();
-    done.map(|()| Outcome::Done)
+    done
 }

@@ -174,6 +174,7 @@ async fn a_daemon_started_while_it_is_off_waits_and_can_be_told_to_end() {
         config,
         config_path: None,
         overrides: Box::new(|_| {}),
+        gates: Box::new(|_| Ok(Vec::new())),
     };
     let backend = |_: &weir::config::Config| panic!("nothing may be loaded");
     let control = weir::daemon::Control::default();
@@ -191,6 +192,7 @@ async fn a_second_daemon_on_the_socket_is_refused() {
         config,
         config_path: None,
         overrides: Box::new(|_| {}),
+        gates: Box::new(|_| Ok(Vec::new())),
     };
     let backend = |_: &weir::config::Config| panic!("nothing may be loaded");
     let control = weir::daemon::Control::default();
@@ -212,6 +214,7 @@ async fn a_backend_that_cannot_load_is_told_and_leaves_no_socket() {
         config,
         config_path: None,
         overrides: Box::new(|_| {}),
+        gates: Box::new(|_| Ok(Vec::new())),
     };
     let backend = |_: &weir::config::Config| anyhow::bail!("no BTF here");
     let control = weir::daemon::Control::default();

@@ -202,6 +202,7 @@ async fn a_socket_that_another_process_reads_is_an_error_and_stays_its() {
         config,
         config_path: None,
         overrides: Box::new(|_| {}),
+        gates: Box::new(|_| Ok(Vec::new())),
     };
     let script = common::Script::new();
     let backend = move |_: &Config| Ok(script.backend());

@@ -516,6 +516,7 @@ async fn a_recording_that_cannot_be_begun_is_an_error_at_the_start() {
         config,
         config_path: None,
         overrides: Box::new(|_| {}),
+        gates: Box::new(|_| Ok(Vec::new())),
     };
     let backend = |_: &weir::config::Config| Ok(common::Script::new().backend());
     let control = weir::daemon::Control::default();

@@ -14,6 +14,8 @@ pub enum Outcome {
     Examined(Health),
     /// A recording was replayed, as far as it goes: something of it is missing.
     Incomplete,
+    /// An order waits for a second person.
+    Waits,
 }
 
 /// The exit status, as `weir --help` documents it; an error goes to standard error, but for a
@@ -35,6 +37,7 @@ fn status(outcome: Outcome) -> u8 {
         Outcome::Examined(Health::Degraded) => 3,
         Outcome::Examined(Health::Unable) => 4,
         Outcome::Incomplete => 5,
+        Outcome::Waits => 6,
     }
 }
 
@@ -72,5 +75,6 @@ mod tests {
     fn a_recording_with_something_missing_is_told_from_a_whole_one() {
         assert_eq!(status(Outcome::Done), 0);
         assert_eq!(status(Outcome::Incomplete), 5);
+        assert_eq!(status(Outcome::Waits), 6);
     }
 }

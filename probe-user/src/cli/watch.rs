@@ -19,6 +19,7 @@ impl EventKind {
             Self::Aborted => HotEventKind::Aborted,
             Self::Viewer => HotEventKind::Viewer,
             Self::Alarm => HotEventKind::Alarm,
+            Self::Steer => HotEventKind::Steer,
         };
         kind.into()
     }

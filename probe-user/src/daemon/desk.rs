@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use probe_ebpf::record::{Delivery, flag, kind};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use weir_proto::v1;
 
 use super::labelling::Labelling;
@@ -21,7 +21,8 @@ use crate::query::filter::Filter;
 use crate::query::selector::Selector;
 use crate::query::server::QueryCounts;
 use crate::query::{
-    DeliveryPage, Drilled, Followed, FollowedViewer, Query, SESSIONS_PER_PAGE, SessionPage,
+    CellNumbers, DeliveryPage, Drilled, Followed, FollowedViewer, Numbers, Query,
+    SESSIONS_PER_PAGE, SessionPage,
 };
 use crate::recording::Said;
 use crate::recording::history::Shared as OwnRecording;
@@ -128,6 +129,8 @@ pub(super) struct Desk {
     pub(super) followers: Followers,
     /// None without a collector.
     pub(super) events: Option<Arc<Queue<HotEvent>>>,
+    /// Wakes the gate: an alarm was raised, or has cleared.
+    pub(super) alarmed: Arc<Notify>,
     /// None if finished deliveries are not sent to one.
     pub(super) deliveries: Option<Arc<Queue<Box<Followed>>>>,
     /// None: the daemon records nothing itself.
@@ -294,6 +297,9 @@ impl Desk {
             } => {
                 let _ = reply.send(self.drill(&selector, most, now_ns));
             }
+            Query::Numbers(reply) => {
+                let _ = reply.send(self.numbers());
+            }
             Query::Record(reply) => {
                 let _ = reply.send(self.record_from(Listener::Client, now_ns));
             }
@@ -322,6 +328,25 @@ impl Desk {
             ..recording.header
         };
         Ok(recording)
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            cells: self
+                .intake
+                .fold()
+                .cells()
+                .iter()
+                .map(|(key, cell)| CellNumbers {
+                    key: key.clone(),
+                    counters: cell.counters,
+                    gauges: cell.gauges,
+                    late_ended: cell.late_ended,
+                })
+                .collect(),
+            heard: Heard::of(&self.losses()),
+            is_measured: self.off.is_empty(),
+        }
     }
 
     fn status(&self) -> v1::Status {
@@ -429,6 +454,8 @@ impl Desk {
             troubled,
             viewers: self.worst_viewers(filter, &cells, sessions, now_ns),
             alarms: self.intake.alarms().collect(),
+            // Who serves it asks the decider.
+            steering: None,
         }
     }
 

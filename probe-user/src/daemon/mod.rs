@@ -11,6 +11,7 @@ pub mod playback;
 mod recorder;
 mod reload;
 mod reporting;
+pub mod steering;
 mod viewers;
 mod warnings;
 
@@ -44,6 +45,7 @@ use measuring::{KillSwitch, Make, Measuring};
 use recorder::Recorder;
 use reload::Reloader;
 use reporting::Handover;
+use steering::{Ends, MakeGates, Orders};
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -56,6 +58,8 @@ pub struct Options {
     pub config_path: Option<PathBuf>,
     /// What the command line says over the file; put on top of every reload.
     pub overrides: Box<dyn Fn(&mut Config) + Send + Sync>,
+    /// Makes the gates that decisions and orders move.
+    pub gates: MakeGates,
 }
 
 impl std::fmt::Debug for Options {
@@ -125,15 +129,6 @@ impl Ready {
     }
 }
 
-fn warn_of_policies(config: &Config) {
-    if !config.steer.rules.policies.is_empty() {
-        tracing::warn!(
-            "[[steer.policy]] is checked and not followed: this version decides nothing yet; \
-             rehearse with `weir steer simulate`"
-        );
-    }
-}
-
 /// Runs the daemon until it is told to end. `backend` makes the measuring part, on a thread where
 /// it may block, after the query socket is held, and again when the kill switch was on; `ready`
 /// hears when all is up.
@@ -151,13 +146,13 @@ where
         config,
         config_path,
         overrides,
+        gates,
     } = options;
     config.check()?;
     let switch = KillSwitch::new(&config.kill_switch);
     if let Some(why) = switch.blind() {
         tracing::warn!("{why}");
     }
-    warn_of_policies(&config);
     if !wait_for(&switch, &control).await {
         return Ok(());
     }
@@ -175,6 +170,7 @@ where
     let (queries_to, reloads_to, inputs) = inputs(&stop, heard);
     // Not until the core has ended: its last tick and events are still to be sent.
     let uplink_finish = CancellationToken::new();
+    let (orders, asks) = Orders::new();
     let (ticks, handover, uplink) = reporting::start(
         &config,
         &identity,
@@ -196,6 +192,14 @@ where
     desk.labelling = Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo);
     let recorder = start_recorder(&config, &mut desk)?;
 
+    let ends = Ends {
+        asks,
+        alarmed: desk.alarmed.clone(),
+        core: queries_to.clone(),
+        events: desk.events.clone(),
+        stop: stop.clone(),
+    };
+    let mut steering = steering::start(&config, gates(&config)?, switch.clone(), ends)?;
     let kind = made.kind();
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
     let budget = Budget::new(config.budget_core_permille);
@@ -205,6 +209,7 @@ where
     let service = Service {
         core: queries_to,
         followers: Arc::new(Semaphore::new(config.limits.followers as usize)),
+        orders: Some(orders),
         counts: query_counts,
         stop: stop.clone(),
     };
@@ -218,6 +223,7 @@ where
         generation: 1,
         error: config_error_to,
         core: reloads_to,
+        steering: steering.rules.clone(),
         access: access_to,
         socket: &socket,
         recorder: recorder.as_ref(),
@@ -227,6 +233,11 @@ where
         tokio::select! {
             () = control.shutdown.cancelled() => break None,
             () = control.reload.notified() => reloader.reload().await,
+            ended = &mut steering.task, if !steering.is_over => {
+                steering.is_over = true;
+                let what = unexpected("the decider", ended);
+                tracing::error!("nothing is steered any longer: {what:#}");
+            }
             ended = &mut core => break Some(unexpected("the core", ended)),
             ended = &mut server => break Some(unexpected(
                 "the query server",
@@ -241,6 +252,7 @@ where
         let ended = core.await.context("the core failed");
         result = result.and(ended.and_then(|ended| ended));
     }
+    steering.ended().await;
     uplink_finish.cancel();
     farewell(recorder, uplink).await?;
     if !server.is_finished() && tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
@@ -362,6 +374,7 @@ fn desk(
         uplink_counts,
         followers: Followers::new(config.limits.follower_lag as usize),
         events: handover.events,
+        alarmed: Arc::default(),
         deliveries: handover.deliveries,
         own_recording: None,
         labelling: Labelling::new(&config.labels, None, None),

@@ -55,6 +55,7 @@ pub async fn play(
         uplink_counts: Arc::default(),
         followers,
         events: None,
+        alarmed: Arc::default(),
         deliveries: None,
         own_recording: None,
         labelling: Labelling::new(&config.labels, None, None),
@@ -81,6 +82,7 @@ pub async fn play(
     let service = Service {
         core: queries_to,
         followers: Arc::new(Semaphore::new(config.limits.followers as usize)),
+        orders: None,
         counts,
         stop: stop.clone(),
     };

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::core::Reload;
 use super::labelling;
 use super::recorder::Recorder;
+use super::steering::NewRules;
 use crate::config::Config;
 use crate::intake;
 use crate::labels::inlet::Inlet;
@@ -25,6 +26,7 @@ pub(super) struct Reloader<'a> {
     pub(super) error: watch::Sender<String>,
     pub(super) core: mpsc::Sender<Reload>,
     pub(super) access: watch::Sender<Arc<Access>>,
+    pub(super) steering: mpsc::Sender<NewRules>,
     pub(super) socket: &'a Socket,
     pub(super) recorder: Option<&'a Recorder>,
     pub(super) inlet: Option<&'a Inlet>,
@@ -63,6 +65,7 @@ impl Reloader<'_> {
         let mut next = self.config.clone();
         let kept = next.reload(new);
         let access = Access::new(&next.query)?;
+        let rules = NewRules::of(&next.steer)?;
         let geo = labelling::geo(&next).await?;
         self.socket.reopen(&access)?;
         let (reply, applied) = oneshot::channel();
@@ -80,6 +83,9 @@ impl Reloader<'_> {
             .context("the kernel programs did not take the settings")?;
         if let Some(inlet) = self.inlet {
             inlet.reload(&next.labels, &next.rules)?;
+        }
+        if self.steering.send(rules).await.is_err() {
+            tracing::error!("nothing is steered any longer, whatever [steer] says; restart weir");
         }
         self.generation += 1;
         if let Some(recorder) = self.recorder {

@@ -56,6 +56,7 @@ impl Desk {
         } else {
             tracing::info!(%cell, rate = alarm.rate().word(), "the alarm has cleared");
         }
+        self.alarmed.notify_one();
         if let Some(events) = &self.events {
             events.push(HotEvent::Alarm(Arc::new(alarm.clone())));
         }

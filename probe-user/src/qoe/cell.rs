@@ -211,6 +211,9 @@ pub struct Cell {
     pub gauges: Gauges,
     /// By rate.
     pub sustain: [Sustain; RATES],
+    /// Of `deliveries`, those that had been late. `late_deliveries` counts at once, and so in the cell
+    /// of the session, before it is known of what class the delivery is; shares need both in one.
+    pub late_ended: u64,
     /// Who has a say in the alarm on failed starts.
     pub start_poll: Poll,
     /// In that on late deliveries.

@@ -142,6 +142,7 @@ impl Fold {
             }
             _ if matches!(kind, Kind::Exchange | Kind::BusyPeriod) => {
                 counters.deliveries += 1;
+                cell.late_ended += u64::from(record.flags & flag::LATE != 0);
                 session.deliveries += 1;
                 session.last_latency_us = delivery::latency_us(record).unwrap_or(0);
             }

@@ -46,7 +46,7 @@ impl Access {
 
     /// Whether `peer` may ask. May read the host's user database.
     pub fn allows(&self, peer: Peer) -> bool {
-        let Peer { uid, gid } = peer;
+        let Peer { uid, gid, .. } = peer;
         self.always.contains(&uid)
             || self.users.contains(&uid)
             || self.groups.contains(&gid)
@@ -99,6 +99,8 @@ pub struct Peer {
     pub uid: Uid,
     /// Its primary group.
     pub gid: Gid,
+    /// The process that connected.
+    pub pid: i32,
 }
 
 impl Peer {
@@ -108,6 +110,7 @@ impl Peer {
         Ok(Self {
             uid: Uid::from_raw(credentials.uid()),
             gid: Gid::from_raw(credentials.gid()),
+            pid: credentials.pid(),
         })
     }
 }
@@ -238,6 +241,7 @@ mod tests {
         Peer {
             uid: Uid::from_raw(uid),
             gid: Gid::from_raw(gid),
+            pid: 1,
         }
     }
 

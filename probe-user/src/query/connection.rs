@@ -31,6 +31,12 @@ pub(super) struct Caller {
     allowed: bool,
 }
 
+impl Caller {
+    pub(super) fn peer(self) -> Peer {
+        self.peer
+    }
+}
+
 pub(super) fn refuse_strangers(request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) if caller.allowed => Ok(request),
@@ -186,6 +192,7 @@ mod tests {
         let service = Service {
             core,
             followers: Arc::new(Semaphore::new(1)),
+            orders: None,
             counts: counts.clone(),
             stop: stop.clone(),
         };

@@ -7,8 +7,10 @@ pub mod access;
 pub mod client;
 mod connection;
 pub mod filter;
+mod order;
 pub mod selector;
 pub mod server;
+pub mod steering;
 mod viewers;
 
 use std::net::IpAddr;
@@ -18,8 +20,8 @@ use tokio::sync::{broadcast, oneshot};
 use weir_proto::v1;
 
 use crate::intake::{AlreadyRecorded, Recording};
-use crate::qoe::{CellKey, Finished, Session};
-use crate::wire::Context;
+use crate::qoe::{CellKey, Counters, Finished, Gauges, Session};
+use crate::wire::{Context, Heard};
 use filter::Filter;
 use selector::Selector;
 
@@ -100,8 +102,30 @@ pub enum Query {
         /// Gets it.
         reply: oneshot::Sender<Drilled>,
     },
+    /// What the gate decides by.
+    Numbers(oneshot::Sender<Numbers>),
     /// All that is said from now on.
     Record(oneshot::Sender<Result<Recording, AlreadyRecorded>>),
+}
+
+/// What every cell has counted, and what is open in it.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    pub cells: Vec<CellNumbers>,
+    /// How much of what the kernel had to say was heard.
+    pub heard: Heard,
+    /// Whether anything is measured now.
+    pub is_measured: bool,
+}
+
+/// One cell's.
+#[derive(Clone, Debug)]
+pub struct CellNumbers {
+    pub key: CellKey,
+    pub counters: Counters,
+    pub gauges: Gauges,
+    /// Of its deliveries, those that had been late.
+    pub late_ended: u64,
 }
 
 /// A closer look.

@@ -106,6 +106,7 @@ impl Selector {
                 )
             }
             hot_event::Event::Alarm(alarm) => (HotEventKind::Alarm, "", "", alarm.cell.as_ref()),
+            hot_event::Event::Steer(_) => (HotEventKind::Steer, "", "", None),
         };
         (self.events.is_empty() || self.events.contains(&kind))
             && self.sid.is_none_or(|wanted| wanted == ShortText::of(sid))

@@ -15,9 +15,10 @@ use weir_proto::v1::local_server::{Local, LocalServer};
 use weir_proto::v1::record_message::Message;
 
 use super::access::Access;
-use super::connection::{accept, refuse_strangers};
+use super::connection::{Caller, accept, refuse_strangers};
 use super::filter::Filter;
-use super::{Followed, Query};
+use super::steering::Orders;
+use super::{Followed, Query, order};
 use crate::wire;
 
 /// Messages on their way to a client that does not read.
@@ -47,6 +48,8 @@ pub struct Service {
     pub core: mpsc::Sender<Query>,
     /// Clients that watch, follow or record.
     pub followers: Arc<Semaphore>,
+    /// The way to the gate; none: there is none.
+    pub orders: Option<Orders>,
     /// What is counted.
     pub counts: Arc<QueryCounts>,
     /// When everything ends.
@@ -276,6 +279,7 @@ impl Local for Service {
         };
         let permit = self.follower()?;
         let core = self.core.clone();
+        let orders = self.orders.clone();
         let stop = self.stop.clone();
         // A slow reader gets fewer snapshots, not older ones.
         let (to, stream) = mpsc::channel(1);
@@ -291,12 +295,15 @@ impl Local for Service {
                 };
                 let Ok(place) = place else { return };
                 let filter = filter.clone();
-                let snapshot = ask(&core, |reply| Query::Snapshot {
+                let mut snapshot = ask(&core, |reply| Query::Snapshot {
                     filter,
                     sessions: sessions as usize,
                     reply,
                 })
                 .await;
+                if let (Ok(snapshot), Some(orders)) = (&mut snapshot, &orders) {
+                    snapshot.steering = orders.status().await;
+                }
                 let ended = snapshot.is_err();
                 place.send(snapshot);
                 if ended {
@@ -305,6 +312,28 @@ impl Local for Service {
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn order(
+        &self,
+        request: Request<v1::OrderRequest>,
+    ) -> Result<Response<v1::OrderResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().copied();
+        let caller =
+            caller.ok_or_else(|| Status::permission_denied("who is calling is unknown"))?;
+        order::obey(self.orders.as_ref(), caller.peer(), request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn get_steering(
+        &self,
+        _: Request<v1::GetSteeringRequest>,
+    ) -> Result<Response<v1::Steering>, Status> {
+        let none = || Status::unimplemented("this daemon has no gate");
+        let orders = self.orders.as_ref().ok_or_else(none)?;
+        let late = || Status::deadline_exceeded("the gate does not answer");
+        orders.status().await.map(Response::new).ok_or_else(late)
     }
 
     async fn record(

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// All of the traffic that would come by itself.
 pub const NEUTRAL_PERMILLE: u16 = 1_000;
 
+/// Of a service's or a cell's name in an order.
+const MAX_NAME_BYTES: usize = 256;
+
 /// Which traffic a setting is about. The narrowest that holds a client decides.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -30,6 +33,47 @@ impl Scope {
                 .is_some_and(|rest| rest.starts_with('/')),
             (Self::Prefix(own), Self::Prefix(other)) => own.contains(other),
             (own, other) => own == other,
+        }
+    }
+}
+
+/// As an operator writes it: `host`, `service=NAME`, `cell=NAME` or `prefix=CIDR`.
+impl std::str::FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = |name: &str| {
+            if name.is_empty() || name.len() > MAX_NAME_BYTES || name.contains(char::is_control) {
+                return Err(format!(
+                    "{text:?} names nothing that there can be: 1 to {MAX_NAME_BYTES} bytes"
+                ));
+            }
+            Ok(name.to_owned())
+        };
+        match text.split_once('=') {
+            None if text == "host" => Ok(Self::Host),
+            Some(("service", name)) => named(name).map(Self::Service),
+            Some(("cell", name)) => named(name).map(Self::Cell),
+            Some(("prefix", prefix)) => prefix
+                .parse::<IpNet>()
+                .or_else(|_| prefix.parse::<std::net::IpAddr>().map(IpNet::from))
+                .map(|prefix| Self::Prefix(prefix.trunc()))
+                .map_err(|_| format!("{prefix:?} is no prefix; write one as 192.0.2.0/24")),
+            _ => Err(format!(
+                "{text:?} is no scope; write host, service=NAME, cell=NAME or prefix=CIDR"
+            )),
+        }
+    }
+}
+
+impl Scope {
+    /// The same the other way.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Host => "host".to_owned(),
+            Self::Service(name) => format!("service={name}"),
+            Self::Cell(name) => format!("cell={name}"),
+            Self::Prefix(prefix) => format!("prefix={prefix}"),
         }
     }
 }
@@ -75,5 +119,52 @@ pub struct Position {
 impl Position {
     pub fn is_neutral(&self) -> bool {
         self.settings.iter().all(Setting::is_neutral)
+    }
+}
+
+/// What settings say of a scope: its own, or that of the narrowest around it.
+pub fn holds(settings: &[Setting], scope: &Scope) -> (u16, Option<u64>) {
+    let found = settings
+        .iter()
+        .filter(|setting| setting.scope.covers(scope))
+        .max_by_key(|setting| match &setting.scope {
+            own if own == scope => u16::MAX,
+            Scope::Host => 0,
+            Scope::Service(_) => 1,
+            Scope::Cell(_) => 2,
+            Scope::Prefix(prefix) => 3 + u16::from(prefix.prefix_len()),
+        });
+    found.map_or((NEUTRAL_PERMILLE, None), |setting| {
+        (setting.weight_permille, setting.cap_bps)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_read_as_it_is_written_and_anything_else_is_refused_in_words() {
+        for text in [
+            "host",
+            "service=live",
+            "cell=live/segment/isp/tcp4",
+            "prefix=192.0.2.0/24",
+            "prefix=2001:db8::/32",
+        ] {
+            assert_eq!(text.parse::<Scope>().unwrap().key(), text);
+        }
+        let one: Scope = "prefix=192.0.2.7".parse().unwrap();
+        assert_eq!(one.key(), "prefix=192.0.2.7/32");
+        let within: Scope = "prefix=192.0.2.7/24".parse().unwrap();
+        assert_eq!(within.key(), "prefix=192.0.2.0/24");
+        for text in ["", "hosts", "service=", "cell=a\nb", "prefix=ten", "pool=x"] {
+            assert!(text.parse::<Scope>().is_err(), "{text}");
+        }
+        assert!(
+            format!("service={}", "x".repeat(257))
+                .parse::<Scope>()
+                .is_err()
+        );
     }
 }

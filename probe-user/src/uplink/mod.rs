@@ -68,6 +68,8 @@ pub enum HotEvent {
     Viewer(Arc<v1::ViewerEvent>),
     /// Of a cell.
     Alarm(Arc<v1::Alarm>),
+    /// Of the gate: an entry of its journal, and when it was made.
+    Steer(u64, Arc<v1::SteerEvent>),
 }
 
 /// All that the daemon knows at one moment.

@@ -58,6 +58,10 @@ impl Private {
                 unix_ns: alarm.unix_ns,
                 event: Some(hot_event::Event::Alarm((**alarm).clone())),
             },
+            HotEvent::Steer(unix_ns, event) => v1::HotEvent {
+                unix_ns: *unix_ns,
+                event: Some(hot_event::Event::Steer((**event).clone())),
+            },
         };
         if let Some(mut pseudonyms) = self.pseudonyms() {
             hide_clients(&mut message, &mut pseudonyms, Instant::now());
@@ -111,7 +115,8 @@ fn hide_clients(event: &mut v1::HotEvent, pseudonyms: &mut Pseudonyms, now: Inst
                 hide_viewer(viewer, pseudonyms, now);
             }
         }
-        Some(hot_event::Event::Alarm(_)) | None => {}
+        // An order's scope may be a network of clients, which an operator named.
+        Some(hot_event::Event::Alarm(_) | hot_event::Event::Steer(_)) | None => {}
     }
 }
 

@@ -1,5 +1,6 @@
 //! From the daemon's own types to messages of the wire, and nowhere else.
 
+pub mod steer;
 mod viewer;
 
 pub use viewer::{alarm, learned, viewer, viewer_event};

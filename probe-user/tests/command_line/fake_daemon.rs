@@ -200,6 +200,20 @@ impl Local for Fake {
         Ok(Response::new(watching))
     }
 
+    async fn order(
+        &self,
+        _: Request<wire::OrderRequest>,
+    ) -> Result<Response<wire::OrderResponse>, Status> {
+        Err(Status::unimplemented("it has no gate"))
+    }
+
+    async fn get_steering(
+        &self,
+        _: Request<wire::GetSteeringRequest>,
+    ) -> Result<Response<wire::Steering>, Status> {
+        Err(Status::unimplemented("it has no gate"))
+    }
+
     async fn record(
         &self,
         _: Request<wire::RecordRequest>,

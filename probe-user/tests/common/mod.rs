@@ -7,6 +7,7 @@
 
 pub mod authority;
 pub mod centre;
+pub mod gate;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +25,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weir::config::Config;
+use weir::daemon::steering::MakeGates;
 use weir::daemon::{self, Control, Ready};
 use weir::kernel::{
     Backend, BackendKind, HalfOpenGiveUp, KernelCounts, Means, Probe, Record, Ring, Settings,
@@ -295,6 +297,15 @@ impl Daemon {
         config: Config,
         config_path: Option<PathBuf>,
     ) -> Self {
+        Self::start_with(directory, config, config_path, Box::new(|_| Ok(Vec::new()))).await
+    }
+
+    pub async fn start_with(
+        directory: tempfile::TempDir,
+        config: Config,
+        config_path: Option<PathBuf>,
+        gates: MakeGates,
+    ) -> Self {
         let script = Script::new();
         let control = Control::default();
         let (ready_to, ready) = oneshot::channel();
@@ -302,6 +313,7 @@ impl Daemon {
             config,
             config_path,
             overrides: Box::new(|_| {}),
+            gates,
         };
         let backend = {
             let script = script.clone();
@@ -352,6 +364,13 @@ impl Daemon {
             .unwrap()
             .into_inner()
             .cells
+    }
+
+    /// Ends it, and gives its directory for another one.
+    pub async fn leave(self) -> tempfile::TempDir {
+        self.control.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+        self.directory
     }
 
     /// Ends it, and gives what `run` returned.

@@ -31,6 +31,7 @@ pub(in crate::collect) enum What {
     Delivery(v1::Delivery),
     Viewer(v1::ViewerEvent),
     Alarm(v1::Alarm),
+    Steer(v1::SteerEvent),
 }
 
 /// What happened, where and when.
@@ -53,6 +54,7 @@ impl Record {
                 hot_event::Event::Aborted(delivery) => What::Aborted(delivery),
                 hot_event::Event::Viewer(event) => What::Viewer(event),
                 hot_event::Event::Alarm(alarm) => What::Alarm(alarm),
+                hot_event::Event::Steer(event) => What::Steer(event),
             };
             Some((event.unix_ns, what))
         });
@@ -81,6 +83,7 @@ impl Record {
             What::Delivery(_) => "delivery",
             What::Viewer(_) => "viewer",
             What::Alarm(_) => "alarm",
+            What::Steer(_) => "steer",
         }
     }
 
@@ -89,7 +92,7 @@ impl Record {
             What::Late(delivery) | What::Aborted(delivery) | What::Delivery(delivery) => {
                 Some(delivery)
             }
-            What::Viewer(_) | What::Alarm(_) => None,
+            What::Viewer(_) | What::Alarm(_) | What::Steer(_) => None,
         }
     }
 
@@ -110,11 +113,12 @@ impl Record {
         units::cell_path(cell)
     }
 
-    /// A viewer's change or an alarm's rate.
+    /// A viewer's change, an alarm's rate or the kind of a journal's entry.
     pub(super) fn change(&self) -> String {
         match &self.what {
             What::Viewer(event) => event.change().word(),
             What::Alarm(alarm) => alarm.rate().word(),
+            What::Steer(event) => event.kind.clone(),
             _ => String::new(),
         }
     }
@@ -130,10 +134,11 @@ impl Record {
         }
     }
 
-    /// Of a viewer or an alarm, in words.
+    /// Of a viewer, an alarm or the gate, in words.
     pub(super) fn verdict(&self) -> &str {
         match &self.what {
             What::Alarm(alarm) => &alarm.verdict,
+            What::Steer(event) => &event.text,
             _ => self.viewer().map_or("", |viewer| &viewer.verdict),
         }
     }

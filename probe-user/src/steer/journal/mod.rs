@@ -38,6 +38,22 @@ impl Default for Bound {
     }
 }
 
+/// What is to be written, and when it was so: the disk may take it later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draft {
+    pub body: Body,
+    pub unix_ns: u64,
+    pub boot_ns: u64,
+}
+
+/// An entry that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub seq: u64,
+    /// Its line's; the next one is chained to it.
+    pub hash: String,
+}
+
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -123,15 +139,36 @@ impl Journal {
     /// It is not on the disk, and nothing that depends on it may be done. What was written before
     /// is untouched.
     pub fn append(&mut self, body: Body, unix_ns: u64, boot_ns: u64) -> Result<String, Error> {
-        if self.bytes >= self.bound.max_file_bytes {
-            self.rotate(unix_ns, boot_ns)?;
+        let draft = Draft {
+            body,
+            unix_ns,
+            boot_ns,
+        };
+        self.append_all(&[draft])?;
+        Ok(self.last_hash.clone())
+    }
+
+    /// Writes several, with one wait for the disk: all of them or none.
+    ///
+    /// # Errors
+    /// As with [`Self::append`], of all of them.
+    pub fn append_all(&mut self, drafts: &[Draft]) -> Result<Vec<Written>, Error> {
+        if self.bytes >= self.bound.max_file_bytes
+            && let Some(first) = drafts.first()
+        {
+            self.rotate(first.unix_ns, first.boot_ns)?;
         }
-        self.write(body, unix_ns, boot_ns)
+        self.write(drafts)
     }
 
     /// Of the last entry.
     pub fn last_hash(&self) -> &str {
         &self.last_hash
+    }
+
+    /// What it may take from now on.
+    pub fn set_bound(&mut self, bound: Bound) {
+        self.bound = bound;
     }
 
     /// What may be done now.
@@ -143,35 +180,45 @@ impl Journal {
         }
     }
 
-    fn write(&mut self, body: Body, unix_ns: u64, boot_ns: u64) -> Result<String, Error> {
-        let failed = |path: &Path, source| failed(path, source);
+    fn write(&mut self, drafts: &[Draft]) -> Result<Vec<Written>, Error> {
         if self.is_torn {
             self.cut().map_err(|source| failed(&self.path, source))?;
         }
-        let entry = Entry {
-            seq: self.next_seq,
-            unix_ns,
-            boot_ns,
-            body,
-            prev_hash: self.last_hash.clone(),
-        };
-        let text = serde_json::to_string(&entry)
-            .map_err(|err| failed(&self.path, io::Error::from(err)))?;
-        let line = entry::line(&text);
-        if line.len() > MAX_LINE_BYTES {
-            return Err(Error::TooLong { bytes: line.len() });
+        let mut lines = String::new();
+        let mut written: Vec<Written> = Vec::with_capacity(drafts.len());
+        for (seq, draft) in (self.next_seq..).zip(drafts) {
+            let before = written.last().map_or(&self.last_hash, |last| &last.hash);
+            let entry = Entry {
+                seq,
+                unix_ns: draft.unix_ns,
+                boot_ns: draft.boot_ns,
+                body: draft.body.clone(),
+                prev_hash: before.clone(),
+            };
+            let text = serde_json::to_string(&entry)
+                .map_err(|err| failed(&self.path, io::Error::from(err)))?;
+            let line = entry::line(&text);
+            if line.len() > MAX_LINE_BYTES {
+                return Err(Error::TooLong { bytes: line.len() });
+            }
+            lines.push_str(&line);
+            let hash = entry::hash(&text);
+            written.push(Written { seq, hash });
         }
+        let Some(last) = written.last() else {
+            return Ok(written);
+        };
         // Until both are done nobody knows what is there.
         self.is_torn = true;
         let mut to: &File = &self.file;
-        to.write_all(line.as_bytes())
+        to.write_all(lines.as_bytes())
             .and_then(|()| to.sync_data())
             .map_err(|source| failed(&self.path, source))?;
         self.is_torn = false;
-        self.bytes += line.len() as u64;
-        self.next_seq += 1;
-        self.last_hash = entry::hash(&text);
-        Ok(self.last_hash.clone())
+        self.bytes += lines.len() as u64;
+        self.next_seq = last.seq + 1;
+        self.last_hash.clone_from(&last.hash);
+        Ok(written)
     }
 
     /// Cuts off what was not written whole.
@@ -187,7 +234,11 @@ impl Journal {
             prev_file_hash: self.last_hash.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        self.write(opened, unix_ns, boot_ns)?;
+        self.write(&[Draft {
+            body: opened,
+            unix_ns,
+            boot_ns,
+        }])?;
         sync_directory(&self.path).map_err(|source| failed(&self.path, source))
     }
 

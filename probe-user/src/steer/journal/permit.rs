@@ -1,6 +1,6 @@
 //! What may be done with the gates while nothing can be written down.
 
-use crate::steer::position::{NEUTRAL_PERMILLE, Position, Scope, Setting};
+use crate::steer::position::{Position, Setting, holds};
 
 /// What may be done with the gates, by whether it can be written down first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,26 +41,10 @@ impl Permit {
     }
 }
 
-/// What a position says of a scope: its own setting, or that of the narrowest around it.
-fn holds(settings: &[Setting], scope: &Scope) -> (u16, Option<u64>) {
-    let found = settings
-        .iter()
-        .filter(|setting| setting.scope.covers(scope))
-        .max_by_key(|setting| match &setting.scope {
-            own if own == scope => u16::MAX,
-            Scope::Host => 0,
-            Scope::Service(_) => 1,
-            Scope::Cell(_) => 2,
-            Scope::Prefix(prefix) => 3 + u16::from(prefix.prefix_len()),
-        });
-    found.map_or((NEUTRAL_PERMILLE, None), |setting| {
-        (setting.weight_permille, setting.cap_bps)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steer::Scope;
     use fastrand::Rng;
 
     fn position(rng: &mut Rng) -> Position {

@@ -54,6 +54,35 @@ fn what_was_written_is_read_and_sound() {
 }
 
 #[test]
+fn several_entries_are_written_whole_and_chained_or_not_at_all() {
+    let (_dir, path) = written(1);
+    let mut journal = journal(&path);
+    let drafts = |sizes: &[usize]| {
+        let draft = |bytes: &usize| Draft {
+            body: Body::Note("x".repeat(*bytes)),
+            unix_ns: 1,
+            boot_ns: 1,
+        };
+        sizes.iter().map(draft).collect::<Vec<_>>()
+    };
+    let written = journal.append_all(&drafts(&[1, 2, 3])).unwrap();
+    let seqs: Vec<_> = written.iter().map(|own| own.seq).collect();
+    assert_eq!(seqs, [3, 4, 5]);
+    assert_eq!(journal.last_hash(), written[2].hash);
+    let before = fs::read_to_string(&path).unwrap();
+    let too_long = journal.append_all(&drafts(&[1, MAX_LINE_BYTES]));
+    assert!(matches!(too_long, Err(Error::TooLong { .. })));
+    assert_eq!(fs::read_to_string(&path).unwrap(), before);
+    assert_eq!(journal.append_all(&[]).unwrap(), []);
+    journal.append(note(9), 1, 1).unwrap();
+    let verified = verify(&path).unwrap();
+    assert!(
+        verified.is_sound() && verified.last_seq == Some(6),
+        "{verified:?}"
+    );
+}
+
+#[test]
 fn a_changed_line_is_found() {
     let (_dir, path) = written(10);
     let text = fs::read_to_string(&path).unwrap();

@@ -13,4 +13,4 @@ pub use deadline::{Deadline, Moment};
 pub use order::{Action, Auth, Level, Order, Verb};
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use crate::steer::policy::rules::Metric;
 const SECOND_NS: u64 = 1_000_000_000;
 
 /// So many seconds after a beginning.
-pub(in crate::steer) fn moment(s: u64) -> Moment {
+pub(crate) fn moment(s: u64) -> Moment {
     Moment {
         boot_ns: s * SECOND_NS,
         unix_ns: (1_700_000_000 + s) * SECOND_NS,
@@ -16,7 +16,7 @@ pub(in crate::steer) fn moment(s: u64) -> Moment {
 }
 
 /// Of this host's human, given at second 100.
-pub(in crate::steer) fn order(id: &str, action: Action) -> Order {
+pub(crate) fn order(id: &str, action: Action) -> Order {
     Order {
         id: id.to_owned(),
         generation: 0,

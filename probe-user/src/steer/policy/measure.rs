@@ -6,36 +6,42 @@ use crate::qoe::blame::WHOLE_PPM;
 use crate::qoe::share::wilson;
 use crate::qoe::{Counters, Gauges};
 
-/// Every share of one window: `counted` is the difference of two looks at a cell, `now` what is open
-/// at its end, and `is_void` whether too much is missing.
-pub fn estimates(counted: &Counters, now: &Gauges, is_void: bool) -> Vec<(Metric, Estimate)> {
-    let retransmits = counted
-        .retrans_fast
-        .saturating_add(counted.retrans_rto)
-        .saturating_add(counted.retrans_tlp);
-    let mut all: Vec<_> = [
-        (
-            Metric::LateDeliveryShare,
-            counted.late_deliveries,
-            counted.deliveries,
+/// What a metric counts: trials, and of these those that were bad. Of viewers at risk it is what is
+/// open `now`, of stalls seconds.
+pub fn counted(metric: Metric, counted: &Counters, now: &Gauges) -> (u64, u64) {
+    match metric {
+        Metric::LateDeliveryShare => (counted.deliveries, counted.late_deliveries),
+        Metric::StartFailureShare => (counted.start_attempts, counted.start_failures()),
+        Metric::SessionsAtRiskShare => (now.viewers_active, now.viewers_at_risk),
+        Metric::RetransmitRatio => {
+            let again = counted
+                .retrans_fast
+                .saturating_add(counted.retrans_rto)
+                .saturating_add(counted.retrans_tlp);
+            (counted.segments, again)
+        }
+        Metric::RebufferRatio => (
+            counted.watched_us / 1_000_000,
+            counted.stalled_us / 1_000_000,
         ),
-        (
-            Metric::StartFailureShare,
-            counted.start_failures(),
-            counted.start_attempts,
-        ),
-        (
-            Metric::SessionsAtRiskShare,
-            now.viewers_at_risk,
-            now.viewers_active,
-        ),
-        (Metric::RetransmitRatio, retransmits, counted.segments),
-    ]
-    .into_iter()
-    .map(|(metric, bad, n)| (metric, Estimate::of_counts(n, bad, is_void)))
-    .collect();
-    all.push((Metric::RebufferRatio, rebuffer(counted, is_void)));
-    all
+    }
+}
+
+/// Every share of one window: `in_window` is the difference of two looks at a cell, `now` what is
+/// open at its end, and `is_void` whether too much is missing.
+pub fn estimates(in_window: &Counters, now: &Gauges, is_void: bool) -> Vec<(Metric, Estimate)> {
+    Metric::ALL
+        .into_iter()
+        .map(|metric| {
+            let estimate = if metric == Metric::RebufferRatio {
+                rebuffer(in_window, is_void)
+            } else {
+                let (n, bad) = counted(metric, in_window, now);
+                Estimate::of_counts(n, bad, is_void)
+            };
+            (metric, estimate)
+        })
+        .collect()
 }
 
 /// Seconds of watching are no independent trials; its bounds are those of the viewers' models.

@@ -6,6 +6,7 @@ use super::gate::Gate;
 use super::invariants::{Invariant, OPENING_PPM_PER_S};
 use crate::qoe::blame::WHOLE_PPM;
 use crate::steer::overrides::Book;
+use crate::steer::position::holds;
 use crate::steer::{Position, Scope, Setting};
 
 /// One scope as it stands, finer than a position says it.
@@ -64,6 +65,16 @@ impl State {
             },
             ..Self::default()
         }
+    }
+
+    /// What was not permitted is not gone on from: no scope stands lower than it is `held`.
+    pub fn held_back(&mut self, held: &Position) {
+        for own in &mut self.settings {
+            let (permille, cap_bps) = holds(&held.settings, &own.scope);
+            own.weight_ppm = own.weight_ppm.max(u32::from(permille) * 1000);
+            own.cap_bps = own.cap_bps.and(cap_bps);
+        }
+        self.position.settings.clone_from(&held.settings);
     }
 
     /// Where a scope stands: as it was set, or as the narrowest around it.

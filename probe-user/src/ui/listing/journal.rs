@@ -29,8 +29,18 @@ pub fn kind(body: &Body) -> &'static str {
     }
 }
 
+/// An entry in a sentence.
+pub fn text(body: &Body) -> String {
+    sentence(body).0
+}
+
 fn what(body: &Body) -> Value {
-    let (text, mark) = match body {
+    let (text, mark) = sentence(body);
+    Value::new(text, mark)
+}
+
+fn sentence(body: &Body) -> (String, Mark) {
+    match body {
         Body::Opened { version, .. } => (format!("by weir {version}"), Mark::Plain),
         Body::Order(order) => (
             format!(
@@ -118,6 +128,5 @@ fn what(body: &Body) -> Value {
             Mark::Warn,
         ),
         Body::Note(text) => (text.clone(), Mark::Plain),
-    };
-    Value::new(text, mark)
+    }
 }

@@ -8,6 +8,7 @@ pub mod replay;
 pub mod sessions;
 pub mod simulation;
 pub mod status;
+pub mod steering;
 pub mod versions;
 pub mod viewers;
 

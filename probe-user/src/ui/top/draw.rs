@@ -14,6 +14,7 @@ use super::table::{self, Pieces};
 use super::view::{Pane, View};
 use super::{LogLines, overlay};
 use crate::ui::listing::status::{is_missing, uplink_sentence};
+use crate::ui::listing::steering;
 use crate::ui::listing::viewers::alarm_sentence;
 use crate::ui::losses;
 use crate::ui::out::Mark;
@@ -171,6 +172,14 @@ fn header(
         third.splice(0..0, [span(text, Mark::Bad), gap()]);
     }
     lines.push(Line::from(third));
+    if let Some(own) = &latest.steering {
+        let (text, mark) = steering::sentence(own);
+        lines.push(Line::from(vec![Span::raw("gate "), span(text, mark)]));
+    }
+    if let Some((text, is_taken)) = &view.told {
+        let mark = if *is_taken { Mark::Good } else { Mark::Bad };
+        lines.push(Line::styled(text.clone(), theme.style(mark)));
+    }
     if !status.off.is_empty() {
         lines.push(Line::styled(
             format!(" OFF: {} ", status.off),
@@ -329,6 +338,15 @@ fn draw_lists(frame: &mut Frame<'_>, area: Rect, model: &Model, view: &mut View,
 
 fn keys(view: &View, width: u16) -> Line<'static> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
+    if let Some(typing) = &view.ordering {
+        let (question, text) = typing.shown();
+        return Line::from(vec![
+            Span::styled(question, bold),
+            Span::raw(text),
+            Span::styled("_", bold),
+            Span::raw("   Enter goes on, Esc leaves"),
+        ]);
+    }
     if let Some(text) = &view.typing {
         return Line::from(vec![
             Span::styled("filter: ", bold),
@@ -347,6 +365,7 @@ fn keys(view: &View, width: u16) -> Line<'static> {
         ("Enter", "zoom"),
         ("w", "window"),
         ("arrows", "scroll"),
+        ("H/R/P", "hold/release/panic"),
     ];
     let mut spans = Vec::new();
     let mut room = usize::from(width);

@@ -67,6 +67,7 @@ pub(crate) fn snapshot(second: u64, latencies_us: &[u64]) -> Snapshot {
         troubled: Vec::new(),
         viewers: Vec::new(),
         alarms: Vec::new(),
+        steering: None,
     }
 }
 

@@ -7,6 +7,7 @@ mod feed;
 pub(crate) mod fixture;
 mod log;
 pub mod model;
+pub mod order;
 mod overlay;
 pub mod pane;
 mod table;
@@ -106,7 +107,10 @@ where
     let (ask, asked) = watch::channel(request(&view));
     // Two: a slow terminal holds the daemon's stream back instead of piling up snapshots.
     let (tell, mut news) = mpsc::channel(2);
+    let socket = options.socket.clone();
     let feed = tokio::spawn(feed::feed(options.socket, asked, tell));
+    // One: an order is typed by a human, and the next one while this is given is not taken.
+    let (answer_to, mut answers) = mpsc::channel(1);
     tokio::pin!(stop);
     loop {
         terminal
@@ -118,6 +122,13 @@ where
                 Some(Ok(Event::Key(key))) => match view.key(key, &model) {
                     Action::Draw => {}
                     Action::Quit => break,
+                    Action::Give(wish) => {
+                        let (socket, answer_to) = (socket.clone(), answer_to.clone());
+                        tokio::spawn(async move {
+                            // Fails only if the view has ended.
+                            let _ = answer_to.send(order::give(socket, wish).await).await;
+                        });
+                    }
                     Action::Refilter => {
                         model.restart();
                         // The feed is there as long as `news` is.
@@ -130,6 +141,7 @@ where
                 // The terminal is gone.
                 None => break,
             },
+            Some(told) = answers.recv() => view.told = Some(told),
             item = news.recv() => match item {
                 Some(News::Snapshot(snapshot)) => model.apply(*snapshot),
                 Some(News::Gone(why)) => model.lost(why),

@@ -21,6 +21,8 @@ Enter, z    the focused pane alone, and back
 w           window for rates and percentiles: 5, 1, 30 s
 arrows, PgUp, PgDn, Home, End   scroll
 l           the log (in `weir run`)
+H, R, P     orders to this host's gate: hold, release, panic;
+            each asks for its reason
 
 late, abort deliveries that were, in the window
 now         deliveries open and past their deadline now

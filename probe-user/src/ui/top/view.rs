@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use weir_proto::v1::{Delivery, Filter, Viewer};
 
 use super::model::{CellRow, Model, WINDOWS_S};
+use super::order::{Typed, Typing, Verb, Wish};
 use super::pane::{self, Column, Key, SessionRow};
 use crate::ui::listing::sessions::open_us;
 use crate::ui::units;
@@ -43,10 +44,12 @@ pub struct PaneState {
 }
 
 /// What a key asks of the surroundings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing but to draw again.
     Draw,
+    /// Give an order.
+    Give(Wish),
     /// Ask the daemon anew: the ports and prefixes have changed.
     Refilter,
     /// End.
@@ -73,6 +76,10 @@ pub struct View {
     pub filter: TextFilter,
     /// The filter being typed.
     pub typing: Option<String>,
+    /// The order being typed.
+    pub ordering: Option<Typing>,
+    /// What came of the latest order, and whether it was taken; until the next key.
+    pub told: Option<(String, bool)>,
     /// Filters from the command line.
     base: Filter,
 }
@@ -141,6 +148,8 @@ impl View {
             frozen: None,
             filter: TextFilter::default(),
             typing: None,
+            ordering: None,
+            told: None,
             base,
         }
     }
@@ -300,6 +309,15 @@ impl View {
         if control && key.code == KeyCode::Char('c') {
             return Action::Quit;
         }
+        self.told = None;
+        if let Some(typing) = self.ordering.take() {
+            match typing.key(key.code) {
+                Typed::On(typing) => self.ordering = Some(typing),
+                Typed::Left => {}
+                Typed::Given(wish) => return Action::Give(wish),
+            }
+            return Action::Draw;
+        }
         if self.typing.is_some() {
             return self.typed(key.code);
         }
@@ -317,6 +335,9 @@ impl View {
             KeyCode::Char('q') => return Action::Quit,
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.help = true,
             KeyCode::Char('l') => self.log = true,
+            KeyCode::Char(key @ ('H' | 'R' | 'P')) => {
+                self.ordering = Verb::of(key).map(Typing::new)
+            }
             KeyCode::Char('p' | ' ') => {
                 self.frozen = match self.frozen.take() {
                     Some(_) => None,

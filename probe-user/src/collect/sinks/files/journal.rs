@@ -76,6 +76,7 @@ fn message(record: &Record) -> v1::Journalled {
             What::Delivery(delivery) => journalled::What::Delivery(delivery),
             What::Viewer(event) => journalled::What::Viewer(event),
             What::Alarm(alarm) => journalled::What::Alarm(alarm),
+            What::Steer(event) => journalled::What::Steer(event),
         }),
     }
 }
@@ -98,6 +99,7 @@ fn record(message: v1::Journalled) -> Option<Record> {
             journalled::What::Delivery(delivery) => What::Delivery(delivery),
             journalled::What::Viewer(event) => What::Viewer(event),
             journalled::What::Alarm(alarm) => What::Alarm(alarm),
+            journalled::What::Steer(event) => What::Steer(event),
         },
     })
 }
