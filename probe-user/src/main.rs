@@ -51,10 +51,8 @@ fn perform(command: &Command) -> Result<Outcome> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     let done = runtime.block_on(async {
-        if let Command::Steer(args) = command {
-            return cli::steer(args, style, to).await;
-        }
         let done = match command {
+            Command::Steer(args) => return cli::steer(args, style, to).await,
             Command::Run(args) => cli::run(args).await,
             Command::Collect(args) => cli::collect(args).await,
             Command::Top(args) => cli::top(args).await,

@@ -46,7 +46,7 @@ pub async fn run(args: &Run) -> Result<()> {
         config,
         config_path: args.config.clone(),
         overrides: Box::new(move |config| overrides.apply(config)),
-        gates: Box::new(|_| Ok(Vec::new())),
+        gates: Box::new(|config| Ok(daemon::steering::open_gates(config))),
     };
     if live && options.config.kill_switch.symlink_metadata().is_ok() {
         // The log is kept for after the view, which comes only then.

@@ -90,7 +90,8 @@ pub async fn try_gate(args: &TryGate, mut to: impl Write) -> Result<()> {
     };
     let end = Instant::now() + args.duration.min(MOST);
     let lease = Duration::from_secs(settings.lease_s.into());
-    let mut gate = Gate::open(settings, &Guard::default(), generation - 1);
+    let served = config.served();
+    let mut gate = Gate::open(settings, &Guard::default(), generation - 1, &served).await?;
     let first = until(lease);
     let turned = gate.acquire(&position, first).await;
     let held = match turned {

@@ -7,6 +7,8 @@ use std::path::Path;
 use tonic::transport::Uri;
 
 use super::check::{Problems, is_loopback, name};
+use super::content::ContentGate;
+use super::kernel_gate;
 use super::table::{self, Table};
 use crate::steer::actuators::guard::MAX_GATES;
 use crate::steer::actuators::settings::{
@@ -37,6 +39,8 @@ pub(super) fn read(
         GateKind::Hook => read_hook(table, problems).map(Way::Hook),
         GateKind::Webhook => read_webhook(table, problems).map(Way::Webhook),
         GateKind::File => read_file(table, problems).map(Way::File),
+        GateKind::ContentSteering => ContentGate::read(table, problems).map(Way::Content),
+        GateKind::Kernel => kernel_gate::read(table, problems).map(Way::Kernel),
     };
     Some(GateSettings {
         name: name?,
@@ -166,12 +170,22 @@ pub(super) fn problems(gates: &[GateSettings], services: &[&str], problems: &mut
                 format!(": no [[service]] is called {service:?}, so the gate would never move");
             found.add("service", &what);
         }
+        let gate_serves = &gate.serves;
         match &gate.way {
             Way::HaproxyAgent(agent) => agent_problems(agent, &mut found),
             Way::HaproxySocket(socket) => socket_problems(socket, &mut found),
             Way::Hook(hook) => hook_problems(hook, &mut found),
             Way::Webhook(webhook) => webhook_problems(webhook, &mut found),
             Way::File(file) => found.absolute("file", &file.file, "/run/weir/gate.json"),
+            Way::Content(gate) => gate.problems(&format!("steer.gate[{n}]"), found.problems),
+            Way::Kernel(gate) => {
+                if matches!(gate_serves, Serves::Service(_)) {
+                    let what = ": a gate of the kind \"kernel\" names its services in `services`";
+                    found.add("service", what);
+                }
+                let place = |key: &str| format!("steer.gate[{n}].{key}");
+                gate.problems(place, services, found.problems);
+            }
         }
     }
 }

@@ -11,7 +11,6 @@ use crate::steer::actuators::kernel::Dealing;
 pub use crate::steer::actuators::kernel::KernelGate;
 
 /// The kernel's longest name for a congestion control.
-#[allow(dead_code, reason = "called where gates are told apart by kind")]
 const MAX_CONGESTION_CONTROL_BYTES: usize = 15;
 
 impl Value for Dealing {
@@ -23,7 +22,6 @@ impl Value for Dealing {
 }
 
 /// Takes its keys out of the table of a gate.
-#[allow(dead_code, reason = "called where gates are told apart by kind")]
 pub(super) fn read(
     table: &mut Table<'_, '_>,
     problems: &mut table::Problems,
@@ -37,7 +35,6 @@ pub(super) fn read(
 }
 
 impl KernelGate {
-    #[allow(dead_code, reason = "called where gates are told apart by kind")]
     /// `place`: a key of this gate in full. `services`: the names that cells can have.
     pub(super) fn problems(
         &self,

@@ -28,6 +28,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::kernel;
 use crate::qoe::cell::RATES_KBPS;
+use crate::steer::actuators::settings::Served;
 use crate::tls;
 
 /// Where the file that turns weir off is looked for, unless the configuration says otherwise.
@@ -370,6 +371,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The services as gates know them.
+    pub fn served(&self) -> Vec<Served> {
+        let served = |own: &Service| Served {
+            name: own.name.clone(),
+            ports: own.ports.clone(),
+        };
+        self.services.iter().map(served).collect()
+    }
+
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io {

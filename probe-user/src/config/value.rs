@@ -226,8 +226,8 @@ impl Value for Reach {
 }
 
 impl Value for GateKind {
-    const EXPECTED: &'static str =
-        "\"haproxy-agent\", \"haproxy-socket\", \"hook\", \"webhook\" or \"file\"";
+    const EXPECTED: &'static str = "\"haproxy-agent\", \"haproxy-socket\", \"hook\", \"webhook\", \"file\", \
+                                    \"content-steering\" or \"kernel\"";
     fn parse(value: &DeValue<'_>) -> Option<Self> {
         named(value, &Self::ALL, Self::as_str)
     }

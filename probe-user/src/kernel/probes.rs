@@ -209,11 +209,6 @@ impl Clocks {
         self.links.clear();
     }
 
-    /// Whether there is any.
-    fn is_there(&self) -> bool {
-        !self.names.is_empty()
-    }
-
     /// Whether they run.
     pub(super) fn is_attached(&self) -> bool {
         !self.links.is_empty()
@@ -263,11 +258,7 @@ struct Has {
 }
 
 /// Why a program is not even tried.
-fn is_not_needed(
-    spec: &Spec,
-    object: Object,
-    has: Has,
-) -> Option<String> {
+fn is_not_needed(spec: &Spec, object: Object, has: Has) -> Option<String> {
     match spec.name {
         SENDMSG_ENTRY | SEND_LENGTH if has.sendmsg => {
             Some(format!("tp_btf/{SENDMSG} is there and tells more"))

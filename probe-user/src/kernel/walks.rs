@@ -108,7 +108,10 @@ impl Namespaces {
     const KEPT: Duration = Duration::from_secs(2);
 
     fn known(&mut self) -> &[namespaces::Other] {
-        if self.looked.is_none_or(|looked| looked.elapsed() >= Self::KEPT) {
+        if self
+            .looked
+            .is_none_or(|looked| looked.elapsed() >= Self::KEPT)
+        {
             self.known = namespaces::others(namespaces::own().unwrap_or(0));
             self.looked = Some(Instant::now());
         }

@@ -1,8 +1,9 @@
 //! The clocks by which orders end and leases hold.
 
 use anyhow::Context as _;
-use nix::time::{ClockId, clock_gettime};
 
+pub(super) use crate::steer::actuators::clock::boot_ns;
+use crate::steer::actuators::clock::unix_ns;
 use crate::steer::overrides::Moment;
 
 /// Tells the time; which boot it is does not change while this runs.
@@ -27,21 +28,8 @@ impl Clock {
     pub(super) fn now(&self) -> Moment {
         Moment {
             boot_ns: boot_ns(),
-            unix_ns: read(ClockId::CLOCK_REALTIME),
+            unix_ns: unix_ns(),
             boot_id: self.boot_id.clone(),
         }
     }
-}
-
-/// Nanoseconds of `CLOCK_BOOTTIME`.
-pub(super) fn boot_ns() -> u64 {
-    read(ClockId::CLOCK_BOOTTIME)
-}
-
-fn read(clock: ClockId) -> u64 {
-    let Ok(time) = clock_gettime(clock) else {
-        return 0;
-    };
-    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
 }

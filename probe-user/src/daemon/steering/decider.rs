@@ -549,6 +549,7 @@ fn actuated(names: &[String], report: &Report) -> Body {
         actuator: names.get(report.gate).cloned().unwrap_or_default(),
         generation: report.generation,
         error: report.error.clone(),
+        said: report.said.clone(),
     }
 }
 

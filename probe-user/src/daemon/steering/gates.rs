@@ -34,6 +34,8 @@ trait Turning: Send {
     fn acquire<'a>(&'a mut self, position: &'a Position, lease: Lease) -> Called<'a>;
     fn renew(&mut self, lease: Lease) -> Called<'_>;
     fn release(&mut self) -> Called<'_>;
+    fn begin_after(&mut self, generation: u64);
+    fn take_said(&mut self) -> Option<String>;
 }
 
 impl<T: Actuator> Turning for T {
@@ -51,6 +53,14 @@ impl<T: Actuator> Turning for T {
 
     fn release(&mut self) -> Called<'_> {
         Box::pin(Actuator::release(self))
+    }
+
+    fn begin_after(&mut self, generation: u64) {
+        Actuator::begin_after(self, generation);
+    }
+
+    fn take_said(&mut self) -> Option<String> {
+        Actuator::take_said(self)
     }
 }
 
@@ -97,6 +107,8 @@ pub(super) struct Report {
     pub(super) took: Duration,
     /// None: it holds it.
     pub(super) error: Option<String>,
+    /// What was answered, where somebody answers in words.
+    pub(super) said: Option<String>,
     /// Whether it is news: a lease that was renewed is none.
     pub(super) is_news: bool,
 }
@@ -131,7 +143,8 @@ impl Gates {
         let (reports_to, reports) = mpsc::channel(REPORTS);
         let names = gates.iter().map(|gate| gate.actuator.name().to_owned());
         let names = names.collect();
-        let tasks = gates.into_iter().enumerate().map(|(at, gate)| {
+        let tasks = gates.into_iter().enumerate().map(|(at, mut gate)| {
+            gate.actuator.begin_after(generation);
             let holder = Holder {
                 at,
                 gate,
@@ -310,13 +323,14 @@ impl Holder {
     }
 
     /// A decider that does not listen is told less, and not waited for.
-    fn say(&self, told: &Told, done: anyhow::Result<()>, is_news: bool) {
+    fn say(&mut self, told: &Told, done: anyhow::Result<()>, is_news: bool) {
         let report = Report {
             gate: self.at,
             generation: told.position.generation,
             until_boot_ns: self.held.map(|(_, until)| until),
             took: told.since.elapsed(),
             error: done.err().map(|err| bounded(&format!("{err:#}"))),
+            said: self.gate.actuator.take_said(),
             is_news,
         };
         let _ = self.reports.try_send(report);

@@ -1,9 +1,11 @@
 //! One gate of whatever kind, and making it from its settings.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use super::content::ContentSteering;
 use super::guard::Guard;
-use super::settings::{self, GateSettings, Way};
+use super::kernel::Kernel;
+use super::settings::{self, GateSettings, Served, Serves, Way};
 use super::told::Told;
 use super::{Actuator, Lease, haproxy};
 use crate::steer::Position;
@@ -16,14 +18,25 @@ pub enum Gate {
     Hook(Told<settings::Hook>),
     Webhook(Told<settings::Webhook>),
     File(Told<settings::File>),
+    Content(ContentSteering),
+    Kernel(Box<Kernel>),
 }
 
 impl Gate {
     /// Makes one that holds nothing yet; to be called within a runtime. `generation` is the newest
     /// that this host has told before: what is told next to commands, URLs and files is newer.
-    pub fn open(settings: &GateSettings, guard: &Guard, generation: u64) -> Self {
+    /// `services`: all of the configuration.
+    ///
+    /// # Errors
+    /// An address is taken, or this kernel or want of a privilege does not allow it.
+    pub async fn open(
+        settings: &GateSettings,
+        guard: &Guard,
+        generation: u64,
+        services: &[Served],
+    ) -> Result<Self> {
         let (name, serves) = (settings.name.as_str(), settings.serves.clone());
-        match settings.way.clone() {
+        Ok(match settings.way.clone() {
             Way::HaproxyAgent(way) => {
                 Self::HaproxyAgent(haproxy::Agent::open(way, name, serves, guard))
             }
@@ -33,7 +46,19 @@ impl Gate {
             Way::Hook(way) => Self::Hook(Told::open(way, name, serves, guard, generation)),
             Way::Webhook(way) => Self::Webhook(Told::open(way, name, serves, guard, generation)),
             Way::File(way) => Self::File(Told::open(way, name, serves, guard, generation)),
-        }
+            Way::Content(way) => {
+                let service = match &serves {
+                    Serves::Host => None,
+                    Serves::Service(name) => Some(name.as_str()),
+                };
+                Self::Content(ContentSteering::start(name, service, way)?)
+            }
+            Way::Kernel(way) => {
+                let served = way.served(services);
+                ensure!(!served.is_empty(), "the gate {name} has no service to turn");
+                Self::Kernel(Box::new(Kernel::open(name, &way, &served).await?))
+            }
+        })
     }
 }
 
@@ -46,6 +71,8 @@ macro_rules! of_each {
             Gate::Hook($own) => $call,
             Gate::Webhook($own) => $call,
             Gate::File($own) => $call,
+            Gate::Content($own) => $call,
+            Gate::Kernel($own) => $call,
         }
     };
 }

@@ -63,6 +63,9 @@ pub trait Actuator: Send {
     /// The gate may stand until its lease ends.
     fn release(&mut self) -> impl Future<Output = Result<()>> + Send;
 
+    /// Of what was told before: what is told next is newer. Called once, before all else.
+    fn begin_after(&mut self, _generation: u64) {}
+
     /// What was answered to the latest call, for the journal; bounded. None: nothing, or by nobody
     /// who answers in words.
     fn take_said(&mut self) -> Option<String> {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::content::settings::ContentGate;
+pub use super::kernel::{KernelGate, Served};
 use crate::steer::Scope;
 use crate::steer::position::{NEUTRAL_PERMILLE, Position};
 
@@ -62,6 +64,8 @@ pub enum Way {
     Hook(Hook),
     Webhook(Webhook),
     File(File),
+    Content(ContentGate),
+    Kernel(KernelGate),
 }
 
 /// As the configuration names it.
@@ -72,15 +76,19 @@ pub enum GateKind {
     Hook,
     Webhook,
     File,
+    ContentSteering,
+    Kernel,
 }
 
 impl GateKind {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::HaproxyAgent,
         Self::HaproxySocket,
         Self::Hook,
         Self::Webhook,
         Self::File,
+        Self::ContentSteering,
+        Self::Kernel,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -90,6 +98,8 @@ impl GateKind {
             Self::Hook => "hook",
             Self::Webhook => "webhook",
             Self::File => "file",
+            Self::ContentSteering => "content-steering",
+            Self::Kernel => "kernel",
         }
     }
 }
@@ -102,6 +112,8 @@ impl Way {
             Self::Hook(_) => GateKind::Hook,
             Self::Webhook(_) => GateKind::Webhook,
             Self::File(_) => GateKind::File,
+            Self::Content(_) => GateKind::ContentSteering,
+            Self::Kernel(_) => GateKind::Kernel,
         }
     }
 }

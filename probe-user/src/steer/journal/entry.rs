@@ -41,6 +41,9 @@ pub enum Body {
         generation: u64,
         /// None: it did.
         error: Option<String>,
+        /// What was answered, where somebody answers in words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        said: Option<String>,
     },
     /// A validation window ended.
     Verdict(Report),

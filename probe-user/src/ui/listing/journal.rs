@@ -99,16 +99,21 @@ fn sentence(body: &Body) -> (String, Mark) {
             actuator,
             generation,
             error: None,
+            said,
         } => (
-            format!("{actuator} holds generation {generation}"),
+            format!("{actuator} holds generation {generation}{}", answered(said)),
             Mark::Good,
         ),
         Body::Actuated {
             actuator,
             generation,
             error: Some(error),
+            said,
         } => (
-            format!("{actuator} does not hold generation {generation}: {error}"),
+            format!(
+                "{actuator} does not hold generation {generation}: {error}{}",
+                answered(said)
+            ),
             Mark::Bad,
         ),
         Body::Verdict(report) => (
@@ -129,4 +134,8 @@ fn sentence(body: &Body) -> (String, Mark) {
         ),
         Body::Note(text) => (text.clone(), Mark::Plain),
     }
+}
+fn answered(said: &Option<String>) -> String {
+    said.as_ref()
+        .map_or_else(String::new, |said| format!("; it says {said:?}"))
 }

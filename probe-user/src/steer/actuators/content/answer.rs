@@ -4,20 +4,19 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderName};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::choice::choose;
 use super::held::{Held, Weight};
 use super::manifest;
 use super::request::{Asked, client};
-use crate::config::ContentGate;
+use super::settings::ContentGate;
+use crate::steer::actuators::clock::boot_ns;
 
 const METHODS: &str = "GET, HEAD, OPTIONS";
 /// How long a browser need not ask again whether it may ask.
@@ -168,11 +167,4 @@ fn response(
     let any = header::HeaderValue::from_static("*");
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
     response
-}
-
-/// `CLOCK_BOOTTIME`, in which leases end. Without it nothing is held.
-pub(super) fn boot_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(u64::MAX, |time| {
-        u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX)
-    })
 }

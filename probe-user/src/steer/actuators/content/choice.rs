@@ -8,7 +8,7 @@ use std::hash::Hasher as _;
 
 use siphasher::sip::SipHasher13;
 
-use crate::config::{ContentGate, Pathway};
+use super::settings::{ContentGate, Pathway};
 use crate::steer::position::NEUTRAL_PERMILLE;
 
 /// Places among all players.

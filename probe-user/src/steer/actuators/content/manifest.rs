@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::choice::Choice;
-use crate::config::{ContentGate, Pathway};
+use super::settings::{ContentGate, Pathway};
 
 /// hls.js stops steering for good at any other.
 const VERSION: u8 = 1;

@@ -11,6 +11,7 @@ mod held;
 mod manifest;
 mod request;
 mod server;
+pub mod settings;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
@@ -20,8 +21,8 @@ use anyhow::{Context as _, Result, bail};
 use self::answer::Steered;
 use self::held::Held;
 use self::server::Server;
-use super::{Actuator, Lease};
-use crate::config::ContentGate;
+use self::settings::ContentGate;
+use super::{Actuator, Lease, clock};
 use crate::steer::Position;
 
 pub use self::answer::Counts;
@@ -104,7 +105,7 @@ impl Actuator for ContentSteering {
     }
 
     async fn renew(&mut self, lease: Lease) -> Result<()> {
-        let held = self.held()?.renew(lease, answer::boot_ns());
+        let held = self.held()?.renew(lease, clock::boot_ns());
         held.with_context(|| self.name.clone())
     }
 

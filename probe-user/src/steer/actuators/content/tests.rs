@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
-use super::answer::{Steered, boot_ns};
+use super::answer::Steered;
 use super::held::Held;
 use super::server::{Patience, Server};
+use super::settings::{ContentGate, Pathway};
 use super::{ContentSteering, Counts};
-use crate::config::{ContentGate, Pathway};
+use crate::steer::actuators::clock::boot_ns;
 use crate::steer::actuators::{Actuator as _, Lease};
 use crate::steer::{Position, Scope, Setting};
 
