@@ -67,16 +67,14 @@ impl Gather {
     }
 
     fn plan(&self) -> Plan {
-        match &self.peers {
-            Some(peers) => peers.plan(),
-            None => {
-                let own = Member {
-                    id: String::new(),
-                    name: self.local.name.clone(),
-                };
-                vec![(own, (0..self.local.holding.partitions()).collect())]
-            }
+        if let Some(peers) = &self.peers {
+            return peers.plan();
         }
+        let own = Member {
+            id: String::new(),
+            name: self.local.name.clone(),
+        };
+        vec![(own, (0..self.local.holding.partitions()).collect())]
     }
 
     async fn ask(

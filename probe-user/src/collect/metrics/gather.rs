@@ -59,14 +59,14 @@ impl Gatherer {
         let gatherer = self.clone();
         // It takes milliseconds, more with many cells: not on a thread that moves frames.
         let made =
-            tokio::task::spawn_blocking(move || gatherer.families(cells, hosts, daemons_unix_ns));
+            tokio::task::spawn_blocking(move || gatherer.families(cells, &hosts, daemons_unix_ns));
         made.await.unwrap_or_default()
     }
 
     fn families(
         &self,
         cells: v1::ListCellsResponse,
-        hosts: v1::ListHostsResponse,
+        hosts: &v1::ListHostsResponse,
         daemons_unix_ns: u64,
     ) -> Vec<Family> {
         let missing = cells.missing.iter().chain(&hosts.missing);
@@ -79,10 +79,10 @@ impl Gatherer {
         if is_whole {
             families.extend(self.of_cells(cells.cells));
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            families.extend(hosts::families(&hosts, self.limits.max_hosts, &mut told));
+            families.extend(hosts::families(hosts, self.limits.max_hosts, &mut told));
         }
         families.extend(
-            hosts::of_collector(&hosts)
+            hosts::of_collector(hosts)
                 .into_iter()
                 .map(Family::of_collector),
         );

@@ -244,13 +244,13 @@ impl Peers {
                 tokio::spawn(async move {
                     let _place = place;
                     let id = ask.id;
-                    let answer = local.answer(&from, ask).await;
+                    let answer = local.answer(&from, *ask).await;
                     words.answer(&reply, id, &answer).await;
                 });
                 false
             }
             Some(Heard::Said(said)) => {
-                local.hear(said);
+                local.hear(*said);
                 false
             }
             Some(Heard::Gone(id)) => self.members().remove(&id),

@@ -119,11 +119,11 @@ pub(super) enum Heard {
     /// Somebody asks; the answer goes there.
     Ask {
         from: String,
-        ask: v1::Ask,
+        ask: Box<v1::Ask>,
         reply: String,
     },
     /// A host has said something to who asked here.
-    Said(v1::Said),
+    Said(Box<v1::Said>),
     /// This collector is gone.
     Gone(String),
 }
@@ -312,11 +312,12 @@ impl Words {
         match word.word? {
             word::Word::Ask(ask) => Some(Heard::Ask {
                 from: word.from,
-                ask,
+                ask: Box::new(ask),
                 reply: message.reply.as_ref()?.to_string(),
             }),
             word::Word::Told(told) if told.is_said => {
-                self.take_said(word.from, told).map(Heard::Said)
+                let said = self.take_said(word.from, told);
+                said.map(|said| Heard::Said(Box::new(said)))
             }
             word::Word::Told(told) => {
                 self.take(told);
