@@ -57,6 +57,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ViewerMessage.message",
         "FleetSubscribeMessage.message",
         "Journalled.what",
+        "Word.word",
+        "Ask.what",
     ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),
@@ -74,6 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "RecordBlock.entries",
         "RecordedLabel.remote_address",
         "Frame.padding",
+        "Told.bytes",
         "Command.body",
         "CommandResult.body",
     ] {

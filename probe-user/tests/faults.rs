@@ -1,11 +1,13 @@
 //! Schedules of faults between an edge's uplink and a collector, over real gRPC: whatever happens in
-//! whatever order, afterwards the centre's totals equal the edge's, to the unit.
+//! whatever order, afterwards the centre's totals equal the edge's, to the unit. Collectors are processes
+//! that get SIGKILL; behind every fourth schedule's there is a NATS server, and there are two of them.
 //!
 //! A schedule follows from its seed. A few run with every `cargo test`; `WEIR_FAULT_SCHEDULES=200`
 //! runs so many, from `WEIR_FAULT_SEED` on, and says which failed.
 
 mod common;
 mod faults {
+    pub(crate) mod centre;
     pub(crate) mod edge;
     pub(crate) mod mischief;
     pub(crate) mod wire;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::centre::Collector;
+use faults::centre::Centre;
 use faults::edge::{Edge, Past, Story};
 use faults::mischief::Mischief;
 use faults::wire::Wire;
@@ -80,10 +83,13 @@ struct Done {
     clock_steps: u64,
     repeated: u64,
     held: u64,
+    /// Of those with an engine.
+    engine_kills: u64,
+    moves: u64,
 }
 
 impl Done {
-    fn all(&mut self) -> [&mut u64; 11] {
+    fn all(&mut self) -> [&mut u64; 13] {
         [
             &mut self.ticks,
             &mut self.edge_kills,
@@ -96,6 +102,8 @@ impl Done {
             &mut self.clock_steps,
             &mut self.repeated,
             &mut self.held,
+            &mut self.engine_kills,
+            &mut self.moves,
         ]
     }
 
@@ -118,8 +126,8 @@ async fn schedule(seed: u64) -> Result<Done, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut done = Done::default();
     let directory = tempfile::tempdir().unwrap();
-    let mut collector = Collector::start("centre", |_| {}).await;
-    let mischief = Mischief::start(collector.url(), random.u64(..)).await;
+    let mut centre = Centre::start(seed.is_multiple_of(4)).await;
+    let mischief = Mischief::start(centre.url(), random.u64(..)).await;
     let wire = Wire::start(mischief.address).await;
     let mut story = Story::default();
     let mut edge = Edge::start(&wire.url(), directory.path(), &mut story).await;
@@ -131,7 +139,8 @@ async fn schedule(seed: u64) -> Result<Done, String> {
             done.ticks += 1;
             pause(&mut random, 15).await;
         }
-        match random.u32(0..14) {
+        let kinds = if centre.has_engine() { 17 } else { 14 };
+        match random.u32(0..kinds) {
             0 => {
                 done.edge_kills += 1;
                 let is_kept = random.u32(0..10) < 7 && edge.is_kept().await;
@@ -139,12 +148,7 @@ async fn schedule(seed: u64) -> Result<Done, String> {
             }
             1 => {
                 done.collector_kills += 1;
-                story.has_lost_collector = true;
-                collector.kill().await;
-                mischief.cut();
-                pause(&mut random, 100).await;
-                collector = Collector::start("centre", |_| {}).await;
-                mischief.redirect(collector.url());
+                centre.lose_one(&mut random, &mischief, &mut story).await;
             }
             2 | 3 => {
                 done.cuts += 1;
@@ -181,6 +185,20 @@ async fn schedule(seed: u64) -> Result<Done, String> {
             }
             10 => mischief.repeat(random.u32(0..60)),
             11 => mischief.hold(random.u32(0..60)),
+            14 => {
+                done.engine_kills += 1;
+                centre.lose_engine();
+                for _ in 0..random.u32(1..6) {
+                    edge.count(&mut random);
+                    edge.tick(&mut story);
+                    pause(&mut random, 100).await;
+                }
+                centre.resume_engine();
+            }
+            15 | 16 => {
+                done.moves += 1;
+                centre.move_edge(&mischief);
+            }
             _ => pause(&mut random, 50).await,
         }
     }
@@ -193,9 +211,11 @@ async fn schedule(seed: u64) -> Result<Done, String> {
     mischief.hold(0);
     edge.tick(&mut story);
     (done.repeated, done.held) = mischief.done();
-    let result = settle(&edge, &story, &collector).await;
+    let mut result = Ok(());
+    for collector in centre.collectors() {
+        result = result.and(settle(&edge, &story, collector).await);
+    }
     edge.finish().await;
-    collector.stop().await;
     result.map(|()| done)
 }
 
@@ -213,7 +233,10 @@ async fn settle(edge: &Edge, story: &Story, collector: &Collector) -> Result<(),
 }
 
 async fn difference(edge: &Edge, story: &Story, collector: &Collector) -> Option<String> {
-    let cells = collector.cells().await;
+    let (cells, missing) = collector.all().await;
+    if !missing.is_empty() {
+        return Some(format!("not all is told: {missing:?}"));
+    }
     let counted = |service: &str| {
         let cell = cells
             .iter()
@@ -256,8 +279,11 @@ async fn difference(edge: &Edge, story: &Story, collector: &Collector) -> Option
             .find(|(got, wanted)| got != wanted);
         return Some(format!("cells differ, e.g. {differs:?}"));
     }
-    let hosts = collector.hosts().await.hosts;
-    let host = &hosts[0];
+    let told = collector.hosts().await;
+    let [host] = &told.hosts[..] else {
+        let (hosts, missing) = (told.hosts.len(), &told.missing);
+        return Some(format!("{hosts} hosts are told; missing: {missing:?}"));
+    };
     vital(host, last).or_else(|| items(host, edge, story))
 }
 

@@ -352,3 +352,51 @@ async fn a_certificate_has_a_share_of_the_connections_and_others_have_theirs() {
     .await;
     guarded.collector.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_finish_asking_for_metrics_is_shut_out_and_others_are_answered() {
+    const MOST: usize = 256;
+    let _alone = ALONE.lock().await;
+    let port = weir_tests::lab::nats::free_port().unwrap();
+    let collector = Collector::start("centre", |config| {
+        config.metrics.listen = Some(([127, 0, 0, 1], port).into());
+    })
+    .await;
+    let mut half = Vec::new();
+    for n in 0..MOST {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        // Some say nothing, some a half.
+        if n % 2 == 0 {
+            let request = b"GET /metrics HTTP/1.1\r\nHost: loc";
+            stream.write_all(request).await.unwrap();
+        }
+        half.push(stream);
+    }
+    // One that goes on sending gets no more time by that.
+    let mut drips = half.remove(0);
+    let dripping = tokio::spawn(async move {
+        while drips.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    });
+    // Who comes now waits for these to be shut out.
+    let told = tokio::time::timeout(
+        std::time::Duration::from_secs(40),
+        common::centre::scrape(port),
+    );
+    let told = told.await.unwrap();
+    assert!(
+        told.contains("weir_collector_start_timestamp_seconds"),
+        "{told}"
+    );
+    tokio::time::timeout(std::time::Duration::from_secs(40), dripping)
+        .await
+        .unwrap()
+        .unwrap();
+    for mut stream in half {
+        let mut rest = Vec::new();
+        // Shut, or reset.
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await;
+    }
+    collector.stop().await;
+}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tonic::Streaming;
 use weir_proto::v1::{
     Delivery, GetStatusRequest, ListCellsRequest, ListDeliveriesRequest, ListHostsRequest,
-    ListSessionsRequest, ListWindowRequest,
+    ListSessionsRequest, ListWindowRequest, Missing,
 };
 
 use super::filter::{Client, on_the_wire};
@@ -156,6 +156,7 @@ pub async fn cells(args: &Cells, style: Style, to: impl Write) -> Result<()> {
         (Peer::Daemon(socket.clone()), answer)
     };
     let answer = answer.map_err(|status| peer.error(&status))?.into_inner();
+    say_missing(&answer.missing, 0);
     let mut rows: Vec<_> = answer
         .cells
         .into_iter()
@@ -194,6 +195,7 @@ async fn windows(
         .await;
     let mut stream = answer.map_err(|status| peer.error(&status))?.into_inner();
     while let Some(window) = next(&mut stream, &peer).await? {
+        say_missing(&window.missing, 0);
         let mut rows: Vec<_> = window
             .cells
             .into_iter()
@@ -237,6 +239,9 @@ pub async fn hosts(args: &Hosts, style: Style, to: impl Write) -> Result<()> {
     if let Some(warning) = answer.collector.as_ref().and_then(host_listing::warning) {
         eprintln!("weir: {warning}");
     }
+    let collector = answer.collector.as_ref();
+    let partitions = collector.map_or(0, |collector| collector.partitions_in_all);
+    say_missing(&answer.missing, partitions);
     let now_unix_ns = answer.unix_ns;
     let mut rows: Vec<_> = answer
         .hosts
@@ -256,6 +261,13 @@ pub async fn hosts(args: &Hosts, style: Style, to: impl Write) -> Result<()> {
         &rows,
         Printer::new(host_listing::COLUMNS, args.output.output, style, to),
     )
+}
+
+/// What is missing in an answer is said beside it.
+fn say_missing(missing: &[Missing], partitions: u32) {
+    for missing in host_listing::missing(missing, partitions) {
+        eprintln!("weir: {missing}");
+    }
 }
 
 /// `weir status`.

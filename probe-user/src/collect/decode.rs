@@ -168,6 +168,23 @@ pub fn frame(
     hello: &v1::Hello,
     before: &[SentCell],
 ) -> Result<Arc<[SentCell]>, Error> {
+    envelope(frame, hello)?;
+    let cells = sent::cells(&frame.cells, before)?;
+    let is_same = |(before, cell): (&SentCell, &SentCell)| before.key_bytes() == cell.key_bytes();
+    if cells.len() != before.len() || !before.iter().zip(&cells).all(is_same) {
+        let mut all = HashSet::with_capacity(cells.len());
+        if let Some(cell) = cells.iter().find(|cell| !all.insert(&cell.key)) {
+            return Err(Error::Twice(format!("cell {}", cell.key)));
+        }
+    }
+    Ok(cells.into())
+}
+
+/// Checks all of a frame but its cells: whose it is, and that nothing in it is too much.
+///
+/// # Errors
+/// It is not as an edge makes it.
+pub(super) fn envelope(frame: &v1::Frame, hello: &v1::Hello) -> Result<(), Error> {
     if (&frame.host, &frame.boot_id) != (&hello.host, &hello.boot_id) {
         // What a stranger says is not repeated at length.
         let short = |name: &str| name.chars().take(MAX_NAME_BYTES).collect::<String>();
@@ -193,16 +210,7 @@ pub fn frame(
     frame.vital.as_ref().map_or(Ok(()), vital)?;
     let error = frame.budget.as_ref().map_or("", |budget| &budget.error);
     at_most("bytes of a reason", frame.off.len(), MAX_SENTENCE_BYTES)?;
-    at_most("bytes of a reason", error.len(), MAX_SENTENCE_BYTES)?;
-    let cells = sent::cells(&frame.cells, before)?;
-    let is_same = |(before, cell): (&SentCell, &SentCell)| before.key_bytes() == cell.key_bytes();
-    if cells.len() != before.len() || !before.iter().zip(&cells).all(is_same) {
-        let mut all = HashSet::with_capacity(cells.len());
-        if let Some(cell) = cells.iter().find(|cell| !all.insert(&cell.key)) {
-            return Err(Error::Twice(format!("cell {}", cell.key)));
-        }
-    }
-    Ok(cells.into())
+    at_most("bytes of a reason", error.len(), MAX_SENTENCE_BYTES)
 }
 
 /// Whether all that is in a frame belongs on its lane.

@@ -4,20 +4,29 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use weir_proto::v1;
 use weir_proto::v1::collector_message::Message as Down;
 use weir_proto::v1::edge_message::Message as Up;
+
+use super::peers::Words;
 
 /// Wishes on their way to a host that does not read.
 const WISHES: usize = 64;
 /// Answers on their way to an operator who does not read.
 const ANSWERS: usize = 64;
+/// Those who wait at other collectors, and for how long after they last asked.
+const MAX_ELSEWHERE: usize = 1024;
+const ELSEWHERE: Duration = Duration::from_secs(60);
 
 /// Who is connected, and who waits for what.
 #[derive(Debug, Default)]
 pub(super) struct Drills {
     state: Mutex<State>,
+    /// The way to other collectors; none: there are none.
+    words: Option<Words>,
 }
 
 #[derive(Debug, Default)]
@@ -25,11 +34,21 @@ struct State {
     hosts: HashMap<String, (u64, mpsc::Sender<Down>)>,
     connections: u64,
     routes: HashMap<String, Route>,
+    elsewhere: HashMap<String, Elsewhere>,
 }
 
+/// Somebody who waits here.
 #[derive(Clone, Debug)]
 struct Route {
     to: mpsc::Sender<(String, Answer)>,
+    missed: Arc<AtomicU64>,
+}
+
+/// Somebody who waits at another collector.
+#[derive(Clone, Debug)]
+struct Elsewhere {
+    collector: String,
+    until: Instant,
     missed: Arc<AtomicU64>,
 }
 
@@ -66,6 +85,15 @@ impl Drop for Enrolled {
             state.hosts.remove(&self.host);
             for route in state.routes.values() {
                 route.send(self.host.clone(), Answer::Gone);
+            }
+            for (id, elsewhere) in &state.elsewhere {
+                let gone = v1::Said {
+                    id: id.clone(),
+                    host: self.host.clone(),
+                    is_gone: true,
+                    ..v1::Said::default()
+                };
+                self.drills.pass_on(elsewhere, gone);
             }
         }
     }
@@ -108,6 +136,68 @@ impl Route {
 }
 
 impl Drills {
+    /// With others that can be reached by `words`.
+    pub(super) fn beside(words: Words) -> Self {
+        Self {
+            state: Mutex::default(),
+            words: Some(words),
+        }
+    }
+
+    /// Somebody waits at another collector for what hosts here answer. False: as many do as may.
+    pub(super) fn route(&self, id: &str, collector: &str) -> bool {
+        let now = Instant::now();
+        let mut state = self.state();
+        let until = now + ELSEWHERE;
+        if let Some(known) = state.elsewhere.get_mut(id) {
+            known.until = until;
+            return true;
+        }
+        state.elsewhere.retain(|_, known| known.until > now);
+        if state.elsewhere.len() >= MAX_ELSEWHERE {
+            return false;
+        }
+        let elsewhere = Elsewhere {
+            collector: collector.to_owned(),
+            until,
+            missed: Arc::default(),
+        };
+        state.elsewhere.insert(id.to_owned(), elsewhere);
+        true
+    }
+
+    fn pass_on(&self, elsewhere: &Elsewhere, said: v1::Said) {
+        let Some(words) = &self.words else {
+            return;
+        };
+        let said = v1::Said {
+            missed_before: elsewhere.missed.swap(0, Ordering::Relaxed),
+            ..said
+        };
+        let missed_before = said.missed_before;
+        if !words.said(&elsewhere.collector, &said) {
+            let missed = &elsewhere.missed;
+            missed.fetch_add(missed_before + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// A host that is connected elsewhere has said something to who asked here.
+    pub(super) fn heard(&self, said: v1::Said) {
+        let route = self.state().routes.get(&said.id).cloned();
+        let Some(route) = route else {
+            return;
+        };
+        route
+            .missed
+            .fetch_add(said.missed_before, Ordering::Relaxed);
+        let answer = match said.message.and_then(|message| message.message) {
+            Some(message) => Answer::Said(Box::new(message)),
+            None if said.is_gone => Answer::Gone,
+            None => return,
+        };
+        route.send(said.host, answer);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,8 +259,27 @@ impl Drills {
             Up::CommandResult(result) => &result.id,
             Up::Hello(_) | Up::Frame(_) => return,
         };
-        let route = self.state().routes.get(id).cloned();
-        if let Some(route) = route {
+        let id = id.clone();
+        let (route, elsewhere) = {
+            let mut state = self.state();
+            if let Some(elsewhere) = state.elsewhere.get_mut(&id) {
+                // What takes long, e.g. a ring, goes on.
+                elsewhere.until = Instant::now() + ELSEWHERE;
+            }
+            let elsewhere = state.elsewhere.get(&id).cloned();
+            (state.routes.get(&id).cloned(), elsewhere)
+        };
+        if let Some(elsewhere) = elsewhere {
+            let said = v1::Said {
+                id,
+                host: host.to_owned(),
+                message: Some(v1::EdgeMessage {
+                    message: Some(answer),
+                }),
+                ..v1::Said::default()
+            };
+            self.pass_on(&elsewhere, said);
+        } else if let Some(route) = route {
             route.send(host.to_owned(), Answer::Said(Box::new(answer)));
         }
     }

@@ -7,8 +7,8 @@
 //! counts in the place of the old ones.
 
 mod boot;
-mod gaps;
 mod host;
+mod in_all;
 mod past;
 mod risk;
 mod room;
@@ -22,14 +22,16 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use weir_proto::v1;
 
+use super::gaps::Arrival;
 use crate::collect::sent::{self, SentCell};
 use crate::qoe::{CellSnapshot, Gauges};
 use crate::query::filter::Filter;
 use crate::wire::Heard;
 use boot::{Before, Boot, Held};
-use gaps::Arrival;
 use host::Host;
+pub use in_all::InAll;
 pub use risk::{RISK_WINDOW_MS, rank};
+pub(in crate::collect) use totals::MAX_TOTALS;
 use totals::{Recent, Totals};
 
 /// Cells of the sum in which a host counts; one that has more brings no new ones there, but for what
@@ -97,6 +99,8 @@ pub struct How {
     pub heard_unix_ns: u64,
     /// Whether what it counts anew belongs to the second that is open.
     pub is_of_now: bool,
+    /// Finished deliveries that it had, also if they are not in it any more.
+    pub deliveries: u64,
 }
 
 /// All hosts.
@@ -105,6 +109,7 @@ pub struct Fleet {
     hosts: BTreeMap<String, Host>,
     limits: Limits,
     cells: usize,
+    in_all: in_all::Part,
     totals: Totals,
     /// What was counted since it was last taken.
     recent: Recent,
@@ -117,7 +122,13 @@ pub struct Fleet {
 impl Fleet {
     /// No hosts yet.
     pub fn new(limits: Limits) -> Self {
+        Self::beside(limits, Arc::default())
+    }
+
+    /// One of several, which share their limits.
+    pub fn beside(limits: Limits, others: Arc<InAll>) -> Self {
         Self {
+            in_all: in_all::Part::new(others),
             hosts: BTreeMap::new(),
             limits,
             cells: 0,
@@ -146,11 +157,15 @@ impl Fleet {
 
     /// The boot that a hello names, which may be new.
     fn meet(&mut self, hello: &v1::Hello) -> Result<&mut Boot, Error> {
-        if !self.hosts.contains_key(&hello.host) && self.hosts.len() >= self.limits.max_hosts {
-            return Err(Error::TooManyHosts(self.hosts.len()));
+        let in_all = self.in_all.hosts();
+        if !self.hosts.contains_key(&hello.host) && in_all >= self.limits.max_hosts {
+            return Err(Error::TooManyHosts(in_all));
         }
         let host = self.hosts.entry(hello.host.clone()).or_default();
-        host.meet(hello, &mut self.cells)
+        host.meet(hello, &mut self.cells)?;
+        self.in_all.note(self.hosts.len(), self.cells);
+        self.boot(hello)
+            .ok_or_else(|| Error::Past(hello.boot_id.clone()))
     }
 
     /// Merges a frame whose cells were checked.
@@ -165,16 +180,17 @@ impl Fleet {
             way,
             heard_unix_ns,
             is_of_now,
+            deliveries,
         } = how;
         if way == Way::Engine {
             // Of another collector's host, which said hello there.
             self.meet(hello)?;
         }
-        let (limits, held) = (self.limits, self.cells);
+        let (limits, held) = (self.limits, self.in_all.cells());
         let Some(boot) = self.boot(hello) else {
             return Err(Error::Past(hello.boot_id.clone()));
         };
-        let cells_after = held - boot.cells.len() + cells.len();
+        let cells_after = (held + cells.len()).saturating_sub(boot.cells.len());
         let has_cells = frame.tick && frame.vital.is_none();
         let lane = match frame.lane() {
             v1::Lane::Unspecified => hello.lane(),
@@ -199,7 +215,7 @@ impl Fleet {
         boot.frames += 1;
         boot.events += frame.events.len() as u64;
         boot.events_total = boot.events_total.max(frame.events_total);
-        boot.deliveries += frame.deliveries.len() as u64;
+        boot.deliveries += deliveries;
         boot.deliveries_total = boot.deliveries_total.max(frame.deliveries_total);
         let heard_ms = heard_unix_ns / 1_000_000;
         boot.last_heard_ms = boot.last_heard_ms.max(heard_ms);
@@ -251,6 +267,7 @@ impl Fleet {
             recent,
             ..
         } = self;
+        let hosts_held = hosts.len();
         let Some(host) = hosts.get_mut(&hello.host) else {
             return;
         };
@@ -292,6 +309,7 @@ impl Fleet {
             totals.heard(place, heard_before, Heard::default());
         }
         boot.cells = Held { cells, places };
+        self.in_all.note(hosts_held, self.cells);
         if boot.vital.is_none() {
             host.risk.tick(heard_ms, at_risk);
         }
@@ -347,6 +365,7 @@ impl Fleet {
             cells: self.totals.messages(filter, histograms, &gauges),
             unix_ns: now_unix_ns,
             hosts: u32::try_from(self.hosts.len()).unwrap_or(u32::MAX),
+            missing: Vec::new(),
         }
     }
 
@@ -359,6 +378,21 @@ impl Fleet {
             }
         }
         gauges
+    }
+
+    /// The newest frame that came of a lane of a boot; 0: none.
+    pub fn newest(&self, hello: &v1::Hello) -> u64 {
+        let host = self.hosts.get(&hello.host);
+        let mut boots = host.into_iter().flat_map(|host| &host.boots);
+        let boot = boots.find(|boot| boot.hello.boot_id == hello.boot_id);
+        boot.map_or(0, |boot| boot.seqs[boot::place(hello.lane())].newest())
+    }
+
+    /// When a host was last heard of; none: never.
+    pub fn last_heard_unix_ns(&self, host: &str) -> Option<u64> {
+        let boots = &self.hosts.get(host)?.boots;
+        let heard = boots.iter().map(|boot| boot.last_heard_ms * 1_000_000);
+        heard.max().filter(|heard| *heard > 0)
     }
 
     /// How many hosts there are.

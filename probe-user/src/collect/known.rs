@@ -1,9 +1,8 @@
-//! What a collector knows, shared by those who add to it and those who ask.
+//! What is known of the hosts of one partition, shared by those who add to it and those who ask.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
 use weir_proto::v1;
 
 use super::fleet::{Error, Fleet, How, Merged, Way};
@@ -66,12 +65,21 @@ impl Known {
     }
 }
 
+/// A frame on its way into the sum.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Coming<'a> {
+    pub(super) hello: &'a v1::Hello,
+    pub(super) frame: &'a v1::Frame,
+    pub(super) way: Way,
+    pub(super) heard_unix_ns: u64,
+    /// Finished deliveries that it had.
+    pub(super) deliveries: u64,
+}
+
 /// All of it, behind one lock that is never held for long.
 #[derive(Debug)]
 pub(super) struct Shared {
     known: Mutex<Known>,
-    /// The second that was closed last.
-    closed: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -82,7 +90,6 @@ impl Shared {
                 minutes,
                 second: 0,
             }),
-            closed: watch::Sender::new(0),
         }
     }
 
@@ -98,12 +105,16 @@ impl Shared {
     /// Merges a frame whose cells were checked.
     pub(super) fn merge(
         &self,
-        hello: &v1::Hello,
-        frame: &v1::Frame,
+        coming: Coming<'_>,
         cells: Arc<[SentCell]>,
-        way: Way,
-        heard_unix_ns: u64,
     ) -> Result<Merged, Error> {
+        let Coming {
+            hello,
+            frame,
+            way,
+            heard_unix_ns,
+            deliveries,
+        } = coming;
         let heard_s = heard_unix_ns / 1_000_000_000;
         let mut known = self.lock();
         if way == Way::Engine {
@@ -115,20 +126,22 @@ impl Shared {
             way,
             heard_unix_ns,
             is_of_now: heard_s + LATELY_S >= known.second,
+            deliveries,
         };
         known.fleet.merge(hello, frame, cells, how)
     }
 
-    /// What was counted in the last `seconds` that are over.
+    /// What was counted in the last `seconds` before `until_unix_s`, or before the second that is
+    /// open if that is earlier.
     pub(super) fn window(
         &self,
         filter: &Filter,
         histograms: bool,
-        seconds: u32,
+        (seconds, until_unix_s): (u32, u64),
         now_unix_ns: u64,
     ) -> v1::Window {
         let known = self.lock();
-        let window = known.minutes.window(seconds);
+        let window = known.minutes.window(seconds, until_unix_s);
         v1::Window {
             until_unix_ns: window.until_unix_s * 1_000_000_000,
             seconds: window.seconds,
@@ -136,18 +149,13 @@ impl Shared {
                 .fleet
                 .window(&window.cells, filter, histograms, now_unix_ns),
             hosts: u32::try_from(known.fleet.len()).unwrap_or(u32::MAX),
+            missing: Vec::new(),
         }
     }
 
     /// Time has come to `unix_s`.
     pub(super) fn advance(&self, unix_s: u64) {
         self.lock().advance(unix_s);
-        self.closed.send_replace(unix_s);
-    }
-
-    /// Becomes known with each second that is over.
-    pub(super) fn seconds(&self) -> watch::Receiver<u64> {
-        self.closed.subscribe()
     }
 }
 

@@ -16,7 +16,8 @@ use super::decode;
 use super::drills::Enrolled;
 use super::engine::{Error as EngineError, Receipt};
 use super::fleet::{Merged, Way};
-use super::known::unix_ns;
+use super::holding::Held;
+use super::known::{Coming, unix_ns};
 use super::refusals::Reason;
 use super::service::Shared;
 use super::sinks::Origin;
@@ -33,13 +34,13 @@ const HOT_MESSAGE_BYTES: usize = 256 << 10;
 pub(super) struct Link {
     shared: Arc<Shared>,
     hello: v1::Hello,
+    partition: u32,
     last_seq: u64,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        let known = &self.shared.known;
-        known.lock().fleet.disconnect(&self.hello);
+        self.shared.holding.disconnect(&self.hello);
         tracing::info!(
             host = self.hello.host,
             boot_id = self.hello.boot_id,
@@ -49,13 +50,24 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// `last_seq`: the newest of this lane and boot that came before.
-    pub(super) fn new(shared: Arc<Shared>, hello: v1::Hello, last_seq: u64) -> Self {
+    /// Of a host that has connected.
+    pub(super) fn new(shared: Arc<Shared>, hello: v1::Hello) -> Self {
         Self {
+            partition: shared.holding.partition(&hello.host),
             shared,
             hello,
-            last_seq,
+            last_seq: 0,
         }
+    }
+
+    /// `last_seq`: the newest of this lane and boot that came before.
+    pub(super) fn begin_after(&mut self, last_seq: u64) {
+        self.last_seq = last_seq;
+    }
+
+    /// Whether its frames are merged here.
+    pub(super) fn is_merged_here(&self) -> bool {
+        self.shared.holding.at(self.partition).is_some()
     }
 
     /// How long its messages may be. What must be known at once is short.
@@ -66,23 +78,30 @@ impl Link {
         }
     }
 
-    /// Merges a frame and hands it over to the engine, or says why not. A frame that was merged
-    /// before is acknowledged again: that is what was asked.
+    /// Merges a frame if that is done here, and hands it over to the engine, or says why not. A frame that
+    /// was merged before is acknowledged again: that is what was asked.
     fn take(&self, frame: &v1::Frame) -> Result<Taken, Status> {
-        let Shared { known, engine, .. } = &*self.shared;
+        let Shared {
+            holding, engine, ..
+        } = &*self.shared;
         let heard_unix_ns = unix_ns();
-        let before = known.latest(&self.hello);
-        let merged = match decode::frame(frame, &self.hello, &before) {
-            Ok(cells) => known
-                .merge(&self.hello, frame, cells, Way::Link, heard_unix_ns)
-                .map_err(|err| Status::resource_exhausted(err.to_string())),
-            Err(err) => Err(Status::invalid_argument(err.to_string())),
+        let held = holding.at(self.partition);
+        let held = held.filter(|held| !held.reads_history());
+        let merged = match &held {
+            Some(held) => self.merge(held, frame, heard_unix_ns),
+            // Whoever merges it looks into its cells.
+            None => decode::envelope(frame, &self.hello)
+                .map(|()| Merged::New)
+                .map_err(|err| Status::invalid_argument(err.to_string())),
         };
         let taken = merged.and_then(|merged| {
-            if merged != Merged::Repeated {
+            let is_repeated =
+                holding.guests(|guests| guests.is_repeated(&self.hello, frame.seq, heard_unix_ns));
+            if merged != Merged::Repeated && !is_repeated {
                 self.pass_on(frame, heard_unix_ns);
             }
-            match engine.hand_over(&self.hello, frame, heard_unix_ns) {
+            let merged_in = held.as_ref().map(|held| held.generation);
+            match engine.hand_over(&self.hello, frame, heard_unix_ns, merged_in) {
                 Ok(None) => Ok(Taken::Here),
                 Ok(Some(receipt)) => Ok(Taken::Waits(receipt)),
                 // It is counted there; the host sends a newer one.
@@ -94,6 +113,21 @@ impl Link {
             self.refuse(frame.seq, status);
         }
         taken
+    }
+
+    fn merge(&self, held: &Held, frame: &v1::Frame, heard_unix_ns: u64) -> Result<Merged, Status> {
+        let before = held.known.latest(&self.hello);
+        let cells = decode::frame(frame, &self.hello, &before)
+            .map_err(|err| Status::invalid_argument(err.to_string()))?;
+        let coming = Coming {
+            hello: &self.hello,
+            frame,
+            way: Way::Link,
+            heard_unix_ns,
+            deliveries: frame.deliveries.len() as u64,
+        };
+        let merged = held.known.merge(coming, cells);
+        merged.map_err(|err| Status::resource_exhausted(err.to_string()))
     }
 
     /// What happened goes to the sinks that take it.
@@ -115,8 +149,7 @@ impl Link {
     }
 
     fn refuse(&self, seq: u64, status: &Status) {
-        let known = &self.shared.known;
-        known.lock().fleet.refused(&self.hello);
+        self.shared.holding.refuse(&self.hello);
         let why = status.message();
         tracing::warn!(host = self.hello.host, seq, "frame refused: {why}");
     }

@@ -96,13 +96,25 @@ impl Minutes {
         }
     }
 
-    /// What was counted in the last `seconds` that are over.
-    pub fn window(&self, seconds: u32) -> Window {
-        let until_unix_s = self.seconds.back().map_or(0, |last| last.unix_s + 1);
+    /// From now on it may take so many bytes.
+    pub fn limit(&mut self, max_bytes: u64) {
+        self.limits.max_bytes = max_bytes;
+    }
+
+    /// What was counted in the last `seconds` that are over, and that came before `before_unix_s`.
+    pub fn window(&self, seconds: u32, before_unix_s: u64) -> Window {
+        let over = self.seconds.back().map_or(0, |last| last.unix_s + 1);
+        let until_unix_s = over.min(before_unix_s);
         let from = until_unix_s.saturating_sub(seconds.into());
         let mut cells = HashMap::<u32, Cell>::new();
-        let within = self.seconds.iter().filter(|second| second.unix_s >= from);
-        let mut oldest = until_unix_s;
+        let within = self.seconds.iter();
+        let within = within.filter(|second| (from..until_unix_s).contains(&second.unix_s));
+        // A second that is not there is one in which nothing was counted.
+        let is_older = |first: &Second| first.unix_s < from;
+        let mut oldest = match self.seconds.front() {
+            Some(first) if is_older(first) => from,
+            _ => until_unix_s,
+        };
         for second in within {
             oldest = oldest.min(second.unix_s);
             for (place, cell) in &second.cells {
@@ -158,17 +170,24 @@ mod tests {
             keep_s: 10,
             max_bytes: 1 << 30,
         });
-        assert_eq!(minutes.window(60).seconds, 0);
+        assert_eq!(minutes.window(60, u64::MAX).seconds, 0);
         for second in 0..30 {
             minutes.close(1_000 + second, counted(second));
         }
-        let window = minutes.window(5);
+        let window = minutes.window(5, u64::MAX);
         assert_eq!((window.until_unix_s, window.seconds), (1_030, 5));
         let sum = 25 + 26 + 27 + 28 + 29;
         assert_eq!(window.cells[&3].counters.deliveries, sum);
         assert_eq!(window.cells[&3].samples(Metric::SrttUs), sum);
+        // Up to a second that all of several collectors have closed.
+        let earlier = minutes.window(5, 1_028);
+        assert_eq!((earlier.until_unix_s, earlier.seconds), (1_028, 5));
+        assert_eq!(
+            earlier.cells[&3].counters.deliveries,
+            sum - 29 - 28 + 24 + 23
+        );
         // More is asked for than is kept.
-        assert_eq!(minutes.window(60).seconds, 10);
+        assert_eq!(minutes.window(60, u64::MAX).seconds, 10);
         assert_eq!(minutes.dropped(), 0);
     }
 
@@ -184,6 +203,6 @@ mod tests {
             assert!(minutes.held().1 <= max_bytes.max(bytes_of(&counted(199))));
         }
         assert!(minutes.dropped() > 400);
-        assert!(minutes.window(1_000).seconds < 100);
+        assert!(minutes.window(1_000, u64::MAX).seconds < 100);
     }
 }

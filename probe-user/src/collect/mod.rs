@@ -10,12 +10,20 @@ mod door;
 mod drills;
 mod engine;
 pub mod fleet;
+mod gaps;
+mod gather;
+mod guests;
+mod holding;
 mod known;
 mod link;
+mod local;
 mod looks;
 mod messages;
 mod metrics;
 pub mod minutes;
+mod partial;
+mod partition;
+mod peers;
 mod receipts;
 mod refusals;
 pub mod sent;
@@ -32,8 +40,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use nix::sys::utsname::uname;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::http::Request;
@@ -45,13 +53,16 @@ use weir_proto::v1::uplink_server::UplinkServer;
 use crate::config::collect::Config;
 use crate::tls::Acceptor;
 use crate::uplink::FAREWELL;
+use drills::Drills;
 use engine::{Engine, Nats};
-use fleet::{Fleet, Limits};
-use known::Shared;
+use fleet::Limits;
+use gather::Gather;
+use holding::Holding;
+use local::Local;
 use metrics::Gatherer;
-use minutes::Minutes;
+use peers::{Peers, Words};
 use refusals::Refusals;
-use service::{Collector, Operators};
+use service::{Centre, Collector, Operators};
 use shares::Shares;
 use sinks::Sinks;
 
@@ -99,25 +110,13 @@ pub async fn run(
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot tell the address")?;
-    let known = Arc::new(Shared::new(
-        Fleet::new(Limits {
-            max_hosts: usize::try_from(config.limits.max_hosts)?,
-            max_cells: usize::try_from(config.limits.max_cells)?,
-        }),
-        Minutes::new(minutes::Limits {
-            keep_s: config.minutes.keep_s,
-            max_bytes: config.minutes.max_bytes,
-        }),
-    ));
-    let (engine, tasks) = start_engine(&config, &name, &known, &shutdown).await?;
-    let clock = tokio::spawn(keep_time(Arc::clone(&known)));
+    let (centre, working) = begin(&config, name.clone(), &shutdown).await?;
+    let clock = tokio::spawn(keep_time(Arc::clone(&centre.holding)));
     let sinks = Sinks::new(&config, &name)?;
     let refusals = Arc::new(Refusals::default());
     let operators = acceptor.as_ref().map(|_| Operators::new(&config.operators));
     let collector = Collector::new(
-        name,
-        known,
-        engine,
+        centre,
         sinks,
         operators,
         Arc::clone(&refusals),
@@ -153,43 +152,118 @@ pub async fn run(
     }
     let ended = tokio::task::spawn_blocking(move || collector.sinks().end());
     ended.await.context("a sink has failed")?;
-    if let Some(tasks) = tasks {
-        tasks.end(FAREWELL).await;
+    if let Some(working) = working {
+        working.end().await;
     }
     served?;
     tracing::info!("ended");
     Ok(())
 }
 
-/// What is behind the collector, with all that it has taken in.
-async fn start_engine(
+/// What works behind a collector that is not alone.
+struct Working {
+    engine: engine::Tasks,
+    peers: JoinHandle<()>,
+    speaks: JoinHandle<()>,
+    stop: DropGuard,
+}
+
+impl Working {
+    /// Others hear that this one ends; what waits for the engine is handed over.
+    async fn end(mut self) {
+        drop(self.stop);
+        if tokio::time::timeout(FAREWELL, &mut self.peers)
+            .await
+            .is_err()
+        {
+            self.peers.abort();
+        }
+        self.engine.end(FAREWELL).await;
+        self.speaks.abort();
+    }
+}
+
+/// What a collector is made of, with all that its engine has of what it is to hold.
+async fn begin(
     config: &Config,
-    name: &str,
-    known: &Arc<Shared>,
+    name: String,
     shutdown: &CancellationToken,
-) -> anyhow::Result<(Engine, Option<engine::Tasks>)> {
-    let Some(nats) = &config.nats else {
-        return Ok((Engine::Embedded, None));
+) -> anyhow::Result<(Centre, Option<Working>)> {
+    let partitions = config.nats.as_ref().map_or(1, |nats| nats.partitions);
+    let holding = Arc::new(Holding::new(
+        partitions,
+        Limits {
+            max_hosts: usize::try_from(config.limits.max_hosts)?,
+            max_cells: usize::try_from(config.limits.max_cells)?,
+        },
+        minutes::Limits {
+            keep_s: config.minutes.keep_s,
+            max_bytes: config.minutes.max_bytes,
+        },
+    ));
+    let local = |drills: &Arc<Drills>| {
+        Arc::new(Local {
+            name: name.clone(),
+            holding: Arc::clone(&holding),
+            drills: Arc::clone(drills),
+        })
     };
-    let (nats, tasks) = Nats::start(nats, name, Arc::clone(known)).await?;
-    let is_rebuilt = tokio::select! {
-        is_rebuilt = nats.rebuilt(REBUILD_PATIENCE) => is_rebuilt,
+    let Some(config) = &config.nats else {
+        let all = holding.take_up(0, false);
+        all.tallied();
+        all.caught_up();
+        let drills = Arc::<Drills>::default();
+        let gather = Arc::new(Gather::new(local(&drills), None));
+        let centre = Centre {
+            name,
+            holding,
+            gather,
+            drills,
+            engine: Engine::Embedded,
+        };
+        return Ok((centre, None));
+    };
+    let (nats, tasks) = Nats::start(config, &name, Arc::clone(&holding)).await?;
+    let nats = Arc::new(nats);
+    let (words, speak) = Words::new(nats.client().clone(), &config.prefix, nats.id());
+    let drills = Arc::new(Drills::beside(words.clone()));
+    let local = local(&drills);
+    let peers = Peers::new(Arc::clone(&nats), words, &name, Arc::clone(&holding));
+    let peers = Arc::new(peers);
+    // Others are answered until the end.
+    let stop = CancellationToken::new();
+    let work = Arc::clone(&peers).run(Arc::clone(&local), stop.clone());
+    let working = Working {
+        engine: tasks,
+        peers: tokio::spawn(work),
+        speaks: tokio::spawn(speak),
+        stop: stop.drop_guard(),
+    };
+    let is_settled = tokio::select! {
+        is_settled = peers.settled(REBUILD_PATIENCE) => is_settled,
         () = shutdown.cancelled() => true,
     };
-    if !is_rebuilt {
+    if !is_settled {
         tracing::warn!(
             "the engine has not told all within {REBUILD_PATIENCE:?}; collecting all the same, \
              totals grow until it has"
         );
     }
-    Ok((Engine::Nats(nats), Some(tasks)))
+    let centre = Centre {
+        name,
+        holding,
+        gather: Arc::new(Gather::new(local, Some(peers))),
+        drills,
+        engine: Engine::Nats(nats),
+    };
+    Ok((centre, Some(working)))
 }
 
 /// Closes each second when it is over.
-async fn keep_time(known: Arc<Shared>) {
+async fn keep_time(holding: Arc<Holding>) {
     loop {
         let now_ns = known::unix_ns();
-        known.advance(now_ns / 1_000_000_000);
+        holding.advance(now_ns / 1_000_000_000);
         let left_ns = 1_000_000_000 - now_ns % 1_000_000_000;
         tokio::time::sleep(Duration::from_nanos(left_ns)).await;
     }

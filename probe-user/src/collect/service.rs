@@ -17,7 +17,9 @@ use super::door::Guest;
 use super::drills::Drills;
 use super::engine::Engine;
 use super::fleet::Error as FleetError;
-use super::known::{self, unix_ns};
+use super::gather::Gather;
+use super::holding::Holding;
+use super::known::unix_ns;
 use super::link::Link;
 use super::looks;
 use super::messages::Most;
@@ -65,6 +67,16 @@ fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
     guest.ok_or_else(|| Status::internal("the connection has no peer"))
 }
 
+/// What a collector is made of.
+#[derive(Debug)]
+pub(super) struct Centre {
+    pub(super) name: String,
+    pub(super) holding: Arc<Holding>,
+    pub(super) gather: Arc<Gather>,
+    pub(super) drills: Arc<Drills>,
+    pub(super) engine: Engine,
+}
+
 /// Both services; clones share all they know.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
@@ -75,7 +87,8 @@ pub(super) struct Collector {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) name: String,
-    pub(super) known: Arc<known::Shared>,
+    pub(super) holding: Arc<Holding>,
+    pub(super) gather: Arc<Gather>,
     pub(super) engine: Engine,
     pub(super) sinks: Sinks,
     started_unix_ns: u64,
@@ -89,24 +102,30 @@ pub(super) struct Shared {
 
 impl Collector {
     pub(super) fn new(
-        name: String,
-        known: Arc<known::Shared>,
-        engine: Engine,
+        centre: Centre,
         sinks: Sinks,
         operators: Option<Operators>,
         refusals: Arc<Refusals>,
         stop: CancellationToken,
     ) -> Self {
+        let Centre {
+            name,
+            holding,
+            gather,
+            drills,
+            engine,
+        } = centre;
         Self {
             shared: Arc::new(Shared {
                 name,
-                known,
+                holding,
+                gather,
                 engine,
                 sinks,
                 started_unix_ns: unix_ns(),
                 operators,
                 refusals,
-                drills: Arc::default(),
+                drills,
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
@@ -127,32 +146,34 @@ impl Collector {
         Err(Status::permission_denied(why))
     }
 
-    /// Every cell of the sum, with its distributions.
-    pub(super) fn all_cells(&self) -> Vec<v1::Cell> {
-        let known = self.shared.known.lock();
-        let cells = known.fleet.cells(&Filter::default(), true, unix_ns());
-        cells.cells
-    }
-
-    /// When the oldest daemon that is in the sum began, as Unix time; 0: nobody knows.
-    pub(super) fn began_unix_ns(&self) -> u64 {
-        self.shared.known.lock().fleet.began_unix_ns()
+    /// Every cell of the sum, with its distributions; and when the oldest daemon that is in it began, as
+    /// Unix time (0: nobody knows).
+    pub(super) async fn all_cells(&self) -> (v1::ListCellsResponse, u64) {
+        self.shared.gather.cells(&Filter::default(), true).await
     }
 
     /// Every host, and the collector itself.
-    pub(super) fn hosts(&self) -> v1::ListHostsResponse {
-        let hosts = self.shared.known.lock().fleet.hosts(unix_ns());
+    pub(super) async fn hosts(&self) -> v1::ListHostsResponse {
+        let (hosts, missing) = self.shared.gather.hosts().await;
         v1::ListHostsResponse {
+            hosts,
+            unix_ns: unix_ns(),
+            missing,
             collector: Some(self.status()),
             connections_refused: self.shared.refusals.total(),
             refusals: self.shared.refusals.message(),
-            ..hosts
         }
     }
 
     /// Where what happened is passed on.
     pub(super) fn sinks(&self) -> &Sinks {
         &self.shared.sinks
+    }
+
+    /// What somebody who looks closer needs.
+    fn looking(&self) -> (Arc<Gather>, Arc<Drills>) {
+        let Shared { gather, drills, .. } = &*self.shared;
+        (Arc::clone(gather), Arc::clone(drills))
     }
 
     /// Room for one who watches.
@@ -171,7 +192,8 @@ impl Collector {
             weir_version: env!("CARGO_PKG_VERSION").to_owned(),
             started_unix_ns: shared.started_unix_ns,
             engine: shared.engine.status(),
-            ..shared.known.lock().status()
+            collectors: shared.gather.names(),
+            ..shared.holding.status()
         }
     }
 
@@ -203,8 +225,8 @@ impl Collector {
             );
             return Err((Reason::Identity, Status::permission_denied(why)));
         }
-        let connected = self.shared.known.lock().fleet.connect(&hello);
-        let last_seq = connected.map_err(|err| {
+        let connected = self.shared.holding.connect(&hello);
+        let mut last_seq = connected.map_err(|err| {
             let status = match err {
                 // Not later either.
                 FleetError::Past(_) => Status::failed_precondition(err.to_string()),
@@ -212,13 +234,19 @@ impl Collector {
             };
             (Reason::Full, status)
         })?;
+        let mut link = Link::new(Arc::clone(&self.shared), hello.clone());
+        if last_seq == 0 && hello.lane() == v1::Lane::Warm && !link.is_merged_here() {
+            // A host of which nothing is known looks for what it left on its disk.
+            last_seq = self.shared.gather.newest(&hello).await;
+        }
+        link.begin_after(last_seq);
         tracing::info!(
             host = hello.host,
             boot_id = hello.boot_id,
             last_seq,
             "connected"
         );
-        Ok(Link::new(Arc::clone(&self.shared), hello, last_seq))
+        Ok(link)
     }
 }
 
@@ -278,8 +306,8 @@ impl v1::fleet_server::Fleet for Collector {
         looks::check(&request)?;
         let permit = self.watcher()?;
         let (to, stream) = mpsc::channel(1);
-        let (drills, stop) = (self.shared.drills.clone(), self.shared.stop.clone());
-        tokio::spawn(looks::subscribe(drills, request, to, stop, permit));
+        let (of, stop) = (self.looking(), self.shared.stop.clone());
+        tokio::spawn(looks::subscribe(of, request, to, stop, permit));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -290,8 +318,8 @@ impl v1::fleet_server::Fleet for Collector {
         self.admit(&request)?;
         let permit = self.watcher()?;
         let (to, stream) = mpsc::channel(1);
-        let drills = self.shared.drills.clone();
-        tokio::spawn(looks::fetch_ring(drills, request.into_inner(), to, permit));
+        let of = self.looking();
+        tokio::spawn(looks::fetch_ring(of, request.into_inner(), to, permit));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -302,11 +330,12 @@ impl v1::fleet_server::Fleet for Collector {
         self.admit(&request)?;
         let asked = windows::Asked::try_from(request.into_inner())?;
         let permit = self.watcher()?;
-        let (known, stop) = (Arc::clone(&self.shared.known), self.shared.stop.clone());
+        let shared = Arc::clone(&self.shared);
         let (to, stream) = mpsc::channel(1);
         tokio::spawn(async move {
             let _permit = permit;
-            windows::send(&asked, &known, &to, &stop).await;
+            let seconds = shared.holding.seconds();
+            windows::send(&asked, &shared.gather, seconds, &to, &shared.stop).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -316,7 +345,7 @@ impl v1::fleet_server::Fleet for Collector {
         request: Request<v1::ListHostsRequest>,
     ) -> Result<Response<v1::ListHostsResponse>, Status> {
         self.admit(&request)?;
-        Ok(Response::new(self.hosts()))
+        Ok(Response::new(self.hosts().await))
     }
 
     async fn list_cells(
@@ -328,8 +357,8 @@ impl v1::fleet_server::Fleet for Collector {
         let filter = Filter::try_from(request.filter)
             .and_then(Filter::for_fleet)
             .map_err(|err| Status::invalid_argument(err.to_string()))?;
-        let known = self.shared.known.lock();
-        let cells = known.fleet.cells(&filter, request.histograms, unix_ns());
+        let gather = &self.shared.gather;
+        let (cells, _) = gather.cells(&filter, request.histograms).await;
         Ok(Response::new(cells))
     }
 
@@ -366,11 +395,9 @@ impl v1::fleet_server::Fleet for Collector {
                     () = to.closed() => return,
                     () = collector.shared.stop.cancelled() => return,
                 }
-                let hosts = collector.hosts();
-                let cells = {
-                    let known = collector.shared.known.lock();
-                    known.fleet.cells(&filter, request.histograms, unix_ns())
-                };
+                let gather = &collector.shared.gather;
+                let (hosts, (cells, _)) =
+                    tokio::join!(collector.hosts(), gather.cells(&filter, request.histograms));
                 let snapshot = v1::FleetSnapshot {
                     unix_ns: unix_ns(),
                     hosts: Some(hosts),

@@ -1,13 +1,11 @@
 //! The last seconds, for those who ask: once, or again and again.
 
-use std::sync::Arc;
-
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use weir_proto::v1;
 
-use super::known::{Shared, unix_ns};
+use super::gather::Gather;
 use crate::query::filter::Filter;
 
 const DEFAULT_SECONDS: u32 = 60;
@@ -52,14 +50,16 @@ impl TryFrom<v1::ListWindowRequest> for Asked {
 /// and misses what is over by then.
 pub(super) async fn send(
     asked: &Asked,
-    known: &Arc<Shared>,
+    gather: &Gather,
+    mut seconds: watch::Receiver<u64>,
     to: &mpsc::Sender<Result<v1::Window, Status>>,
     stop: &CancellationToken,
 ) {
-    let mut seconds = known.seconds();
     loop {
         let told = *seconds.borrow_and_update();
-        let window = known.window(&asked.filter, asked.histograms, asked.seconds, unix_ns());
+        let window = gather
+            .window(&asked.filter, asked.histograms, asked.seconds)
+            .await;
         if to.send(Ok(window)).await.is_err() {
             return;
         }

@@ -274,6 +274,7 @@ impl Desk {
                     cells: self.matching_cells(&filter, histograms),
                     unix_ns: self.intake.unix_ns(now_ns),
                     hosts: 0,
+                    missing: Vec::new(),
                 });
             }
             Query::Snapshot {

@@ -29,6 +29,10 @@ pub struct Report {
     pub merged_cells_per_s: f64,
     /// Of the collectors' processes together, in cores.
     pub cores: Option<f64>,
+    /// Of each collector's process.
+    pub cores_each: Option<Vec<f64>>,
+    /// Of the busiest collector, in thousandths of a core for each edge of the fleet.
+    pub busiest_mcores_per_edge: Option<f64>,
     /// Cells merged in a second of one core.
     pub cells_per_core_s: Option<f64>,
     /// From the sending of a frame to its acknowledgement.
@@ -80,6 +84,12 @@ impl Report {
         let cpu_s: Option<f64> = pairs()
             .map(|(before, after)| Some(after.cpu_s? - before.cpu_s?))
             .sum();
+        let each: Option<Vec<f64>> = pairs()
+            .map(|(before, after)| Some((after.cpu_s? - before.cpu_s?) / seconds))
+            .collect();
+        let busiest = each
+            .as_ref()
+            .map(|each| each.iter().copied().fold(0.0, f64::max));
         let resident: Option<u64> = after.iter().map(|look| look.resident_bytes).sum();
         let delays = counts.delays.load();
         let delay_ms = |share: f64| {
@@ -97,6 +107,9 @@ impl Report {
             merged_frames_per_s: merged_frames / seconds,
             merged_cells_per_s: merged_cells / seconds,
             cores: cpu_s.map(|cpu_s| cpu_s / seconds),
+            cores_each: each,
+            busiest_mcores_per_edge: busiest
+                .map(|cores| cores * 1e3 / f64::from(options.edges.max(1))),
             cells_per_core_s: cpu_s.map(|cpu_s| merged_cells / cpu_s.max(f64::MIN_POSITIVE)),
             delay_p50_ms: delay_ms(0.5),
             delay_p99_ms: delay_ms(0.99),
@@ -135,6 +148,9 @@ pub const COLUMNS: &[Column<Report>] = &[
         number(Some(row.merged_cells_per_s), 0)
     }),
     Column::right("cores", |row| number(row.cores, 2)),
+    Column::right("busiest_mcores_per_edge", |row| {
+        number(row.busiest_mcores_per_edge, 3)
+    }),
     Column::right("cells_per_core_s", |row| number(row.cells_per_core_s, 0)),
     Column::right("delay_p50_ms", |row| number(Some(row.delay_p50_ms), 2)),
     Column::right("delay_p99_ms", |row| number(Some(row.delay_p99_ms), 2)),

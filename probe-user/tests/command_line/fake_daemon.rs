@@ -187,6 +187,7 @@ impl Local for Fake {
             cells: self.script.lock().unwrap().cells.clone(),
             unix_ns: 1,
             hosts: 1,
+            missing: Vec::new(),
         }))
     }
 

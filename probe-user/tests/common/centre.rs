@@ -83,14 +83,21 @@ impl Collector {
     }
 
     pub async fn cells(&self) -> Vec<v1::Cell> {
+        self.all().await.0
+    }
+
+    /// All cells, and what is missing in them.
+    pub async fn all(&self) -> (Vec<v1::Cell>, Vec<v1::Missing>) {
         let request = v1::ListCellsRequest {
             filter: None,
             histograms: true,
         };
         let answer = self.client().await.list_cells(request).await;
-        let mut cells = answer.unwrap().into_inner().cells;
+        let v1::ListCellsResponse {
+            mut cells, missing, ..
+        } = answer.unwrap().into_inner();
         cells.sort_by_key(|cell| cell.key.as_ref().map(|key| key.service.clone()));
-        cells
+        (cells, missing)
     }
 
     pub async fn hosts(&self) -> v1::ListHostsResponse {
@@ -189,6 +196,22 @@ impl Edge {
         }
     }
 
+    /// Says something that is no frame.
+    pub async fn say(&self, message: Up) {
+        let message = Some(message);
+        self.to.send(v1::EdgeMessage { message }).await.unwrap();
+    }
+
+    /// The next closer look that somebody wants of it, renewed or new.
+    pub async fn asked(&mut self) -> v1::Subscribe {
+        loop {
+            if let Some(Down::Subscribe(wish)) = self.from.message().await.unwrap().unwrap().message
+            {
+                return wish;
+            }
+        }
+    }
+
     pub async fn send(&mut self, frame: v1::Frame) -> Result<u64, Status> {
         self.tell(frame).await;
         self.acknowledged().await
@@ -242,4 +265,102 @@ pub fn directory() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_owned();
     (directory, path)
+}
+
+/// What Prometheus would hear, as text.
+pub async fn scrape(port: u16) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port))
+        .await
+        .unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// A collector in a process of its own, which can be lost as processes are.
+#[derive(Debug)]
+pub struct Child {
+    process: std::process::Child,
+    /// For asking it; its `stop` and `kill` do nothing to the process.
+    pub seen: Collector,
+}
+
+impl Child {
+    /// `weir collect` on a free port, with its configuration in `directory`.
+    pub async fn start(
+        directory: &std::path::Path,
+        name: &str,
+        nats: Option<&lab::nats::Nats>,
+    ) -> Self {
+        use std::fmt::Write as _;
+        let mut config = "listen = \"127.0.0.1:0\"\nplain_text = true\n".to_owned();
+        if let Some(nats) = nats {
+            let Nats {
+                max_bytes,
+                boots_max_bytes,
+                cold_max_bytes,
+                ..
+            } = engine(nats);
+            write!(
+                config,
+                "[nats]\nurls = [{:?}]\nmax_bytes = {max_bytes}\nboots_max_bytes = \
+                 {boots_max_bytes}\ncold_max_bytes = {cold_max_bytes}\n",
+                nats.url()
+            )
+            .unwrap();
+        }
+        let file = directory.join(format!("{name}.toml"));
+        std::fs::write(&file, config).unwrap();
+        let name = name.to_owned();
+        let started = tokio::task::spawn_blocking(move || {
+            let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+                .args(["collect", "--name", &name, "--config"])
+                .arg(&file)
+                .env("NO_COLOR", "1")
+                .stdin(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let log = process.stderr.take().unwrap();
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(log));
+            let mut said = Vec::new();
+            let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+                let (_, rest) = line.split_once("collecting address=").or_else(|| {
+                    said.push(line.clone());
+                    None
+                })?;
+                rest.split_whitespace().next()?.parse().ok()
+            });
+            let address =
+                address.unwrap_or_else(|| panic!("it did not start:\n{}", said.join("\n")));
+            // Its log must not fill the pipe.
+            std::thread::spawn(move || for _ in lines.map_while(Result::ok) {});
+            (process, address)
+        });
+        let (process, address): (_, SocketAddr) = started.await.unwrap();
+        let seen = Collector {
+            address,
+            stop: CancellationToken::new(),
+            task: tokio::spawn(async { Ok(()) }),
+        };
+        Self { process, seen }
+    }
+
+    /// By SIGKILL.
+    pub fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }

@@ -157,6 +157,7 @@ fn round(edges: &mut [Edge], fleet: &mut Fleet, busy: usize, side: &mut Side) ->
             way: Way::Engine,
             heard_unix_ns: frame.unix_ns,
             is_of_now: true,
+            deliveries: frame.deliveries.len() as u64,
         };
         let merged = fleet.merge(&edge.hello, &frame, cells, how);
         merged.map_err(|err| anyhow!("{err}"))?;

@@ -1,19 +1,21 @@
 //! A frame as it is in the engine: its subject, its name there, and its bytes.
 
 use std::fmt::Write as _;
-use std::hash::Hasher;
 use std::io::{Error, ErrorKind, Result};
 
 use prost::Message as _;
 use prost::bytes::Bytes;
-use siphasher::sip::SipHasher13;
 use weir_proto::v1;
 use zstd::bulk::{Compressor, Decompressor};
+
+use crate::collect::partition::partition;
 
 /// Frames compress to a third at this level, at 300 MB/s a core.
 const LEVEL: i32 = 1;
 /// What one message may unpack to; a host cannot send more.
 const MAX_BYTES: usize = 8 << 20;
+/// Of a header; names and counts of lanes take some hundred bytes.
+const MAX_BARE_BYTES: usize = 64 << 10;
 
 /// Makes messages.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) struct Packed {
     pub(super) subject: String,
     /// By this name the engine knows a repetition.
     pub(super) id: String,
+    /// Of a frame with deliveries, what must be known of it to count them.
+    pub(super) bare: Option<String>,
     pub(super) payload: Bytes,
 }
 
@@ -54,17 +58,29 @@ impl Packer {
             hello: Some(hello.clone()),
             frame: Some(frame.clone()),
         };
+        let (host, boot) = (token(&hello.host), token(&hello.boot_id));
+        let partition = partition(&hello.host, self.partitions);
         let lane = match frame.lane() {
             // Of one lane alone, with everything in it.
             v1::Lane::Unspecified => v1::Lane::Warm,
             lane => lane,
         };
-        let lane = lane.word();
-        let (host, boot) = (token(&hello.host), token(&hello.boot_id));
-        let partition = partition(&hello.host, self.partitions);
+        let prefix = &self.prefix;
+        let (subject, bare) = match lane {
+            v1::Lane::Cold => (
+                format!("{prefix}.cold.{partition}.{host}.{boot}"),
+                Some(bare(hello, frame, heard_unix_ns)),
+            ),
+            lane => {
+                let lane = lane.word();
+                let subject = format!("{prefix}.frames.{partition}.{lane}.{host}.{boot}");
+                (subject, None)
+            }
+        };
         Ok(Packed {
-            subject: format!("{}.{lane}.{partition}.{host}.{boot}", self.prefix),
-            id: format!("{host}/{boot}/{lane}/{}", frame.seq),
+            subject,
+            id: format!("{host}/{boot}/{}/{}", lane.word(), frame.seq),
+            bare,
             payload: Compressor::new(LEVEL)?
                 .compress(&carried.encode_to_vec())?
                 .into(),
@@ -78,11 +94,38 @@ pub(super) fn unpack(payload: &[u8]) -> Result<v1::Carried> {
     v1::Carried::decode(&*bytes).map_err(|err| Error::new(ErrorKind::InvalidData, err))
 }
 
-/// Where a host belongs: the same at all collectors and in all versions.
-fn partition(host: &str, partitions: u32) -> u32 {
-    let mut hasher = SipHasher13::new();
-    hasher.write(host.as_bytes());
-    u32::try_from(hasher.finish() % u64::from(partitions.max(1))).unwrap_or(0)
+/// A frame of the cold lane without its deliveries, as a header's value: whoever counts them needs not
+/// carry them.
+fn bare(hello: &v1::Hello, frame: &v1::Frame, heard_unix_ns: u64) -> String {
+    let carried = v1::Carried {
+        by: String::new(),
+        heard_unix_ns,
+        hello: Some(hello.clone()),
+        frame: Some(v1::Frame {
+            deliveries: Vec::new(),
+            ..frame.clone()
+        }),
+    };
+    let mut text = format!("{} ", frame.deliveries.len());
+    for byte in carried.encode_to_vec() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// What is in such a header: the frame, and how many deliveries it had.
+pub(super) fn unpack_bare(text: &str) -> Result<(v1::Carried, u64)> {
+    let wrong = || Error::new(ErrorKind::InvalidData, "not the header of a cold frame");
+    let (count, hex) = text.split_once(' ').ok_or_else(wrong)?;
+    let count = count.parse().map_err(|_| wrong())?;
+    if hex.len() > MAX_BARE_BYTES || !hex.len().is_multiple_of(2) || !hex.is_ascii() {
+        return Err(wrong());
+    }
+    let pairs = (0..hex.len()).step_by(2).map(|at| &hex[at..at + 2]);
+    let bytes: std::result::Result<Vec<_>, _> =
+        pairs.map(|pair| u8::from_str_radix(pair, 16)).collect();
+    let carried = v1::Carried::decode(&*bytes.map_err(|_| wrong())?).map_err(|_| wrong())?;
+    Ok((carried, count))
 }
 
 /// A name as a part of a subject, where a dot would divide it; different names stay different.
@@ -119,8 +162,9 @@ mod tests {
         let packer = Packer::new("me".into(), "weir".into(), 16);
         let packed = packer.pack(&hello, &frame, 5).unwrap();
         assert_eq!(packed.id, "edge=201=2eexample/b/warm/7");
-        assert!(packed.subject.starts_with("weir.warm."), "{packed:?}");
-        assert!(packed.subject.ends_with(".edge=201=2eexample.b"));
+        assert!(packed.subject.starts_with("weir.frames."), "{packed:?}");
+        assert!(packed.subject.ends_with(".warm.edge=201=2eexample.b"));
+        assert_eq!(packed.bare, None);
         let carried = unpack(&packed.payload).unwrap();
         assert_eq!((carried.by.as_str(), carried.heard_unix_ns), ("me", 5));
         assert_eq!(
@@ -133,16 +177,29 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_spread_over_all_partitions_and_stay_where_they_are() {
-        // A later version that puts hosts elsewhere would not be interchangeable with this one.
-        assert_eq!(partition("edge-1", 16), 13);
-        let mut hosts = [0; 16];
-        for n in 0..1600 {
-            hosts[partition(&format!("edge-{n}"), 16) as usize] += 1;
+    fn of_a_cold_frame_what_counts_is_in_a_header() {
+        let hello = v1::Hello {
+            host: "edge-1".into(),
+            boot_id: "b".into(),
+            ..v1::Hello::default()
+        };
+        let frame = v1::Frame {
+            seq: 7,
+            lane: v1::Lane::Cold.into(),
+            deliveries: vec![v1::Delivery::default(); 3],
+            deliveries_total: 9,
+            ..v1::Frame::default()
+        };
+        let packer = Packer::new("me".into(), "weir".into(), 16);
+        let packed = packer.pack(&hello, &frame, 5).unwrap();
+        assert_eq!(packed.subject, "weir.cold.13.edge-1.b");
+        let (carried, count) = unpack_bare(&packed.bare.unwrap()).unwrap();
+        let bare = carried.frame.unwrap();
+        assert_eq!((carried.heard_unix_ns, count), (5, 3));
+        assert_eq!((bare.seq, bare.deliveries_total), (7, 9));
+        assert!(bare.deliveries.is_empty() && carried.hello == Some(hello));
+        for wrong in ["", "3", "3 0", "x 00", "3 zz", "3 éé"] {
+            assert!(unpack_bare(wrong).is_err(), "{wrong}");
         }
-        assert!(
-            hosts.iter().all(|hosts| (50..200).contains(hosts)),
-            "{hosts:?}"
-        );
     }
 }

@@ -9,14 +9,16 @@ mod carried;
 mod follow;
 mod nats;
 mod publish;
+mod streams;
+mod tally;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use weir_proto::v1;
 
-pub(super) use nats::{Nats, Tasks};
+pub(super) use nats::{Following, Nats, Tasks};
 
 /// Why a frame is not in the engine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,20 +46,24 @@ pub(super) enum Engine {
     /// Nothing: what is merged here is all there is.
     Embedded,
     /// The streams of a NATS server.
-    Nats(Nats),
+    Nats(Arc<Nats>),
 }
 
 impl Engine {
-    /// Hands a frame over. None: there is nothing to wait for.
+    /// Hands a frame over. None: there is nothing to wait for. `merged_in`: the holding of its partition
+    /// in which it is merged already.
     pub(super) fn hand_over(
         &self,
         hello: &v1::Hello,
         frame: &v1::Frame,
         heard_unix_ns: u64,
+        merged_in: Option<u64>,
     ) -> Result<Option<Receipt>, Error> {
         match self {
             Self::Embedded => Ok(None),
-            Self::Nats(nats) => nats.hand_over(hello, frame, heard_unix_ns).map(Some),
+            Self::Nats(nats) => nats
+                .hand_over(hello, frame, heard_unix_ns, merged_in)
+                .map(Some),
         }
     }
 
@@ -107,18 +113,21 @@ enum Part {
     Follow,
     /// Making streams.
     Streams,
+    /// Working together with other collectors.
+    Others,
 }
 
 impl Part {
-    const COUNT: usize = Self::Streams as usize + 1;
+    const COUNT: usize = Self::Others as usize + 1;
 
     /// What does not work if it fails.
     fn so(self) -> &'static str {
         match self {
             Self::Frames => "frames wait, and hosts are not acknowledged",
             Self::Cold => "finished deliveries wait, and are not acknowledged",
-            Self::Follow => "what other collectors take is not told here",
+            Self::Follow => "what other collectors take of the partitions of this one is not told",
             Self::Streams => "it is tried again, and all else goes on",
+            Self::Others => "answers say what is missing in them",
         }
     }
 }

@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::stream;
 use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -16,111 +14,27 @@ use uuid::Uuid;
 use weir_proto::v1;
 
 use super::carried::Packer;
+use super::follow::{Follower, by};
 use super::publish::{self, IN_FLIGHT, Item};
-use super::{Counts, Error, Part, Receipt, follow};
-use crate::collect::known::Shared;
+use super::streams::Streams;
+use super::{Counts, Error, Part, Receipt};
+use crate::collect::holding::{Held, Holding};
 use crate::config::collect as config;
 
 /// An acknowledgement that has not come by then will not; the frame is sent again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The server knows a repetition for so long.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// Of each boot so many latest frames are kept: one that was sent again may come after a newer one.
-const FRAMES_OF_A_BOOT: i64 = 2;
+/// Between two looks whether all streams are there.
+const KEEP_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_MOST: Duration = Duration::from_secs(2);
 /// The buffer is counted in units of so many bytes.
 const UNIT_BYTES: usize = 1024;
 
-/// The streams' names and bounds.
-#[derive(Clone, Debug)]
-pub(super) struct Streams {
-    /// Of every frame.
-    pub(super) frames: String,
-    /// Of the latest frames with cells, by boot.
-    pub(super) boots: String,
-    /// Of finished deliveries, for others to take; collectors do not follow it.
-    cold: String,
-    config: config::Nats,
-}
-
-impl Streams {
-    fn of(config: &config::Nats) -> Self {
-        let frames = config.prefix.to_uppercase();
-        Self {
-            boots: format!("{frames}_BOOTS"),
-            cold: format!("{frames}_COLD"),
-            frames,
-            config: config.clone(),
-        }
-    }
-
-    /// Makes that of every frame, or puts its bounds in force. Without it there is nothing.
-    pub(super) async fn ensure_frames(&self, context: &jetstream::Context) -> anyhow::Result<()> {
-        let config = &self.config;
-        let prefix = &config.prefix;
-        let keep = Duration::from_secs(config.keep_s.into());
-        let frames = stream::Config {
-            name: self.frames.clone(),
-            description: Some("weir: every frame of the last minutes".to_owned()),
-            subjects: vec![format!("{prefix}.hot.>"), format!("{prefix}.warm.>")],
-            max_age: keep,
-            max_bytes: i64::try_from(config.max_bytes)?,
-            duplicate_window: DUPLICATE_WINDOW.min(keep),
-            num_replicas: usize::try_from(config.replicas)?,
-            ..stream::Config::default()
-        };
-        ensure(context, frames).await
-    }
-
-    /// Likewise that of the boots' latest frames.
-    pub(super) async fn ensure_boots(&self, context: &jetstream::Context) -> anyhow::Result<()> {
-        let config = &self.config;
-        let prefix = &config.prefix;
-        let boots = stream::Config {
-            name: self.boots.clone(),
-            description: Some("weir: the latest frames of each boot".to_owned()),
-            sources: Some(vec![stream::Source {
-                name: self.frames.clone(),
-                filter_subject: Some(format!("{prefix}.warm.>")),
-                ..stream::Source::default()
-            }]),
-            max_messages_per_subject: FRAMES_OF_A_BOOT,
-            max_age: Duration::from_secs(config.keep_boots_s.into()),
-            max_bytes: i64::try_from(config.boots_max_bytes)?,
-            num_replicas: usize::try_from(config.replicas)?,
-            ..stream::Config::default()
-        };
-        ensure(context, boots).await
-    }
-
-    /// Likewise that of the cold lane.
-    pub(super) async fn ensure_cold(&self, context: &jetstream::Context) -> anyhow::Result<()> {
-        let config = &self.config;
-        let keep = Duration::from_secs(config.keep_s.into());
-        let cold = stream::Config {
-            name: self.cold.clone(),
-            description: Some("weir: the cold lane's frames of the last minutes".to_owned()),
-            subjects: vec![format!("{}.cold.>", config.prefix)],
-            max_age: keep,
-            max_bytes: i64::try_from(config.cold_max_bytes)?,
-            duplicate_window: DUPLICATE_WINDOW.min(keep),
-            num_replicas: usize::try_from(config.replicas)?,
-            ..stream::Config::default()
-        };
-        ensure(context, cold).await
-    }
-}
-
-async fn ensure(context: &jetstream::Context, stream: stream::Config) -> anyhow::Result<()> {
-    let name = stream.name.clone();
-    let made = context.create_or_update_stream(stream).await;
-    made.with_context(|| format!("cannot make the stream {name}"))?;
-    Ok(())
-}
-
 /// A collector's way to NATS.
 #[derive(Debug)]
 pub(in crate::collect) struct Nats {
+    client: Client,
+    /// This process; no other has this name.
+    id: String,
     packer: Packer,
     items: mpsc::UnboundedSender<Item>,
     /// Of the buffer, in units.
@@ -128,22 +42,36 @@ pub(in crate::collect) struct Nats {
     /// Cold frames leave so much of it to others.
     set_aside: usize,
     counts: Arc<Counts>,
-    rebuilt: watch::Receiver<bool>,
+    follower: Follower,
 }
 
 /// What works for it.
 #[derive(Debug)]
 pub(in crate::collect) struct Tasks {
     publish: JoinHandle<()>,
-    follow: JoinHandle<()>,
+    keep: JoinHandle<()>,
+}
+
+/// What follows a partition; it ends with this value.
+#[derive(Debug)]
+pub(in crate::collect) struct Following {
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
 }
 
 impl Nats {
-    /// Begins to connect, to follow what is there into `known`, and to publish.
+    /// Begins to connect, and to publish. Nothing is followed yet.
     pub(in crate::collect) async fn start(
         config: &config::Nats,
         name: &str,
-        known: Arc<Shared>,
+        holding: Arc<Holding>,
     ) -> anyhow::Result<(Self, Tasks)> {
         let counts = Arc::new(Counts::default());
         let (met_to, met) = watch::channel(0_u64);
@@ -152,46 +80,81 @@ impl Nats {
             .timeout(ACK_TIMEOUT)
             .ack_timeout(ACK_TIMEOUT)
             .max_ack_inflight(IN_FLIGHT * 2)
-            .build(client);
-        let by = Uuid::new_v4().to_string();
+            .build(client.clone());
+        let id = Uuid::new_v4().simple().to_string();
         let (items, from) = mpsc::unbounded_channel();
-        let publish = publish::run(context.clone(), by.clone(), Arc::clone(&counts), from);
-        let (rebuilt_to, rebuilt) = watch::channel(false);
-        let follower = follow::Follower {
+        let publish = publish::run(context.clone(), Arc::clone(&counts), from);
+        let follower = Follower {
             context,
-            streams: Streams::of(config),
-            by: by.clone(),
-            known,
+            streams: Arc::new(Streams::of(config)),
+            by: id.clone(),
+            holding,
             counts: Arc::clone(&counts),
             met,
-            rebuilt: rebuilt_to,
         };
         let tasks = Tasks {
             publish: tokio::spawn(publish),
-            follow: tokio::spawn(follower.run()),
+            keep: tokio::spawn(keep_streams(follower.clone())),
         };
         let units = usize::try_from(config.buffer_bytes)? / UNIT_BYTES;
         let units = units.min(Semaphore::MAX_PERMITS);
         let nats = Self {
-            packer: Packer::new(by, config.prefix.clone(), config.partitions),
+            client,
+            packer: Packer::new(id.clone(), config.prefix.clone(), config.partitions),
+            id,
             items,
             room: Arc::new(Semaphore::new(units)),
             set_aside: units / 2,
             counts,
-            rebuilt,
+            follower,
         };
         Ok((nats, tasks))
     }
 
-    pub(super) fn counts(&self) -> &Counts {
-        &self.counts
+    /// Takes in what the engine has of a partition, until what is returned is dropped.
+    pub(in crate::collect) fn follow(&self, held: &Arc<Held>) -> Following {
+        let follow = self.follower.clone().run(Arc::clone(held));
+        let tally = self.follower.clone().tally(Arc::clone(held));
+        Following {
+            tasks: [tokio::spawn(follow), tokio::spawn(tally)],
+        }
     }
 
-    /// Waits until all that was there at the start is taken in; false: not within `patience`.
-    pub(in crate::collect) async fn rebuilt(&self, patience: Duration) -> bool {
-        let mut rebuilt = self.rebuilt.clone();
-        let wait = rebuilt.wait_for(|is_rebuilt| *is_rebuilt);
-        tokio::time::timeout(patience, wait).await.is_ok()
+    /// Whether the server can be reached now.
+    pub(in crate::collect) fn is_connected(&self) -> bool {
+        self.counts.is_connected.load(Ordering::Relaxed)
+    }
+
+    /// Counts the times that the server was met.
+    pub(in crate::collect) fn met(&self) -> watch::Receiver<u64> {
+        self.follower.met.clone()
+    }
+
+    /// The connection.
+    pub(in crate::collect) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// This process.
+    pub(in crate::collect) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// All that this collector is to hold is taken in, or is not.
+    pub(in crate::collect) fn set_rebuilt(&self, is_rebuilt: bool) {
+        self.counts.is_rebuilt.store(is_rebuilt, Ordering::Relaxed);
+    }
+
+    /// What is wrong with the work of several collectors together; none: nothing.
+    pub(in crate::collect) fn say_of_others(&self, wrong: Option<&str>) {
+        match wrong {
+            Some(why) => self.counts.fail(Part::Others, why),
+            None => self.counts.works(Part::Others),
+        }
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     pub(super) fn hand_over(
@@ -199,6 +162,7 @@ impl Nats {
         hello: &v1::Hello,
         frame: &v1::Frame,
         heard_unix_ns: u64,
+        merged_in: Option<u64>,
     ) -> Result<Receipt, Error> {
         let packed = self.packer.pack(hello, frame, heard_unix_ns);
         // Only memory can fail here.
@@ -220,6 +184,7 @@ impl Nats {
         let (done, receipt) = oneshot::channel();
         let item = Item {
             packed,
+            by: by(&self.id, merged_in),
             permit,
             part,
             done,
@@ -232,10 +197,10 @@ impl Nats {
 }
 
 impl Tasks {
-    /// Ends the following at once, and the publishing when all that waits is acknowledged or
-    /// `patience` is over. All of [`Nats`] must be gone by then.
+    /// Ends the publishing when all that waits is acknowledged or `patience` is over. All of [`Nats`]
+    /// must be gone by then.
     pub(in crate::collect) async fn end(mut self, patience: Duration) {
-        self.follow.abort();
+        self.keep.abort();
         if tokio::time::timeout(patience, &mut self.publish)
             .await
             .is_err()
@@ -244,6 +209,27 @@ impl Tasks {
                 "frames that their hosts have no acknowledgement for were not handed over"
             );
             self.publish.abort();
+        }
+    }
+}
+
+/// Sees to it that the streams are there that collectors can do without.
+async fn keep_streams(mut follower: Follower) {
+    loop {
+        let met = *follower.met.borrow_and_update();
+        if met > 0 {
+            let Follower {
+                context,
+                streams,
+                counts,
+                ..
+            } = &follower;
+            // Without a stream of frames, those who follow it say so.
+            let _ = streams.ensure(context, counts, met).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(KEEP_INTERVAL) => {}
+            changed = follower.met.changed() => if changed.is_err() { return },
         }
     }
 }

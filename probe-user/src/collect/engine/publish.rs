@@ -31,6 +31,8 @@ const FIRST_MEETING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) packed: Packed,
+    /// Whose it is, and where it is merged already.
+    pub(super) by: String,
     /// What it takes of the buffer.
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) part: Part,
@@ -38,18 +40,21 @@ pub(super) struct Item {
 }
 
 impl Item {
-    fn message(&self, by: &str) -> PublishMessage {
-        PublishMessage::build()
+    fn message(&self) -> PublishMessage {
+        let message = PublishMessage::build()
             .payload(self.packed.payload.clone())
             .message_id(&self.packed.id)
-            .header(super::follow::BY, by)
+            .header(super::follow::BY, self.by.as_str());
+        match &self.packed.bare {
+            Some(bare) => message.header(super::tally::BARE, bare.as_str()),
+            None => message,
+        }
     }
 }
 
 /// Until there is nothing more to come.
 pub(super) async fn run(
     context: Context,
-    by: String,
     counts: Arc<Counts>,
     mut items: mpsc::UnboundedReceiver<Item>,
 ) {
@@ -82,7 +87,7 @@ pub(super) async fn run(
         };
         let Some(item) = item else { continue };
         let subject = item.packed.subject.clone();
-        match context.send_publish(subject, item.message(&by)).await {
+        match context.send_publish(subject, item.message()).await {
             Ok(ack) => acks.push(async move { (item, ack.await) }),
             Err(err) => {
                 if let Some(item) = settle(&counts, item, Err(err)) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use weir_proto::v1;
 
-use super::gaps::Gaps;
+use crate::collect::gaps::Gaps;
 use crate::collect::sent::SentCell;
 use crate::wire::Heard;
 

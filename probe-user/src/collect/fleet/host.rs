@@ -4,10 +4,10 @@ use hashbrown::HashSet;
 use weir_proto::v1;
 
 use super::boot::{Boot, Sums};
-use super::gaps::Gaps;
 use super::past::Past;
 use super::risk::Risk;
 use super::{Error, FRESH_MS};
+use crate::collect::gaps::Gaps;
 use crate::collect::sent::SentCell;
 use crate::qoe::Gauges;
 
@@ -149,6 +149,7 @@ impl Host {
             viewers_at_risk: at_risk,
             at_risk_minute_ms: self.risk.minute_ms(now_ms),
             last_heard_unix_ns: last_heard_ms * 1_000_000,
+            collector: String::new(),
         })
     }
 }

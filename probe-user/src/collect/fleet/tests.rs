@@ -69,6 +69,7 @@ fn say(
         way,
         heard_unix_ns: at_ms * 1_000_000,
         is_of_now: true,
+        deliveries: 0,
     };
     fleet.merge(hello, &tick(seq), sent([cell("a", count)]), how)
 }
@@ -185,6 +186,7 @@ fn what_was_counted_of_a_hosts_frames_never_falls() {
             way: Way::Link,
             heard_unix_ns: (NOW_MS + n) * 1_000_000,
             is_of_now: true,
+            deliveries: frame.deliveries.len() as u64,
         };
         for _ in 0..2 {
             fleet.merge(&hello, &frame, sent([]), how).unwrap();
@@ -217,6 +219,7 @@ fn a_clock_is_compared_by_ticks_alone() {
             way: Way::Engine,
             heard_unix_ns: at_ms * 1_000_000,
             is_of_now: true,
+            deliveries: frame.deliveries.len() as u64,
         };
         fleet.merge(&hello, &frame, sent([]), how).unwrap();
         host(&fleet, at_ms).clock_offset_ms
@@ -236,6 +239,7 @@ fn a_host_that_makes_names_up_leaves_room_for_those_of_others() {
         way: Way::Engine,
         heard_unix_ns: (NOW_MS + n) * 1_000_000,
         is_of_now: true,
+        deliveries: 0,
     };
     for n in 0..5 {
         let boot = hello(&format!("boot-{n}"), n);
@@ -269,6 +273,7 @@ fn when_names_run_out_those_that_nobody_uses_make_room_and_the_sum_stays() {
         way: Way::Engine,
         heard_unix_ns: at_ms * 1_000_000,
         is_of_now: true,
+        deliveries: 0,
     };
     let of = |host: u64| v1::Hello {
         host: format!("host-{host}"),

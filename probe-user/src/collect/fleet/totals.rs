@@ -8,7 +8,7 @@ use crate::wire::{self, Heard};
 use weir_proto::v1;
 
 /// Cells told of all hosts together; what finds no place is counted in the cell `other`.
-const MAX_TOTALS: usize = 4096;
+pub(in crate::collect) const MAX_TOTALS: usize = 4096;
 
 /// Whose a cell of the sum is.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,6 +1,6 @@
 //! From the fleet's cells to families.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,10 +51,67 @@ impl Gatherer {
         }
     }
 
-    /// All of them, as they are now.
-    pub(in crate::collect) fn gather(&self) -> Vec<Family> {
-        let mut cells = self.collector.all_cells();
-        let hosts = self.collector.hosts();
+    /// All of them, as they are now. Of a fleet of which a part is missing, what the collector says of
+    /// itself alone: sums that are less than they were would be taken for new beginnings.
+    pub(in crate::collect) async fn gather(&self) -> Vec<Family> {
+        let ((cells, daemons_unix_ns), hosts) =
+            tokio::join!(self.collector.all_cells(), self.collector.hosts());
+        let gatherer = self.clone();
+        // It takes milliseconds, more with many cells: not on a thread that moves frames.
+        let made =
+            tokio::task::spawn_blocking(move || gatherer.families(cells, &hosts, daemons_unix_ns));
+        made.await.unwrap_or_default()
+    }
+
+    fn families(
+        &self,
+        cells: v1::ListCellsResponse,
+        hosts: &v1::ListHostsResponse,
+        daemons_unix_ns: u64,
+    ) -> Vec<Family> {
+        let missing = cells.missing.iter().chain(&hosts.missing);
+        let missing: BTreeSet<_> = missing
+            .filter(|missing| missing.is_less)
+            .flat_map(|missing| missing.partitions.iter().copied())
+            .collect();
+        let is_whole = missing.is_empty() && cells.missing.iter().all(|missing| !missing.is_less);
+        let mut families = Vec::new();
+        if is_whole {
+            families.extend(self.of_cells(cells.cells));
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            families.extend(hosts::families(hosts, self.limits.max_hosts, &mut told));
+        }
+        families.extend(
+            hosts::of_collector(hosts)
+                .into_iter()
+                .map(Family::of_collector),
+        );
+        families.extend(self.sinks().map(Family::of_collector));
+        families.push(Family::of_collector(
+            Family::new(
+                "weir_fleet_partitions_missing",
+                Unit::None,
+                Kind::Gauge,
+                "Partitions that no collector could tell of; while there are any, nothing is told of \
+                 the fleet here.",
+            )
+            .with(Labels::new(), missing.len() as f64),
+        ));
+        families.retain(|family| !family.samples.is_empty());
+        // Sums go back to the beginning of the oldest daemon in them: another collector, and this
+        // one after a restart, says the same.
+        let own = self.collector.status().started_unix_ns;
+        for family in &mut families {
+            family.began_unix_ns = if family.is_of_collector {
+                own
+            } else {
+                daemons_unix_ns
+            };
+        }
+        families
+    }
+
+    fn of_cells(&self, mut cells: Vec<v1::Cell>) -> Vec<Family> {
         let told = usize::try_from(self.limits.max_cells).unwrap_or(usize::MAX);
         let left_out = cells.len().saturating_sub(told);
         // By what only grows, so that those that are told stay the same.
@@ -69,10 +126,6 @@ impl Gatherer {
         let mut families = counters(&cells);
         families.extend(gauges(&cells));
         families.extend(histograms(&cells));
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        families.extend(hosts::families(&hosts, self.limits.max_hosts, &mut told));
-        drop(told);
-        families.extend(self.sinks().map(Family::of_collector));
         families.push(
             Family::new(
                 "weir_cells_not_told",
@@ -82,14 +135,6 @@ impl Gatherer {
             )
             .with(Labels::new(), left_out as f64),
         );
-        families.retain(|family| !family.samples.is_empty());
-        // Sums go back to the beginning of the oldest daemon in them: another collector, and this
-        // one after a restart, says the same.
-        let own = self.collector.status().started_unix_ns;
-        let daemons = self.collector.began_unix_ns();
-        for family in &mut families {
-            family.began_unix_ns = if family.is_of_collector { own } else { daemons };
-        }
         families
     }
 }

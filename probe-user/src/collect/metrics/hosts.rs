@@ -82,8 +82,6 @@ pub(super) fn families(
         )
         .with(Labels::new(), left_out as f64),
     );
-    let of_collector = of_collector(list).into_iter();
-    families.extend(of_collector.map(Family::of_collector));
     families
 }
 
@@ -206,7 +204,8 @@ fn of_each(hosts: &[&v1::Host]) -> Vec<Family> {
     columns.map(|(family, _)| family).into()
 }
 
-fn of_collector(list: &v1::ListHostsResponse) -> Vec<Family> {
+/// About the collector itself.
+pub(super) fn of_collector(list: &v1::ListHostsResponse) -> Vec<Family> {
     let status = list.collector.clone().unwrap_or_default();
     let one = |stem, unit, kind, help, value: f64| {
         Family::new(stem, unit, kind, help).with(Labels::new(), value)
@@ -260,6 +259,18 @@ fn of_collector(list: &v1::ListHostsResponse) -> Vec<Family> {
             list.connections_refused,
         ),
     ];
+    families.push(gauge(
+        "weir_collector_partitions",
+        Unit::None,
+        "Partitions whose hosts are merged here.",
+        status.partitions.len() as u64,
+    ));
+    families.push(gauge(
+        "weir_collectors",
+        Unit::None,
+        "Collectors that live, this one included.",
+        status.collectors.len() as u64,
+    ));
     if let Some(engine) = &status.engine {
         families.extend(of_engine(engine));
     }

@@ -2,6 +2,7 @@
 //! bounded size; `/metrics` and the sinks put it into their own words.
 
 pub(super) mod distribution;
+mod door;
 pub(super) mod family;
 mod gather;
 mod hosts;

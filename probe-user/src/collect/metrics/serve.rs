@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::door::Door;
 use super::gather::Gatherer;
 use super::prometheus::Format;
 
@@ -46,7 +47,7 @@ pub(in crate::collect) async fn serve(
         .route("/metrics", get(metrics))
         .with_state(serving);
     let served = async move {
-        let server = axum::serve(listener, router);
+        let server = axum::serve(Door::new(listener), router);
         let stopped = server.with_graceful_shutdown(stop.clone().cancelled_owned());
         // Who keeps a connection open is not waited for.
         tokio::select! {
@@ -69,9 +70,8 @@ async fn metrics(State(serving): State<Serving>, headers: HeaderMap) -> Response
     let Ok(Ok(_room)) = tokio::time::timeout(PATIENCE, serving.room.acquire()).await else {
         return (StatusCode::SERVICE_UNAVAILABLE, "others ask already\n").into_response();
     };
-    let gatherer = serving.gatherer.clone();
-    // It takes milliseconds, more with many cells: not on a thread that moves frames.
-    let made = tokio::task::spawn_blocking(move || format.encode(gatherer.gather())).await;
+    let families = serving.gatherer.gather().await;
+    let made = tokio::task::spawn_blocking(move || format.encode(families)).await;
     match made {
         Ok(Ok(body)) => ([(header::CONTENT_TYPE, format.content_type())], body).into_response(),
         _ => (

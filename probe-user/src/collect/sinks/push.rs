@@ -47,10 +47,7 @@ pub(super) async fn run(
             _ = ticks.tick() => false,
             () = stop.cancelled() => true,
         };
-        let gatherer = gatherer.clone();
-        let Ok(families) = tokio::task::spawn_blocking(move || gatherer.gather()).await else {
-            return;
-        };
+        let families = gatherer.gather().await;
         let samples: usize = families.iter().map(|family| family.samples.len()).sum();
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let unix_ns = u64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 //! `weir hosts`: who reports to a collector, where viewers are at risk, and what got lost between.
 
 use serde::Serialize;
-use weir_proto::v1::{CollectorStatus, Host};
+use weir_proto::v1::{CollectorStatus, Host, Missing};
 
 use crate::collect::fleet::{FRESH_MS, rank};
 use crate::ui::losses;
@@ -86,14 +86,40 @@ pub fn warning(collector: &CollectorStatus) -> Option<String> {
     let name = &collector.name;
     if !engine.error.is_empty() {
         return Some(format!(
-            "the collector {name} tells of its own hosts alone: {}; {} bytes of frames wait, {} \
-             frames found no room",
+            "the engine behind the collector {name}: {}; {} bytes of frames wait, {} frames found no \
+             room",
             engine.error, engine.waiting_bytes, engine.frames_unbuffered
         ));
     }
     (!engine.rebuilt).then(|| {
-        format!("the collector {name} is still taking in what others told before: totals grow")
+        format!("the collector {name} is still taking in what the engine has of its partitions")
     })
+}
+
+/// What is missing in an answer that several collectors have a part in.
+pub fn missing(missing: &[Missing], partitions: u32) -> Vec<String> {
+    let told = |missing: &Missing| {
+        let whose = match missing.collector.as_str() {
+            "" => "nobody's".to_owned(),
+            name => format!("of {name}"),
+        };
+        let which: Vec<_> = missing.partitions.iter().map(u32::to_string).collect();
+        let of = match which.len() {
+            0 => "who is connected there".to_owned(),
+            _ => format!("partitions {}", which.join(", ")),
+        };
+        let all = match partitions {
+            0 => String::new(),
+            all => format!(" of {all}"),
+        };
+        let less = if missing.is_less {
+            "less than it is"
+        } else {
+            "not complete"
+        };
+        format!("{less}: {of}{all} ({whose}): {}", missing.why)
+    };
+    missing.iter().map(told).collect()
 }
 
 fn seconds(ms: u64) -> String {

@@ -8,7 +8,7 @@ const MAX_STRETCHES: usize = 64;
 
 /// What a frame is to those that came before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
+pub(in crate::collect) enum Arrival {
     /// Newer than all.
     Newest,
     /// Older than the newest, and missing until now.
@@ -19,7 +19,7 @@ pub(super) enum Arrival {
 
 /// The frames of one boot.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gaps {
+pub(in crate::collect) struct Gaps {
     newest: u64,
     lost: u64,
     /// First and last of each stretch, oldest first.
@@ -30,17 +30,17 @@ pub(super) struct Gaps {
 
 impl Gaps {
     /// The newest frame's number; 0: none came.
-    pub(super) fn newest(&self) -> u64 {
+    pub(in crate::collect) fn newest(&self) -> u64 {
         self.newest
     }
 
     /// Frames that are missing between the first and the newest that came.
-    pub(super) fn lost(&self) -> u64 {
+    pub(in crate::collect) fn lost(&self) -> u64 {
         self.lost
     }
 
     /// Takes note of a frame.
-    pub(super) fn arrive(&mut self, seq: u64) -> Arrival {
+    pub(in crate::collect) fn arrive(&mut self, seq: u64) -> Arrival {
         if seq > self.newest {
             if self.newest == 0 {
                 self.first = seq;
