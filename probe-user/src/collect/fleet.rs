@@ -223,6 +223,7 @@ impl Fleet {
             let vital = frame.vital.is_some();
             if vital {
                 boot.vital.clone_from(&frame.vital);
+                boot.gate = frame.gate;
             }
             let at_risk = boot
                 .viewers()
@@ -359,6 +360,11 @@ impl Fleet {
             }
         }
         gauges
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.hosts.keys().cloned().collect()
     }
 
     /// How many hosts there are.

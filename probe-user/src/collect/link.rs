@@ -80,6 +80,9 @@ impl Link {
         };
         let taken = merged.and_then(|merged| {
             if merged != Merged::Repeated {
+                if let Some(steering) = &self.shared.steering {
+                    steering.journaled(&self.hello.host, &frame.events);
+                }
                 self.pass_on(frame, heard_unix_ns);
             }
             match engine.hand_over(&self.hello, frame, heard_unix_ns) {
@@ -135,6 +138,9 @@ impl Link {
         let drills = &self.shared.drills;
         let is_hot = self.hello.lane() == v1::Lane::Hot;
         let mut enrolled = is_hot.then(|| drills.enroll(&self.hello.host));
+        if let (true, Some(steering)) = (is_hot, &self.shared.steering) {
+            steering.connected(&self.hello.host);
+        }
         let mut waiting = Waiting::default();
         let mut answer = Some(Ok(welcome));
         loop {

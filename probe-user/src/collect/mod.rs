@@ -22,6 +22,7 @@ pub mod sent;
 mod service;
 mod shares;
 mod sinks;
+pub mod steering;
 mod waiting;
 mod windows;
 
@@ -51,9 +52,10 @@ use known::Shared;
 use metrics::Gatherer;
 use minutes::Minutes;
 use refusals::Refusals;
-use service::{Collector, Operators};
+use service::{Collector, Operators, Parts};
 use shares::Shares;
 use sinks::Sinks;
+use steering::Steering;
 
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -114,17 +116,24 @@ pub async fn run(
     let sinks = Sinks::new(&config, &name)?;
     let refusals = Arc::new(Refusals::default());
     let operators = acceptor.as_ref().map(|_| Operators::new(&config.operators));
-    let collector = Collector::new(
+    let drills = Arc::default();
+    let steering = Steering::open(&config.steer, Arc::clone(&known), Arc::clone(&drills));
+    let collector = Collector::new(Parts {
         name,
         known,
         engine,
         sinks,
         operators,
-        Arc::clone(&refusals),
-        shutdown.clone(),
-    );
+        refusals: Arc::clone(&refusals),
+        drills,
+        steering: steering.clone(),
+        stop: shutdown.clone(),
+    });
     let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
     let mut helpers = JoinSet::new();
+    if let Some(steering) = steering {
+        helpers.spawn(steering.run(shutdown.clone()));
+    }
     collector
         .sinks()
         .push(&config, &gatherer, &shutdown, &mut helpers)?;

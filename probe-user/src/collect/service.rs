@@ -23,6 +23,7 @@ use super::looks;
 use super::messages::Most;
 use super::refusals::{Reason, Refusals};
 use super::sinks::Sinks;
+use super::steering::Steering;
 use super::windows;
 use crate::query::filter::Filter;
 
@@ -46,6 +47,10 @@ impl Operators {
         Self {
             names: names.to_vec(),
         }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
     }
 
     /// Or why not.
@@ -83,20 +88,41 @@ pub(super) struct Shared {
     operators: Option<Operators>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) drills: Arc<Drills>,
+    /// None: nothing is ordered here.
+    pub(super) steering: Option<Arc<Steering>>,
     watchers: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
 }
 
+/// What a collector is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) name: String,
+    pub(super) known: Arc<known::Shared>,
+    pub(super) engine: Engine,
+    pub(super) sinks: Sinks,
+    /// None: anybody may ask.
+    pub(super) operators: Option<Operators>,
+    pub(super) refusals: Arc<Refusals>,
+    pub(super) drills: Arc<Drills>,
+    /// None: nothing is ordered here.
+    pub(super) steering: Option<Arc<Steering>>,
+    pub(super) stop: CancellationToken,
+}
+
 impl Collector {
-    pub(super) fn new(
-        name: String,
-        known: Arc<known::Shared>,
-        engine: Engine,
-        sinks: Sinks,
-        operators: Option<Operators>,
-        refusals: Arc<Refusals>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts {
+            name,
+            known,
+            engine,
+            sinks,
+            operators,
+            refusals,
+            drills,
+            steering,
+            stop,
+        } = parts;
         Self {
             shared: Arc::new(Shared {
                 name,
@@ -106,7 +132,8 @@ impl Collector {
                 started_unix_ns: unix_ns(),
                 operators,
                 refusals,
-                drills: Arc::default(),
+                drills,
+                steering,
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
@@ -125,6 +152,37 @@ impl Collector {
         let refusals = &self.shared.refusals;
         refusals.count(Reason::Operator, &guest.address, &why);
         Err(Status::permission_denied(why))
+    }
+
+    /// An operator who may steer, by the name that speaks, and what does.
+    fn steers<T>(&self, request: &Request<T>) -> Result<(String, Arc<Steering>), Status> {
+        if let Err(status) = self.admit(request) {
+            if let Some(steering) = &self.shared.steering {
+                let who = format!("certificate {}", guest(request)?.told());
+                steering.stranger(who, status.message().to_owned());
+            }
+            return Err(status);
+        }
+        let Some(steering) = &self.shared.steering else {
+            return Err(Status::failed_precondition(
+                "this collector orders nothing: it has no steer.journal_file",
+            ));
+        };
+        let guest = guest(request)?;
+        let names: Vec<_> = guest.names.iter().flat_map(|names| names.iter()).collect();
+        let operators = self.shared.operators.as_ref();
+        // Of several names in a certificate only those of operators speak.
+        let names: Vec<String> = names
+            .into_iter()
+            .filter(|name| operators.is_some_and(|own| own.has(name)))
+            .cloned()
+            .collect();
+        let Some(speaker) = steering.speaker(&names) else {
+            return Err(Status::permission_denied(
+                "who speaks is not known: orders need a certificate",
+            ));
+        };
+        Ok((speaker.to_owned(), Arc::clone(steering)))
     }
 
     /// Every cell of the sum, with its distributions.
@@ -309,6 +367,33 @@ impl v1::fleet_server::Fleet for Collector {
             windows::send(&asked, &known, &to, &stop).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn order(
+        &self,
+        request: Request<v1::FleetOrderRequest>,
+    ) -> Result<Response<v1::FleetOrderResponse>, Status> {
+        let (speaker, steering) = self.steers(&request)?;
+        let answer = steering.order(&speaker, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        let (speaker, steering) = self.steers(&request)?;
+        let answer = steering.rebalance(&speaker, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn get_steering(
+        &self,
+        request: Request<v1::GetFleetSteeringRequest>,
+    ) -> Result<Response<v1::FleetSteering>, Status> {
+        let (_, steering) = self.steers(&request)?;
+        let request = request.into_inner();
+        Ok(Response::new(steering.status(&request.journal_of)))
     }
 
     async fn list_hosts(

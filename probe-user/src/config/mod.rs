@@ -5,6 +5,7 @@
 
 mod check;
 pub mod collect;
+mod collect_steer;
 mod labels;
 mod read;
 pub(crate) mod socket;

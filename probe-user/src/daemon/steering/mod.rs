@@ -3,13 +3,13 @@
 //! It has a thread of its own, so that neither measuring nor whoever asks waits for it. What it does
 //! is written down first, by a thread that may wait for the disk; the gates have tasks of their own.
 
+mod centre;
 mod clock;
 mod decider;
 mod gates;
 mod keeper;
 mod numbers;
 mod orders;
-mod pace;
 mod resume;
 mod status;
 mod verdicts;
@@ -19,12 +19,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use weir_proto::v1;
 
 use self::clock::Clock;
 use self::decider::{Decider, WrittenFirst};
+pub(super) use self::centre::obey;
 pub use self::gates::Gate;
 use self::gates::{Gates, SILENCE};
 use self::keeper::Keeper;
@@ -70,6 +72,8 @@ pub(super) struct Ends {
     pub(super) core: mpsc::Sender<Query>,
     /// None without a collector.
     pub(super) events: Option<Arc<Queue<HotEvent>>>,
+    /// Where the centre hears how the gate stands.
+    pub(super) gate: watch::Sender<Option<v1::GateWord>>,
     pub(super) stop: CancellationToken,
 }
 
