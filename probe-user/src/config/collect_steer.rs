@@ -218,7 +218,10 @@ mod tests {
     fn what_cannot_be_is_named_with_its_line() {
         let told = |text: &str| Config::parse(text, "c.toml").unwrap_err().to_string();
         for (text, expected) in [
-            ("[steer]\njournal_file = 'a'", "c.toml:2: steer.journal_file"),
+            (
+                "[steer]\njournal_file = 'a'",
+                "c.toml:2: steer.journal_file",
+            ),
             ("[steer]\nsettle_s = 0", "c.toml:2: steer.settle_s"),
             (
                 "plain_text = true\n[steer]\njournal_file = '/a'",

@@ -16,7 +16,8 @@ use crate::kernel::Backend;
 use crate::query::{Followed, Query};
 use crate::tls::Connector;
 use crate::uplink::{
-    self, Budgets, Centre, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts, ring,
+    self, Budgets, Centre, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts,
+    ring,
 };
 use crate::wire::{self, WIRE_VERSION};
 

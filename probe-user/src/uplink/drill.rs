@@ -243,7 +243,11 @@ impl Drills {
         let answers = self.answers.clone();
         if let Err(err) = commands.try_send(Commanded { command, answers }) {
             let commanded = err.into_inner();
-            refuse(&commanded.command, v1::CommandOutcome::Busy, "it has more to do than it can");
+            refuse(
+                &commanded.command,
+                v1::CommandOutcome::Busy,
+                "it has more to do than it can",
+            );
         }
     }
 

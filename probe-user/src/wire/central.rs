@@ -49,7 +49,12 @@ fn read(json: &str) -> Result<Order, String> {
         Level::CentralAutomation => matches!(order.auth, Auth::Policy { .. }),
         Level::OnHostHuman | Level::LocalAutomation => false,
     };
-    if !is_central || order.second.as_ref().is_some_and(|second| !is_known(second)) {
+    if !is_central
+        || order
+            .second
+            .as_ref()
+            .is_some_and(|second| !is_known(second))
+    {
         return Err(format!(
             "the order {} is one of the {} by {}, which the centre cannot give",
             order.id,
@@ -67,7 +72,9 @@ fn read(json: &str) -> Result<Order, String> {
 pub fn pool(said: &v1::PoolWord) -> Result<(Pool, Option<Order>), String> {
     let shares = [said.healthy_ppm, said.own_ppm, said.spare_ppm.unwrap_or(0)];
     if shares.iter().any(|ppm| *ppm > WHOLE_PPM) {
-        return Err(format!("shares of a pool of {shares:?} millionths cannot be"));
+        return Err(format!(
+            "shares of a pool of {shares:?} millionths cannot be"
+        ));
     }
     let token = said.token.map(|token| {
         let floor = u16::try_from(token.floor_permille).unwrap_or(u16::MAX);
@@ -207,7 +214,11 @@ mod tests {
             generation: 0,
             ..given()
         };
-        assert!(order(&said(&without)).unwrap_err().contains("no generation"));
+        assert!(
+            order(&said(&without))
+                .unwrap_err()
+                .contains("no generation")
+        );
     }
 
     #[test]

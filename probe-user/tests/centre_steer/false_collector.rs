@@ -50,9 +50,11 @@ impl Uplink for Lines {
         let (to, stream) = mpsc::channel(16);
         let lines = self.clone();
         tokio::spawn(async move {
-            let say = |message| Ok(v1::CollectorMessage {
-                message: Some(message),
-            });
+            let say = |message| {
+                Ok(v1::CollectorMessage {
+                    message: Some(message),
+                })
+            };
             while let Ok(Some(message)) = from.message().await {
                 match message.message {
                     Some(Up::Hello(hello)) => {
@@ -90,7 +92,8 @@ async fn serve() -> (u16, FalseCollector) {
         hot: hot.clone(),
         results: results_to,
     };
-    let service = UplinkServer::new(lines).accept_compressed(tonic::codec::CompressionEncoding::Zstd);
+    let service =
+        UplinkServer::new(lines).accept_compressed(tonic::codec::CompressionEncoding::Zstd);
     let serve = Server::builder().add_service(service);
     tokio::spawn(serve.serve_with_incoming(TcpListenerStream::new(listener)));
     let collector = FalseCollector {
@@ -112,7 +115,10 @@ pub(crate) async fn start(authority: &Authority, directory: &Path) -> FalseColle
     let files = authority.issue(&directory.join("false"), &["localhost"]);
     let acceptor = Arc::new(Acceptor::new(files).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+    let url = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
@@ -173,7 +179,9 @@ impl FalseCollector {
         };
         let line = self.hot.lock().await.clone().unwrap();
         let message = Some(Down::Command(command));
-        line.send(Ok(v1::CollectorMessage { message })).await.unwrap();
+        line.send(Ok(v1::CollectorMessage { message }))
+            .await
+            .unwrap();
         let answer = tokio::time::timeout(Duration::from_secs(30), self.results.recv()).await;
         let result = answer.unwrap().unwrap();
         assert_eq!(result.number, self.numbers);

@@ -42,7 +42,8 @@ pub(crate) fn weight(permille: u16) -> v1::OrderRequest {
 /// What became of an order at a host.
 pub(crate) fn outcome_of(answer: &v1::FleetOrderResponse, host: &str) -> v1::CommandOutcome {
     let own = answer.hosts.iter().find(|own| own.host == host);
-    own.unwrap_or_else(|| panic!("nothing of {host}: {answer:?}")).outcome()
+    own.unwrap_or_else(|| panic!("nothing of {host}: {answer:?}"))
+        .outcome()
 }
 
 /// What a journal holds; it must be sound.
@@ -79,7 +80,11 @@ pub(crate) struct Centre {
 
 async fn run(
     config: &Central,
-) -> (SocketAddr, CancellationToken, JoinHandle<anyhow::Result<()>>) {
+) -> (
+    SocketAddr,
+    CancellationToken,
+    JoinHandle<anyhow::Result<()>>,
+) {
     let stop = CancellationToken::new();
     let (ready_to, ready) = oneshot::channel();
     let options = collect::Options {
@@ -113,7 +118,9 @@ impl Centre {
             cert_file: Some(files.cert),
             key_file: Some(files.key),
             name: Some("centre".to_owned()),
-            operators: ["noc", "second", "nearby", "intruder"].map(str::to_owned).to_vec(),
+            operators: ["noc", "second", "nearby", "intruder"]
+                .map(str::to_owned)
+                .to_vec(),
             ..Central::default()
         };
         config.steer.journal_file = Some(directory.path().join("steer.journal"));
@@ -175,7 +182,8 @@ impl Centre {
     }
 
     pub(crate) fn files(&self, name: &str) -> Files {
-        self.authority.issue(&self.directory.path().join(name), &[name])
+        self.authority
+            .issue(&self.directory.path().join(name), &[name])
     }
 
     pub(crate) async fn client(&self, name: &str) -> FleetClient<Channel> {
@@ -207,7 +215,11 @@ impl Centre {
         self.order(name, request).await
     }
 
-    pub(crate) async fn approve(&self, name: &str, id: &str) -> Result<v1::FleetOrderResponse, Status> {
+    pub(crate) async fn approve(
+        &self,
+        name: &str,
+        id: &str,
+    ) -> Result<v1::FleetOrderResponse, Status> {
         let order = v1::OrderRequest {
             approves: id.to_owned(),
             ..v1::OrderRequest::default()
@@ -215,7 +227,11 @@ impl Centre {
         self.give(name, "", order).await
     }
 
-    pub(crate) async fn undo(&self, name: &str, id: &str) -> Result<v1::FleetOrderResponse, Status> {
+    pub(crate) async fn undo(
+        &self,
+        name: &str,
+        id: &str,
+    ) -> Result<v1::FleetOrderResponse, Status> {
         let request = v1::FleetOrderRequest {
             undoes: id.to_owned(),
             order: Some(v1::OrderRequest {
@@ -272,7 +288,11 @@ fn config(directory: &Path, url: &str, host: &str) -> Config {
 
 impl Edge {
     /// Until the centre has heard of its gate.
-    pub(crate) async fn start(centre: &Centre, host: &str, change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start(
+        centre: &Centre,
+        host: &str,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let edge = Self::start_at(&centre.url(), &centre.authority, host, change).await;
         centre.has(host).await;
         edge

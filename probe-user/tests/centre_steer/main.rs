@@ -25,7 +25,10 @@ async fn an_order_is_held_where_it_is_given_and_written_down_at_both_ends() {
     let [only] = &answer.hosts[..] else {
         panic!("{answer:?}");
     };
-    assert_eq!((only.host.as_str(), only.outcome()), ("fra-1", CommandOutcome::Done));
+    assert_eq!(
+        (only.host.as_str(), only.outcome()),
+        ("fra-1", CommandOutcome::Done)
+    );
     fra.until_weight(700).await;
     assert_eq!(ams.gate.weight(), 1000);
 
@@ -43,13 +46,19 @@ async fn an_order_is_held_where_it_is_given_and_written_down_at_both_ends() {
     // What the host has written down is known at the centre, and its chain's end.
     until("the host's journal at the centre", || async {
         let told = centre.status("noc", "fra-1").await;
-        told.journal.iter().any(|entry| entry.kind == "order").then_some(())
+        told.journal
+            .iter()
+            .any(|entry| entry.kind == "order")
+            .then_some(())
     })
     .await;
 
     let undone = centre.undo("noc", &answer.id).await.unwrap();
     assert_eq!(outcome_of(&undone, "fra-1"), CommandOutcome::Done);
-    until("it to go back", || async { (fra.gate.weight() > 700).then_some(()) }).await;
+    until("it to go back", || async {
+        (fra.gate.weight() > 700).then_some(())
+    })
+    .await;
     fra.stop().await;
     ams.stop().await;
     centre.stop().await;
@@ -63,16 +72,31 @@ async fn who_has_no_right_changes_nothing_and_is_written_down() {
     })
     .await;
     // An operator without a role, one whose role does not reach so far, and nobody at all.
-    let refused = centre.give("intruder", "fra-1", order("drain")).await.unwrap_err();
+    let refused = centre
+        .give("intruder", "fra-1", order("drain"))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    let refused = centre.give("nearby", "fleet", order("drain")).await.unwrap_err();
+    let refused = centre
+        .give("nearby", "fleet", order("drain"))
+        .await
+        .unwrap_err();
     assert!(refused.message().contains("of a fleet"), "{refused}");
-    let refused = centre.give("nobody", "fra-1", order("drain")).await.unwrap_err();
+    let refused = centre
+        .give("nobody", "fra-1", order("drain"))
+        .await
+        .unwrap_err();
     assert!(refused.message().contains("operators"), "{refused}");
     // A role at the collector and none at the host.
-    let answer = centre.give("nearby", "fra-1", order("drain")).await.unwrap();
+    let answer = centre
+        .give("nearby", "fra-1", order("drain"))
+        .await
+        .unwrap();
     assert_eq!(outcome_of(&answer, "fra-1"), CommandOutcome::Refused);
-    assert!(answer.hosts[0].reason.contains("\"nearby\" has no role"), "{answer:?}");
+    assert!(
+        answer.hosts[0].reason.contains("\"nearby\" has no role"),
+        "{answer:?}"
+    );
     // No reason, no such region, no such host.
     let without = v1::OrderRequest {
         reason: String::new(),
@@ -125,12 +149,14 @@ async fn much_traffic_takes_two_people() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert_eq!(edge.gate.weight(), 1000);
     let approved = centre.approve("second", &answer.id).await.unwrap();
-    assert_eq!(outcome_of(&approved, "fra-1"), CommandOutcome::Done, "{approved:?}");
+    assert_eq!(
+        outcome_of(&approved, "fra-1"),
+        CommandOutcome::Done,
+        "{approved:?}"
+    );
     edge.until_weight(400).await;
     let held = bodies(&edge.journal());
-    let has_second = |body: &Body| {
-        matches!(body, Body::Order(order) if order.second.is_some() && order.id == answer.id)
-    };
+    let has_second = |body: &Body| matches!(body, Body::Order(order) if order.second.is_some() && order.id == answer.id);
     assert!(held.iter().any(has_second), "{held:?}");
     let again = centre.approve("second", &answer.id).await.unwrap_err();
     assert_eq!(again.code(), Code::InvalidArgument);
@@ -188,14 +214,24 @@ async fn a_rebalance_outlives_its_collector_and_is_undone_as_one() {
         told.problems.is_empty().then_some(told)
     })
     .await;
-    assert!(told.id.is_empty() && told.headroom_bps.is_some(), "{told:?}");
+    assert!(
+        told.id.is_empty() && told.headroom_bps.is_some(),
+        "{told:?}"
+    );
     assert_eq!((told.gives.len(), told.takes.len()), (2, 1));
-    assert!(told.gives.iter().all(|own| own.to_permille == 700 && own.why_not.is_empty()));
+    assert!(
+        told.gives
+            .iter()
+            .all(|own| own.to_permille == 700 && own.why_not.is_empty())
+    );
     let begun = v1::RebalanceRequest {
         dry_run: false,
         ..request.clone()
     };
-    let refused = centre.rebalance("intruder", begun.clone()).await.unwrap_err();
+    let refused = centre
+        .rebalance("intruder", begun.clone())
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     let id = centre.rebalance("noc", begun.clone()).await.unwrap().id;
     let other = centre.rebalance("noc", begun).await.unwrap_err();
@@ -203,10 +239,20 @@ async fn a_rebalance_outlives_its_collector_and_is_undone_as_one() {
 
     let fra = &edges[..2];
     let moved = || fra.iter().filter(|edge| edge.gate.weight() <= 700).count();
-    until("one host to move", || async { (moved() == 1).then_some(()) }).await;
-    let canary = fra.iter().position(|edge| edge.gate.weight() <= 700).unwrap();
+    until("one host to move", || async {
+        (moved() == 1).then_some(())
+    })
+    .await;
+    let canary = fra
+        .iter()
+        .position(|edge| edge.gate.weight() <= 700)
+        .unwrap();
     let centre = centre.kill_and_start_again().await;
-    assert_eq!(fra[canary].gate.weight(), 700, "it holds without the centre");
+    assert_eq!(
+        fra[canary].gate.weight(),
+        700,
+        "it holds without the centre"
+    );
     until("the other one", || async { (moved() == 2).then_some(()) }).await;
     until("its end", || async {
         let told = centre.status("noc", "").await;
@@ -219,7 +265,10 @@ async fn a_rebalance_outlives_its_collector_and_is_undone_as_one() {
     let centre = centre.kill_and_start_again().await;
     centre.undo("noc", &id).await.unwrap();
     for edge in fra {
-        until("it to go back", || async { (edge.gate.weight() > 700).then_some(()) }).await;
+        until("it to go back", || async {
+            (edge.gate.weight() > 700).then_some(())
+        })
+        .await;
     }
     let phases: Vec<_> = bodies(&centre.journal())
         .into_iter()
@@ -271,7 +320,9 @@ async fn a_host_that_grants_no_rebalance_does_not_move_and_says_so() {
     .await;
     assert_eq!(fra.gate.weight(), 1000);
     let refused = bodies(&fra.journal());
-    let refused = refused.iter().filter(|body| matches!(body, Body::Refused { .. }));
+    let refused = refused
+        .iter()
+        .filter(|body| matches!(body, Body::Refused { .. }));
     assert_eq!(refused.count(), 1, "said each second, written down once");
     fra.stop().await;
     ams.stop().await;
@@ -295,7 +346,11 @@ async fn an_order_takes_effect_soon() {
         let given = Instant::now();
         let answer = fleet.order(request).await.unwrap().into_inner();
         answered_ms.push(given.elapsed().as_secs_f64() * 1e3);
-        assert_eq!(outcome_of(&answer, "fra-1"), CommandOutcome::Done, "{answer:?}");
+        assert_eq!(
+            outcome_of(&answer, "fra-1"),
+            CommandOutcome::Done,
+            "{answer:?}"
+        );
         let held = until("it to be held", || async {
             edge.gate.held_since(given, |weight| weight == permille)
         })
@@ -383,7 +438,9 @@ async fn what_no_collector_should_send_is_refused_and_written_down() {
     assert_eq!(edge.gate.weight(), 700);
     until("each to be written down", || async {
         let kept = bodies(&edge.journal());
-        let refused = kept.iter().filter(|body| matches!(body, Body::Refused { .. }));
+        let refused = kept
+            .iter()
+            .filter(|body| matches!(body, Body::Refused { .. }));
         (refused.count() == 7).then_some(())
     })
     .await;
@@ -404,8 +461,12 @@ async fn in_plain_text_nobody_commands() {
     assert!(told.reason.contains("certificates"), "{told:?}");
     until("it to be written down", || async {
         let kept = bodies(&edge.journal());
-        kept.iter().any(|body| matches!(body, Body::Refused { .. })).then_some(())
+        kept.iter()
+            .any(|body| matches!(body, Body::Refused { .. }))
+            .then_some(())
     })
     .await;
-    tokio::time::timeout(Duration::from_secs(30), edge.stop()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), edge.stop())
+        .await
+        .unwrap();
 }

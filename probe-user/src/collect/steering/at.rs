@@ -29,9 +29,7 @@ impl At {
     pub fn holds(&self, host: &str, places: &Places) -> bool {
         match self {
             Self::Host(name) => name.eq_ignore_ascii_case(host),
-            Self::Region(region) => places
-                .of(host)
-                .is_some_and(|place| place.region == *region),
+            Self::Region(region) => places.of(host).is_some_and(|place| place.region == *region),
             Self::Fleet => true,
         }
     }

@@ -41,7 +41,10 @@ impl Steering {
             Ok(()) => String::new(),
             Err(denied @ Denied::SecondNeeded { .. }) => denied.to_string(),
             Err(denied) => {
-                return Err(self.refuse(&order, &at.to_string(), denied.into()).await.into());
+                return Err(self
+                    .refuse(&order, &at.to_string(), denied.into())
+                    .await
+                    .into());
             }
         };
         let plan = kept.plan;
@@ -141,7 +144,9 @@ impl Steering {
             if (1..=most).contains(&value) {
                 return Ok(value);
             }
-            Err(format!("{what} of {value} s is out of range: 1 to {most} s"))
+            Err(format!(
+                "{what} of {value} s is out of range: 1 to {most} s"
+            ))
         };
         let most_s = if request.break_glass {
             MAX_BREAK_GLASS_S
@@ -187,7 +192,9 @@ impl Steering {
         let state = self.state();
         let own = state.rebalances.iter().find(|own| own.kept.plan.id == id);
         own.map(|own| own.kept.clone()).ok_or_else(|| {
-            Refused::Impossible(format!("no order and no rebalance {id} is known here (any longer)"))
+            Refused::Impossible(format!(
+                "no order and no rebalance {id} is known here (any longer)"
+            ))
         })
     }
 
@@ -247,7 +254,8 @@ impl Steering {
     ) -> Result<(), Refused> {
         let kept = self.kept(id)?;
         let order = release(speaker, Scope::Host, Some(id), reason);
-        self.may(&order, &At::Region(kept.plan.from.clone())).await?;
+        self.may(&order, &At::Region(kept.plan.from.clone()))
+            .await?;
         let why = format!("{speaker}: {reason}");
         self.end(&why, |own| own.kept.plan.id == id).await;
         Ok(())
@@ -260,7 +268,11 @@ impl Steering {
             At::Region(region) => *region == kept.plan.from || *region == kept.plan.to,
             At::Host(host) => {
                 let place = self.places.of(host);
-                place.is_some_and(|place| [&kept.plan.from, &kept.plan.to].iter().any(|own| **own == place.region))
+                place.is_some_and(|place| {
+                    [&kept.plan.from, &kept.plan.to]
+                        .iter()
+                        .any(|own| **own == place.region)
+                })
             }
         };
         let why = format!("panic at {at}: {reason}");

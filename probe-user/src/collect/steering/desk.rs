@@ -232,7 +232,10 @@ impl Steering {
             ));
         }
         if self.state().orders.find(&order.id).is_some() {
-            return Err(format!("order {} was heard before: it is a replay", order.id));
+            return Err(format!(
+                "order {} was heard before: it is a replay",
+                order.id
+            ));
         }
         let order = Order {
             generation: 1,
@@ -325,12 +328,7 @@ impl Steering {
     }
 
     /// Takes back an order or a rebalance; the id of the order that does so, if it takes one.
-    async fn undo(
-        &self,
-        speaker: &str,
-        id: &str,
-        reason: &str,
-    ) -> Result<Option<String>, Refused> {
+    async fn undo(&self, speaker: &str, id: &str, reason: &str) -> Result<Option<String>, Refused> {
         let found = {
             let state = self.state();
             let given = state.orders.find(id);
@@ -380,7 +378,9 @@ impl Steering {
         // Whoever may ask must not be able to write the past out of the journal.
         if self.state().refused.pass(Now::read().boot_ns) {
             let why = refused.to_string();
-            self.keeper.note(vec![Body::Refused { who, what, why }]).await;
+            self.keeper
+                .note(vec![Body::Refused { who, what, why }])
+                .await;
         }
         refused
     }
@@ -443,11 +443,7 @@ fn outcomes(given: &Given) -> Vec<v1::HostOutcome> {
 
 /// The order that takes back another.
 pub(super) fn release(speaker: &str, scope: Scope, of: Option<&str>, reason: &str) -> Order {
-    let Author {
-        level,
-        actor,
-        auth,
-    } = author(speaker);
+    let Author { level, actor, auth } = author(speaker);
     Order {
         id: uuid::Uuid::new_v4().simple().to_string(),
         generation: 0,

@@ -62,11 +62,8 @@ impl Given {
 
     /// Hosts at which it may be in force.
     pub fn taken_by(&self) -> impl Iterator<Item = &str> {
-        let may_hold = |outcome: &Outcome| {
-            outcome
-                .as_ref()
-                .is_none_or(|fate| fate.refused.is_none())
-        };
+        let may_hold =
+            |outcome: &Outcome| outcome.as_ref().is_none_or(|fate| fate.refused.is_none());
         let holding = self.hosts.iter().filter(move |(_, own)| may_hold(own));
         holding.map(|(host, _)| host.as_str())
     }
@@ -191,7 +188,11 @@ mod tests {
         orders.note(fate("x", "1", None));
         assert!(orders.answered().is_empty());
         let given = orders.find("1").unwrap();
-        let told = (given.tally().taken, given.tally().refused, given.tally().unanswered);
+        let told = (
+            given.tally().taken,
+            given.tally().refused,
+            given.tally().unanswered,
+        );
         assert_eq!(told, (1, 1, 1));
         assert_eq!(given.taken_by().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(given.refusals().collect::<Vec<_>>(), [("b", "no role")]);

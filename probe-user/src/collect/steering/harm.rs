@@ -57,9 +57,8 @@ impl Harm {
         if now_ns.saturating_sub(self.begun_ns) > WATCHED_NS {
             return None;
         }
-        let after = |hosts: &[&str]| {
-            ledger.counted_of(hosts.iter().copied(), self.begun_ns, now_ns)
-        };
+        let after =
+            |hosts: &[&str]| ledger.counted_of(hosts.iter().copied(), self.begun_ns, now_ns);
         let control = (self.control, after(&groups.control));
         let told = [
             ("the hosts that take it", self.targets, &groups.targets),
@@ -71,12 +70,7 @@ impl Harm {
         })
     }
 
-    fn worse(
-        &self,
-        own: (Count, Count),
-        control: (Count, Count),
-        now_ns: u64,
-    ) -> Option<String> {
+    fn worse(&self, own: (Count, Count), control: (Count, Count), now_ns: u64) -> Option<String> {
         let is_enough = |(before, after): (Count, Count)| before.n >= MIN_N && after.n >= MIN_N;
         if !is_enough(own) {
             return None;
@@ -119,7 +113,13 @@ mod tests {
     use super::*;
 
     /// Hosts of which each has a hundred deliveries a second; `late` says how many of them are.
-    fn play(ledger: &mut Ledger, from_s: u64, until_s: u64, late: &[(&str, u64)], views: &mut [View]) {
+    fn play(
+        ledger: &mut Ledger,
+        from_s: u64,
+        until_s: u64,
+        late: &[(&str, u64)],
+        views: &mut [View],
+    ) {
         for s in from_s..until_s {
             for view in views.iter_mut() {
                 let late = late.iter().find(|(host, _)| *host == view.host);

@@ -229,7 +229,10 @@ mod tests {
         let [only] = &found.rebalances[..] else {
             panic!("{found:?}");
         };
-        assert_eq!((&*only.plan.id, &only.phase), ("r1", &Phase::Moving { stage: 1 }));
+        assert_eq!(
+            (&*only.plan.id, &only.phase),
+            ("r1", &Phase::Moving { stage: 1 })
+        );
     }
 
     #[tokio::test]
@@ -237,7 +240,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("no").join("steer.journal");
         let (keeper, _) = Keeper::open(&Steer::default(), &file, Now::read());
-        let why = keeper.write(vec![Body::Note(String::new())]).await.unwrap_err();
+        let why = keeper
+            .write(vec![Body::Note(String::new())])
+            .await
+            .unwrap_err();
         assert!(why.contains("steer.journal"), "{why}");
         assert_eq!(keeper.status().0, why);
     }

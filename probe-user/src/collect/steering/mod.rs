@@ -18,8 +18,8 @@ pub mod outbox;
 pub mod places;
 pub mod preview;
 pub mod rebalance;
-mod told;
 pub mod tokens;
+mod told;
 pub mod view;
 pub mod word;
 
@@ -38,13 +38,13 @@ use weir_proto::v1::edge_message::Message as Up;
 use super::drills::{Answer as Drilled, Drills, Waiting as Answers};
 use super::known;
 use crate::config::collect::Steer;
+use crate::steer::Scope;
 use crate::steer::central::{Central, Kept, Phase};
 use crate::steer::journal::Body;
 use crate::steer::overrides::order::OnFail;
 use crate::steer::overrides::roles::{Reach, Roles};
 use crate::steer::overrides::{Action, Level, Order};
 use crate::steer::pace::Pace;
-use crate::steer::Scope;
 use given::Orders;
 use journals::Journals;
 use keep::{Found, Keeper, Now};
@@ -159,7 +159,11 @@ impl Steering {
             state.rebalances.push(rebalance);
         }
         if orders + rebalances > 0 {
-            tracing::warn!(orders, rebalances, "what was ordered before the start goes on");
+            tracing::warn!(
+                orders,
+                rebalances,
+                "what was ordered before the start goes on"
+            );
         }
     }
 

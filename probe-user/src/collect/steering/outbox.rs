@@ -232,7 +232,10 @@ impl Outbox {
                 over.push(Fate {
                     host: name.clone(),
                     order: own.order.id.clone(),
-                    refused: Some(format!("expired after {} s: {heard}", age_ns / 1_000_000_000)),
+                    refused: Some(format!(
+                        "expired after {} s: {heard}",
+                        age_ns / 1_000_000_000
+                    )),
                     took_ns: now_ns.saturating_sub(own.pushed_ns),
                     is_rechained: own.is_rechained,
                 });
@@ -328,7 +331,9 @@ pub(super) mod tests {
         assert_eq!(outbox.due(Some("a"), late_ns - 1, BEGUN_UNIX_NS), first);
         let taken_first = || taken(&first[0].order);
         assert_eq!(outbox.heard("a", 99, taken_first(), 1), None);
-        let fate = outbox.heard("a", first[0].number, taken_first(), late_ns).unwrap();
+        let fate = outbox
+            .heard("a", first[0].number, taken_first(), late_ns)
+            .unwrap();
         assert_eq!((fate.refused, fate.took_ns), (None, late_ns));
         let second = outbox.due(None, late_ns, BEGUN_UNIX_NS);
         assert_eq!(second[0].order.prev_hash, Some(first[0].order.hash()));
@@ -350,7 +355,10 @@ pub(super) mod tests {
         assert_eq!(outbox.waiting(), (2, 1));
         assert!(outbox.expire(0, BEGUN_UNIX_NS + MAX_AGE_NS).is_empty());
         let over = outbox.expire(7, BEGUN_UNIX_NS + MAX_AGE_NS + 1);
-        let told: Vec<_> = over.iter().map(|fate| fate.refused.as_deref().unwrap()).collect();
+        let told: Vec<_> = over
+            .iter()
+            .map(|fate| fate.refused.as_deref().unwrap())
+            .collect();
         assert!(told[0].contains("has not answered") && told[1].contains("never left"));
         assert_eq!(outbox.waiting(), (0, 0));
     }
@@ -412,7 +420,9 @@ pub(super) mod tests {
                 let now_ns = step * 200_000_000;
                 if given.len() < 40 && rng.u32(0..20) == 0 {
                     let id = format!("o{}", given.len());
-                    outbox.push("a", order(&id, Action::Hold, now_ns), now_ns).unwrap();
+                    outbox
+                        .push("a", order(&id, Action::Hold, now_ns), now_ns)
+                        .unwrap();
                     given.push((id, now_ns));
                 }
                 if rng.u32(0..40) == 0 {

@@ -9,9 +9,7 @@ use std::collections::BTreeMap;
 
 use super::view::{Gate, View};
 use crate::qoe::blame::WHOLE_PPM;
-use crate::steer::policy::invariants::{
-    PANIC_HEALTHY_PPM, SOFT_FLOOR_PPM, TOKEN_MOST_PPM,
-};
+use crate::steer::policy::invariants::{PANIC_HEALTHY_PPM, SOFT_FLOOR_PPM, TOKEN_MOST_PPM};
 
 /// How long a right lasts without being lent again.
 pub const LEASE_NS: u64 = 10_000_000_000;

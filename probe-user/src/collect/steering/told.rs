@@ -92,9 +92,10 @@ impl Steering {
     }
 
     fn unwilling(&self, state: &State, own: &Rebalance) -> Vec<v1::HostOutcome> {
-        let its = state.unwilling.iter().filter(|(host, _)| {
-            own.weight_permille(host, &self.places).is_some()
-        });
+        let its = state
+            .unwilling
+            .iter()
+            .filter(|(host, _)| own.weight_permille(host, &self.places).is_some());
         let refused = its.take(MAX_REFUSALS).map(|(host, why)| v1::HostOutcome {
             host: host.clone(),
             outcome: v1::CommandOutcome::Refused.into(),

@@ -54,7 +54,9 @@ pub fn words(
             pools.entry(place.pool).or_default().push((view, place));
         }
     }
-    let words = pools.into_values().flat_map(|hosts| of_pool(&hosts, ledger));
+    let words = pools
+        .into_values()
+        .flat_map(|hosts| of_pool(&hosts, ledger));
     words.collect()
 }
 

@@ -103,7 +103,10 @@ impl Decider {
                 Err(denial) => (outcome(&denial), denial.to_string()),
             }
         } else {
-            (Outcome::Busy, "more orders came than one a second".to_owned())
+            (
+                Outcome::Busy,
+                "more orders came than one a second".to_owned(),
+            )
         };
         self.answer(outcome, why, level)
     }
@@ -124,7 +127,9 @@ impl Decider {
         let wanted = match region {
             None => {
                 if let Some((id, true)) = self.centre.region.take() {
-                    bodies.push(Body::Note(format!("the rebalance {id} wants nothing any longer")));
+                    bodies.push(Body::Note(format!(
+                        "the rebalance {id} wants nothing any longer"
+                    )));
                 }
                 Ok(None)
             }
@@ -158,7 +163,10 @@ impl Decider {
             .created_unix_ns
             .saturating_add(u64::from(order.ttl_s) * SECOND_NS);
         let allowed = if now.unix_ns > end_ns.saturating_add(MAX_AHEAD_NS) {
-            Err(Denial::Refused(format!("the {} s of {} are over", order.ttl_s, order.id)))
+            Err(Denial::Refused(format!(
+                "the {} s of {} are over",
+                order.ttl_s, order.id
+            )))
         } else {
             let authorised = self.roles.authorise(&order, Reach::Region);
             authorised.map_err(|denied| Denial::Unauthorised(denied.to_string()))

@@ -24,9 +24,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_proto::v1;
 
+pub(super) use self::centre::obey;
 use self::clock::Clock;
 use self::decider::{Decider, WrittenFirst};
-pub(super) use self::centre::obey;
 pub use self::gates::Gate;
 use self::gates::{Gates, SILENCE};
 use self::keeper::Keeper;

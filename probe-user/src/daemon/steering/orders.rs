@@ -4,10 +4,10 @@ use super::{Decider, WrittenFirst};
 use crate::query::steering::{Denial, Taken};
 use crate::steer::forecast::{Forecast, forecast};
 use crate::steer::journal::Body;
-use crate::steer::pace::Pace;
 use crate::steer::overrides::book::MAX_AGE_NS;
 use crate::steer::overrides::roles::{Denied, Reach};
 use crate::steer::overrides::{Action, Auth, Held, Moment, Order};
+use crate::steer::pace::Pace;
 use crate::wire::steer::{auth as who, in_words};
 
 /// Orders that wait for a second person.

@@ -95,9 +95,16 @@ fn rebalance(own: &FleetRebalance, lines: &mut Lines<'_>) -> io::Result<()> {
 fn order(own: &FleetOrder) -> (String, Mark) {
     let told = own.order.as_ref().map(order_sentence).unwrap_or_default();
     if own.waits {
-        return (format!("at {}, waits for a second person: {told}", own.at), Mark::Warn);
+        return (
+            format!("at {}, waits for a second person: {told}", own.at),
+            Mark::Warn,
+        );
     }
-    let mark = if own.refused > 0 { Mark::Bad } else { Mark::Warn };
+    let mark = if own.refused > 0 {
+        Mark::Bad
+    } else {
+        Mark::Warn
+    };
     let text = format!(
         "at {}, taken by {}, refused by {}, unanswered by {}: {told}",
         own.at, own.taken, own.refused, own.unanswered
@@ -183,10 +190,16 @@ fn outcome(host: &HostOutcome) -> (String, Mark) {
             Mark::Good,
         ),
         CommandOutcome::Unspecified => (
-            format!("{}: no answer yet; it is sent again for five minutes", host.host),
+            format!(
+                "{}: no answer yet; it is sent again for five minutes",
+                host.host
+            ),
             Mark::Warn,
         ),
-        _ => (format!("{}: refused: {}", host.host, host.reason), Mark::Bad),
+        _ => (
+            format!("{}: refused: {}", host.host, host.reason),
+            Mark::Bad,
+        ),
     }
 }
 
@@ -241,9 +254,8 @@ fn gives(own: &RebalanceGives) -> (String, Mark) {
 }
 
 fn takes(own: &RebalanceTakes) -> (String, Mark) {
-    let mbps = |bps: Option<u64>| {
-        bps.map_or_else(|| "?".to_owned(), |bps| units::mbps(bps).to_string())
-    };
+    let mbps =
+        |bps: Option<u64>| bps.map_or_else(|| "?".to_owned(), |bps| units::mbps(bps).to_string());
     let text = format!(
         "{} sends {} Mbit/s, can take {}, would get {}",
         own.host,

@@ -110,7 +110,11 @@ fn one_host_moves_then_a_tenth_then_three_then_all_each_after_a_dead_time() {
     assert_eq!(fleet.moved(&rebalance), [rebalance.kept.canary.as_str()]);
     let mut counts = Vec::new();
     while rebalance.kept.phase != Phase::Moved {
-        let before: Vec<_> = fleet.moved(&rebalance).into_iter().map(str::to_owned).collect();
+        let before: Vec<_> = fleet
+            .moved(&rebalance)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
         assert_eq!(fleet.until_change(&mut rebalance, 100), 30);
         let after = fleet.moved(&rebalance);
         assert!(before.iter().all(|host| after.contains(&host.as_str())));
@@ -120,7 +124,12 @@ fn one_host_moves_then_a_tenth_then_three_then_all_each_after_a_dead_time() {
     assert!((4..=18).contains(&counts[0]), "{counts:?}");
     assert!((18..=42).contains(&counts[1]), "{counts:?}");
     assert_eq!(counts[2..], [100, 100]);
-    assert!(fleet.moved(&rebalance).iter().all(|host| host.starts_with("fra")));
+    assert!(
+        fleet
+            .moved(&rebalance)
+            .iter()
+            .all(|host| host.starts_with("fra"))
+    );
 }
 
 #[test]
@@ -152,17 +161,26 @@ fn who_is_worse_off_ends_all_of_it() {
     let after_s = fleet.until_change(&mut rebalance, 25);
     assert!(after_s < 25);
     let why = rebalance.kept.phase.why();
-    assert!(rebalance.is_over() && why.contains("the hosts that take it"), "{why}");
+    assert!(
+        rebalance.is_over() && why.contains("the hosts that take it"),
+        "{why}"
+    );
 }
 
 #[test]
 fn silence_stops_it_where_it_is_and_a_panic_takes_it_back() {
     let mut fleet = Fleet::new(10);
     let mut rebalance = fleet.begin();
-    let target = fleet.views.iter().position(|view| view.host == "ams-3").unwrap();
+    let target = fleet
+        .views
+        .iter()
+        .position(|view| view.host == "ams-3")
+        .unwrap();
     fleet.views[target].is_fresh = false;
     assert!(rebalance.step(&fleet.around()));
-    assert!(matches!(&rebalance.kept.phase, Phase::Stopped { stage: 0, why } if why.contains("ams-3")));
+    assert!(
+        matches!(&rebalance.kept.phase, Phase::Stopped { stage: 0, why } if why.contains("ams-3"))
+    );
     fleet.views[target].is_fresh = true;
     fleet.play(100);
     assert!(!rebalance.step(&fleet.around()), "a human decides");
@@ -234,8 +252,16 @@ fn what_the_targets_cannot_take_is_not_begun_and_not_gone_on_with() {
     // Ten hosts of 2 Gbit/s give 300 permille, ten have 7 Gbit/s left each.
     assert_eq!(told.moved_bps, 6_000_000_000);
     assert_eq!(told.headroom_bps, Some(70_000_000_000));
-    assert!(told.takes.iter().all(|one| one.gets_bps == Some(600_000_000)));
-    assert!(told.gives.iter().all(|one| one.to_permille == 700 && one.why_not.is_none()));
+    assert!(
+        told.takes
+            .iter()
+            .all(|one| one.gets_bps == Some(600_000_000))
+    );
+    assert!(
+        told.gives
+            .iter()
+            .all(|one| one.to_permille == 700 && one.why_not.is_none())
+    );
 
     let mut rebalance = fleet.begin();
     // 8 Gbit/s each: a tenth is kept back.
@@ -244,13 +270,19 @@ fn what_the_targets_cannot_take_is_not_begun_and_not_gone_on_with() {
     let told = preview(&fleet.plan(), &fleet.around(), all);
     assert!(told.problems[0].contains("can take 10000 Mbit/s more, and 24000 would come"));
     assert!(rebalance.step(&fleet.around()));
-    assert!(matches!(rebalance.kept.phase, Phase::Stopped { stage: 0, .. }));
+    assert!(matches!(
+        rebalance.kept.phase,
+        Phase::Stopped { stage: 0, .. }
+    ));
 
     for view in &mut fleet.views[..12] {
         view.is_off = true;
     }
     let told = preview(&fleet.plan(), &fleet.around(), all);
-    assert!(told.problems[0].contains("% of the region \"ams\" is healthy"), "{told:?}");
+    assert!(
+        told.problems[0].contains("% of the region \"ams\" is healthy"),
+        "{told:?}"
+    );
     let mut plan = fleet.plan();
     plan.to = "waw".to_owned();
     let told = preview(&plan, &fleet.around(), all);
