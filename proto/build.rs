@@ -2,7 +2,7 @@
 
 /// Fields that hold an enum or an encoded message, and the function in `words.rs` that writes it as a
 /// word or as that message.
-const WORDED_FIELDS: [(&str, &str); 30] = [
+const WORDED_FIELDS: [(&str, &str); 31] = [
     ("Delivery.kind", "delivery_kind"),
     ("Delivery.phase", "delivery_phase"),
     ("Delivery.ended", "end_cause"),
@@ -33,6 +33,7 @@ const WORDED_FIELDS: [(&str, &str); 30] = [
     ("HostLane.lane", "lane"),
     ("Selector.events", "hot_event_kinds"),
     ("CommandResult.outcome", "command_outcome"),
+    ("HostOutcome.outcome", "command_outcome"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,6 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "Journalled.what",
         "Word.word",
         "Ask.what",
+        "Command.what",
     ] {
         builder = builder.type_attribute(
             format!(".weir.v1.{oneof}"),
@@ -77,8 +79,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "RecordedLabel.remote_address",
         "Frame.padding",
         "Told.bytes",
-        "Command.body",
-        "CommandResult.body",
     ] {
         builder = builder.field_attribute(format!(".weir.v1.{field}"), "#[serde(skip)]");
     }

@@ -12,7 +12,7 @@ pub enum Outcome {
     Done,
     /// The doctor's verdict.
     Examined(Health),
-    /// A recording was replayed, as far as it goes: something of it is missing.
+    /// It was done as far as it goes: of a recording something is missing, of hosts not all obey.
     Incomplete,
     /// An order waits for a second person.
     Waits,

@@ -13,6 +13,7 @@ mod record;
 mod replay;
 mod run;
 mod steer;
+mod steer_centre;
 mod try_gate;
 mod viewers;
 mod watch;
@@ -73,7 +74,8 @@ Exit status:
   3  weir doctor: weir can measure here, but something is lost
   4  weir doctor: weir cannot measure here
   5  weir replay: all that is there was replayed, and something is missing: a file is torn or
-     damaged, or has gaps; weir journal: it is not as it was written
+     damaged, or has gaps; weir journal: it is not as it was written; weir steer --collector: not
+     every host has taken the order
   6  weir steer: the order waits for a second person (weir steer approve)
 
 Listings:

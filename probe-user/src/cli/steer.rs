@@ -8,6 +8,7 @@ use weir_proto::v1::{GetSteeringRequest, OrderExpectation, OrderRequest, OrderRe
 
 use super::{
     Approve, Order, Outcome, ReleaseOrder, Steer, SteerCommand, SteerSimulate, SteerStatus, record,
+    steer_centre,
 };
 use crate::query::client::{self, Peer};
 use crate::steer::Scope;
@@ -39,6 +40,9 @@ pub async fn steer(args: &Steer, style: Style, to: impl Write) -> Result<Outcome
     let (order, request) = match &args.command {
         SteerCommand::Status(args) => return status(args, style, to).await,
         SteerCommand::Approve(args) => return approve(args, style, to).await,
+        SteerCommand::Rebalance(args) => return steer_centre::rebalance(args, style, to).await,
+        SteerCommand::Undo(args) => return steer_centre::undo(args, style, to).await,
+        SteerCommand::FleetStatus(args) => return steer_centre::status(args, style, to).await,
         SteerCommand::Simulate(args) => {
             simulation(args, style, to)?;
             return Ok(Outcome::Done);
@@ -59,6 +63,14 @@ pub async fn steer(args: &Steer, style: Style, to: impl Write) -> Result<Outcome
         }
         SteerCommand::Release(own) => (&own.order, release(own)),
     };
+    if let Some(url) = &order.through.collector {
+        let asked = steer_centre::Asked {
+            at: order.at.as_ref(),
+            order: request,
+        };
+        let format = order.output.output;
+        return steer_centre::order(url, &order.through, asked, format, style, to).await;
+    }
     let answer = send(&order.socket.socket, request).await?;
     tell(&answer, order.dry_run, order.output.output, style, to)
 }
@@ -106,6 +118,14 @@ async fn approve(args: &Approve, style: Style, to: impl Write) -> Result<Outcome
         approves: args.id.clone(),
         ..OrderRequest::default()
     };
+    if let Some(url) = &args.through.collector {
+        let asked = steer_centre::Asked {
+            at: None,
+            order: request,
+        };
+        let format = args.output.output;
+        return steer_centre::order(url, &args.through, asked, format, style, to).await;
+    }
     let answer = send(&args.socket.socket, request).await?;
     tell(&answer, false, args.output.output, style, to)
 }
@@ -136,7 +156,7 @@ fn tell(
     })
 }
 
-fn print(row: &impl serde::Serialize, to: &mut impl Write) -> Result<()> {
+pub(super) fn print(row: &impl serde::Serialize, to: &mut impl Write) -> Result<()> {
     // By way of io::Error, so that a reader that went away is known as one.
     serde_json::to_writer(&mut *to, row).map_err(std::io::Error::from)?;
     Ok(to.write_all(b"\n")?)

@@ -217,6 +217,11 @@ impl Drills {
         }
     }
 
+    /// Whether a host is connected here.
+    pub(super) fn has(&self, host: &str) -> bool {
+        self.state().hosts.contains_key(host)
+    }
+
     /// Somebody will wait for answers.
     pub(super) fn wait(self: &Arc<Self>) -> Waiting {
         let id = uuid::Uuid::new_v4().to_string();

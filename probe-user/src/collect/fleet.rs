@@ -239,6 +239,7 @@ impl Fleet {
             let vital = frame.vital.is_some();
             if vital {
                 boot.vital.clone_from(&frame.vital);
+                boot.gate = frame.gate;
             }
             let at_risk = boot
                 .viewers()

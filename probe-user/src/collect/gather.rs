@@ -54,6 +54,11 @@ pub(super) struct Reach {
 }
 
 impl Gather {
+    /// Whether hosts may be connected to other collectors.
+    pub(super) fn is_divided(&self) -> bool {
+        self.peers.is_some()
+    }
+
     pub(super) fn new(local: Arc<Local>, peers: Option<Arc<Peers>>) -> Self {
         Self { local, peers }
     }

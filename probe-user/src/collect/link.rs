@@ -98,6 +98,9 @@ impl Link {
             let is_repeated =
                 holding.guests(|guests| guests.is_repeated(&self.hello, frame.seq, heard_unix_ns));
             if merged != Merged::Repeated && !is_repeated {
+                if let Some(steering) = &self.shared.steering {
+                    steering.journaled(&self.hello.host, &frame.events);
+                }
                 self.pass_on(frame, heard_unix_ns);
             }
             let merged_in = held.as_ref().map(|held| held.generation);
@@ -168,6 +171,9 @@ impl Link {
         let drills = &self.shared.drills;
         let is_hot = self.hello.lane() == v1::Lane::Hot;
         let mut enrolled = is_hot.then(|| drills.enroll(&self.hello.host));
+        if let (true, Some(steering)) = (is_hot, &self.shared.steering) {
+            steering.connected(&self.hello.host);
+        }
         let mut waiting = Waiting::default();
         let mut answer = Some(Ok(welcome));
         loop {

@@ -30,6 +30,7 @@ pub mod sent;
 mod service;
 mod shares;
 mod sinks;
+pub mod steering;
 mod waiting;
 mod windows;
 
@@ -62,9 +63,10 @@ use local::Local;
 use metrics::Gatherer;
 use peers::{Peers, Words};
 use refusals::Refusals;
-use service::{Centre, Collector, Operators};
+use service::{Centre, Collector, Operators, Parts};
 use shares::Shares;
 use sinks::Sinks;
+use steering::Steering;
 
 /// A frame of 256 busy cells takes about a megabyte.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -115,15 +117,21 @@ pub async fn run(
     let sinks = Sinks::new(&config, &name)?;
     let refusals = Arc::new(Refusals::default());
     let operators = acceptor.as_ref().map(|_| Operators::new(&config.operators));
-    let collector = Collector::new(
+    let drills = Arc::clone(&centre.drills);
+    let steering = Steering::open(&config.steer, Arc::clone(&centre.gather), drills);
+    let collector = Collector::new(Parts {
         centre,
         sinks,
         operators,
-        Arc::clone(&refusals),
-        shutdown.clone(),
-    );
+        refusals: Arc::clone(&refusals),
+        steering: steering.clone(),
+        stop: shutdown.clone(),
+    });
     let gatherer = Gatherer::new(collector.clone(), config.metrics.clone());
     let mut helpers = JoinSet::new();
+    if let Some(steering) = steering {
+        helpers.spawn(steering.run(shutdown.clone()));
+    }
     collector
         .sinks()
         .push(&config, &gatherer, &shutdown, &mut helpers)?;

@@ -25,6 +25,7 @@ use super::looks;
 use super::messages::Most;
 use super::refusals::{Reason, Refusals};
 use super::sinks::Sinks;
+use super::steering::Steering;
 use super::windows;
 use crate::query::filter::Filter;
 
@@ -50,6 +51,10 @@ impl Operators {
         }
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
+    }
+
     /// Or why not.
     fn admit(&self, guest: &Guest) -> Result<(), String> {
         if self.names.iter().any(|name| guest.is_called(name)) {
@@ -67,7 +72,7 @@ fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
     guest.ok_or_else(|| Status::internal("the connection has no peer"))
 }
 
-/// What a collector is made of.
+/// What it knows of the fleet, and how it gets there.
 #[derive(Debug)]
 pub(super) struct Centre {
     pub(super) name: String,
@@ -96,25 +101,42 @@ pub(super) struct Shared {
     operators: Option<Operators>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) drills: Arc<Drills>,
+    /// None: nothing is ordered here.
+    pub(super) steering: Option<Arc<Steering>>,
     watchers: Arc<Semaphore>,
     pub(super) stop: CancellationToken,
 }
 
+/// What a collector is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) centre: Centre,
+    pub(super) sinks: Sinks,
+    /// None: anybody may ask.
+    pub(super) operators: Option<Operators>,
+    pub(super) refusals: Arc<Refusals>,
+    /// None: nothing is ordered here.
+    pub(super) steering: Option<Arc<Steering>>,
+    pub(super) stop: CancellationToken,
+}
+
 impl Collector {
-    pub(super) fn new(
-        centre: Centre,
-        sinks: Sinks,
-        operators: Option<Operators>,
-        refusals: Arc<Refusals>,
-        stop: CancellationToken,
-    ) -> Self {
-        let Centre {
-            name,
-            holding,
-            gather,
-            drills,
-            engine,
-        } = centre;
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts {
+            centre:
+                Centre {
+                    name,
+                    holding,
+                    gather,
+                    drills,
+                    engine,
+                },
+            sinks,
+            operators,
+            refusals,
+            steering,
+            stop,
+        } = parts;
         Self {
             shared: Arc::new(Shared {
                 name,
@@ -126,6 +148,7 @@ impl Collector {
                 operators,
                 refusals,
                 drills,
+                steering,
                 watchers: Arc::new(Semaphore::new(MAX_WATCHERS)),
                 stop,
             }),
@@ -150,6 +173,37 @@ impl Collector {
     /// Unix time (0: nobody knows).
     pub(super) async fn all_cells(&self) -> (v1::ListCellsResponse, u64) {
         self.shared.gather.cells(&Filter::default(), true).await
+    }
+
+    /// An operator who may steer, by the name that speaks, and what does.
+    fn steers<T>(&self, request: &Request<T>) -> Result<(String, Arc<Steering>), Status> {
+        if let Err(status) = self.admit(request) {
+            if let Some(steering) = &self.shared.steering {
+                let who = format!("certificate {}", guest(request)?.told());
+                steering.stranger(who, status.message().to_owned());
+            }
+            return Err(status);
+        }
+        let Some(steering) = &self.shared.steering else {
+            return Err(Status::failed_precondition(
+                "this collector orders nothing: it has no steer.journal_file",
+            ));
+        };
+        let guest = guest(request)?;
+        let names: Vec<_> = guest.names.iter().flat_map(|names| names.iter()).collect();
+        let operators = self.shared.operators.as_ref();
+        // Of several names in a certificate only those of operators speak.
+        let names: Vec<String> = names
+            .into_iter()
+            .filter(|name| operators.is_some_and(|own| own.has(name)))
+            .cloned()
+            .collect();
+        let Some(speaker) = steering.speaker(&names) else {
+            return Err(Status::permission_denied(
+                "who speaks is not known: orders need a certificate",
+            ));
+        };
+        Ok((speaker.to_owned(), Arc::clone(steering)))
     }
 
     /// Every host, and the collector itself.
@@ -338,6 +392,33 @@ impl v1::fleet_server::Fleet for Collector {
             windows::send(&asked, &shared.gather, seconds, &to, &shared.stop).await;
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn order(
+        &self,
+        request: Request<v1::FleetOrderRequest>,
+    ) -> Result<Response<v1::FleetOrderResponse>, Status> {
+        let (speaker, steering) = self.steers(&request)?;
+        let answer = steering.order(&speaker, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        let (speaker, steering) = self.steers(&request)?;
+        let answer = steering.rebalance(&speaker, request.into_inner()).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn get_steering(
+        &self,
+        request: Request<v1::GetFleetSteeringRequest>,
+    ) -> Result<Response<v1::FleetSteering>, Status> {
+        let (_, steering) = self.steers(&request)?;
+        let request = request.into_inner();
+        Ok(Response::new(steering.status(&request.journal_of)))
     }
 
     async fn list_hosts(

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tonic::transport::Uri;
 
 use super::check::{Problem, Problems as Checks, is_loopback};
+pub use super::collect_steer::{Steer, SteerPool};
 use super::table::{Problems, Source, Table};
 use super::{Error, value};
 use crate::tls;
@@ -44,6 +45,8 @@ pub struct Config {
     pub remote_write: Option<Push>,
     /// Where events are written.
     pub files: Option<Files>,
+    /// What the centre orders, and who may order it.
+    pub steer: Steer,
 }
 
 /// `[limits]`.
@@ -234,6 +237,7 @@ impl Default for Config {
             otlp: None,
             remote_write: None,
             files: None,
+            steer: Steer::default(),
         }
     }
 }
@@ -333,6 +337,7 @@ impl Config {
             table.set("min_free_bytes", &mut files.min_free_bytes, problems);
             self.files = directory.map(|directory| Files { directory, ..files });
         });
+        self.steer.read(root, problems);
     }
 
     /// None: plain text.
@@ -410,6 +415,7 @@ impl Config {
             problems.within("files.max_bytes", files.max_bytes, 64 << 10, 1 << 40);
             problems.within("files.max_s", files.max_s, 1, 86_400);
         }
+        self.steer.problems(self.plain_text, &mut problems);
         problems.into_vec()
     }
 }
@@ -535,7 +541,8 @@ mod tests {
         for key in source.into_known() {
             let last = key.rsplit('.').next().unwrap();
             let is_named = |line: &str| {
-                line == format!("[{key}]") || line.split('=').next().unwrap().trim() == last
+                [format!("[{key}]"), format!("[[{key}]]")].contains(&line.to_owned())
+                    || line.split('=').next().unwrap().trim() == last
             };
             assert!(uncommented.lines().any(is_named), "{key} is not documented");
         }

@@ -5,6 +5,7 @@
 
 mod check;
 pub mod collect;
+mod collect_steer;
 mod content;
 mod gates;
 pub mod kernel_gate;

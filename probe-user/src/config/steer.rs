@@ -144,7 +144,7 @@ impl Steer {
             }
         }
         self.policy_problems(services, problems);
-        self.role_problems(problems);
+        role_problems(&self.roles, problems);
         gates::problems(&self.gates, services, problems);
     }
 
@@ -201,37 +201,37 @@ impl Steer {
             }
         }
     }
+}
 
-    fn role_problems(&self, problems: &mut Problems) {
-        let mut seen = HashSet::new();
-        for (n, role) in self.roles.iter().enumerate() {
-            let place = |key: &str| format!("steer.role[{n}].{key}");
-            name("steer.role", &place("name"), &role.name, problems);
-            if !seen.insert(&role.name) {
-                let message = format!(
-                    "steer.role.name: two [[steer.role]] tables are called {:?}",
-                    role.name
-                );
-                problems.add(place("name"), message);
-            }
-            if role.users.is_empty() && role.certificates.is_empty() {
-                let message = format!(
-                    "steer.role.users: nobody has the role {:?}; name users or certificates",
-                    role.name
-                );
-                problems.add(place("users"), message);
-            }
-            if role.verbs.is_empty() {
-                let message = format!("steer.role.verbs: the role {:?} allows nothing", role.name);
-                problems.add(place("verbs"), message);
-            }
-            if role.max_turned_permille > 1000 {
-                let message = format!(
-                    "steer.role.max_turned_permille = {} is out of range: 0 to 1000",
-                    role.max_turned_permille
-                );
-                problems.add(place("max_turned_permille"), message);
-            }
+pub(super) fn role_problems(roles: &[SteerRole], problems: &mut Problems) {
+    let mut seen = HashSet::new();
+    for (n, role) in roles.iter().enumerate() {
+        let place = |key: &str| format!("steer.role[{n}].{key}");
+        name("steer.role", &place("name"), &role.name, problems);
+        if !seen.insert(&role.name) {
+            let message = format!(
+                "steer.role.name: two [[steer.role]] tables are called {:?}",
+                role.name
+            );
+            problems.add(place("name"), message);
+        }
+        if role.users.is_empty() && role.certificates.is_empty() {
+            let message = format!(
+                "steer.role.users: nobody has the role {:?}; name users or certificates",
+                role.name
+            );
+            problems.add(place("users"), message);
+        }
+        if role.verbs.is_empty() {
+            let message = format!("steer.role.verbs: the role {:?} allows nothing", role.name);
+            problems.add(place("verbs"), message);
+        }
+        if role.max_turned_permille > 1000 {
+            let message = format!(
+                "steer.role.max_turned_permille = {} is out of range: 0 to 1000",
+                role.max_turned_permille
+            );
+            problems.add(place("max_turned_permille"), message);
         }
     }
 }
@@ -336,7 +336,10 @@ fn read_policy(table: &mut Table<'_, '_>, problems: &mut table::Problems) -> Opt
     Some(policy)
 }
 
-fn read_role(table: &mut Table<'_, '_>, problems: &mut table::Problems) -> Option<SteerRole> {
+pub(super) fn read_role(
+    table: &mut Table<'_, '_>,
+    problems: &mut table::Problems,
+) -> Option<SteerRole> {
     let name = table.need("name", problems);
     let verbs = table.need("verbs", problems);
     let mut role = SteerRole {

@@ -36,7 +36,7 @@ use crate::query::Query;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
 use crate::recording::history::Shared;
-use crate::uplink::{FAREWELL, UplinkCounts};
+use crate::uplink::{Centre, FAREWELL, UplinkCounts};
 use crate::wire::Context;
 use desk::{Desk, Followers, Identity};
 use labelling::Labelling;
@@ -49,6 +49,8 @@ use steering::{Ends, MakeGates, Orders};
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
+/// What the centre wants and nobody has looked at yet; it says it again.
+const COMMANDS_WAITING: usize = 16;
 
 /// What to run.
 pub struct Options {
@@ -171,12 +173,20 @@ where
     // Not until the core has ended: its last tick and events are still to be sent.
     let uplink_finish = CancellationToken::new();
     let (orders, asks) = Orders::new();
+    let (gate_to, gate) = watch::channel(None);
+    let (commands_to, commands) = mpsc::channel(COMMANDS_WAITING);
+    let is_certified = config.collector.files().is_some();
+    tokio::spawn(steering::obey(commands, orders.clone(), is_certified));
     let (ticks, handover, uplink) = reporting::start(
         &config,
         &identity,
         &*made,
         uplink_counts.clone(),
         queries_to.clone(),
+        Centre {
+            commands: commands_to,
+            gate,
+        },
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
@@ -197,6 +207,7 @@ where
         alarmed: desk.alarmed.clone(),
         core: queries_to.clone(),
         events: desk.events.clone(),
+        gate: gate_to,
         stop: stop.clone(),
     };
     let mut steering = steering::start(&config, gates(&config)?, switch.clone(), ends)?;

@@ -16,7 +16,8 @@ use crate::kernel::Backend;
 use crate::query::{Followed, Query};
 use crate::tls::Connector;
 use crate::uplink::{
-    self, Budgets, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts, ring,
+    self, Budgets, Centre, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Private, Queue, UplinkCounts,
+    ring,
 };
 use crate::wire::{self, WIRE_VERSION};
 
@@ -40,6 +41,7 @@ pub(super) fn start(
     backend: &dyn Backend,
     counts: Arc<UplinkCounts>,
     core: mpsc::Sender<Query>,
+    centre: Centre,
     finish: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let collector = &config.collector;
@@ -80,6 +82,7 @@ pub(super) fn start(
         ticks,
         events: events.clone(),
         deliveries: deliveries.clone(),
+        centre: Some(centre),
         finish: finish.clone(),
     };
     let task = tokio::spawn(uplink::run(options, inputs, counts));

@@ -87,7 +87,7 @@ fn status(denial: &Denial) -> Status {
     let why = denial.to_string();
     match denial {
         Denial::Unauthorised(_) => Status::permission_denied(why),
-        Denial::Refused(_) => Status::invalid_argument(why),
+        Denial::Refused(_) | Denial::Book(_) => Status::invalid_argument(why),
         Denial::Unwritten(_) => Status::failed_precondition(why),
         Denial::Busy => Status::resource_exhausted(why),
         Denial::NoGate => Status::unimplemented(why),

@@ -8,8 +8,8 @@ use weir_proto::v1;
 
 use crate::steer::forecast::Forecast;
 use crate::steer::overrides::roles::Reach;
-use crate::steer::overrides::{Auth, Held, Order};
-use crate::steer::policy::input::{DrainToken, Pool};
+use crate::steer::overrides::{Auth, Held, Order, Refusal};
+use crate::steer::policy::input::Pool;
 
 /// Questions that wait for the gate; who comes when there is no more room is told so.
 pub const WAITING: usize = 64;
@@ -25,6 +25,9 @@ pub enum Denial {
     /// It says nothing that can be done, or comes at the wrong time.
     #[error("{0}")]
     Refused(String),
+    /// The book of orders does not take it.
+    #[error("{0}")]
+    Book(Refusal),
     /// It could not be written down, so nothing was done.
     #[error("{0}")]
     Unwritten(String),
@@ -46,15 +49,29 @@ pub struct Taken {
     pub generation: u64,
 }
 
-/// What the centre says of the pool, each by itself.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Word {
-    /// How it stands; its token and weight are those of the other words. None: nothing is known.
-    Pool(Option<Pool>),
-    /// The right to go below half, or its end.
-    Token(Option<DrainToken>),
-    /// What the region's balance wants of this host.
-    RegionWeight(Option<u16>),
+/// What came of something that the centre wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in force, now or since it was heard first.
+    Done,
+    Refused,
+    /// It could not be written down.
+    Failed,
+    /// It does not follow what was heard here before.
+    Elsewhere,
+    /// Not now; it may be said again.
+    Busy,
+}
+
+/// What the centre is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToCentre {
+    pub outcome: Outcome,
+    /// Why it was not done.
+    pub why: String,
+    /// Of the latest order of that level, and its hash.
+    pub generation: u64,
+    pub hash: Option<String>,
 }
 
 /// What the gate can be asked.
@@ -81,7 +98,21 @@ pub enum Ask {
     },
     /// How it stands.
     Status(oneshot::Sender<v1::Steering>),
-    Centre(Word),
+    /// The centre gives an order, for which a certificate vouches.
+    Central {
+        order: Box<Order>,
+        reach: Reach,
+        reply: oneshot::Sender<ToCentre>,
+    },
+    /// What the centre says of the pool, and what a balance between regions wants of this host: an
+    /// order, for which its author must have the right here too. Answered if there is one.
+    Pool {
+        pool: Pool,
+        region: Option<Box<Order>>,
+        reply: oneshot::Sender<ToCentre>,
+    },
+    /// The centre has said something that is none of these, and why.
+    Unusable { why: String },
 }
 
 /// The way to the gate.
@@ -145,15 +176,38 @@ impl Orders {
             .ok()
     }
 
-    /// What the centre says. Said again when there is no room: the newest holds.
+    /// Gives an order of the centre's.
     ///
     /// # Errors
     /// There was no room, or there is no gate.
-    pub fn tell(&self, word: Word) -> Result<(), Denial> {
-        self.0.try_send(Ask::Centre(word)).map_err(|err| match err {
-            mpsc::error::TrySendError::Full(_) => Denial::Busy,
-            mpsc::error::TrySendError::Closed(_) => Denial::NoGate,
+    pub async fn central(&self, order: Order, reach: Reach) -> Result<ToCentre, Denial> {
+        let order = Box::new(order);
+        self.ask(|reply| Ask::Central {
+            order,
+            reach,
+            reply,
         })
+        .await
+    }
+
+    /// What the centre says of the pool. Said again when there is no room: the newest holds.
+    ///
+    /// # Errors
+    /// There was no room, or there is no gate.
+    pub async fn pool(&self, pool: Pool, region: Option<Order>) -> Result<ToCentre, Denial> {
+        let region = region.map(Box::new);
+        self.ask(|reply| Ask::Pool {
+            pool,
+            region,
+            reply,
+        })
+        .await
+    }
+
+    /// The centre has said what cannot be used; whoever looks at the journal is to know.
+    pub fn unusable(&self, why: String) {
+        // With no room for it, it is in the log alone.
+        let _ = self.0.try_send(Ask::Unusable { why });
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Denial> {

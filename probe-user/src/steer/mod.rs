@@ -4,9 +4,11 @@
 //! stands a [`Position`]: what every gate of this host shall be, whole.
 
 pub mod actuators;
+pub mod central;
 pub mod forecast;
 pub mod journal;
 pub mod overrides;
+pub mod pace;
 pub mod policy;
 pub mod position;
 pub mod simulation;

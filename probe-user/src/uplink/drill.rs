@@ -22,7 +22,7 @@ use super::lane::{Common, Made, Room, Source};
 use super::link::Link;
 use super::queue::Queue;
 use super::ring::disk;
-use super::{HotEvent, Private};
+use super::{Commanded, HotEvent, Private};
 use crate::query::selector::Selector;
 use crate::query::{Drilled, Query};
 use crate::tls::Connector;
@@ -93,6 +93,8 @@ struct Subscription {
 pub(super) struct Drills {
     core: Option<mpsc::Sender<Query>>,
     ring: Option<PathBuf>,
+    /// Who obeys the centre; none: nobody.
+    commands: Option<mpsc::Sender<Commanded>>,
     common: Common,
     private: Private,
     wishes: mpsc::Receiver<Down>,
@@ -107,6 +109,7 @@ pub(super) struct Drills {
 pub(super) fn new(
     core: Option<mpsc::Sender<Query>>,
     ring: Option<PathBuf>,
+    commands: Option<mpsc::Sender<Commanded>>,
     common: Common,
     private: Private,
 ) -> (Ends, Drills) {
@@ -117,6 +120,7 @@ pub(super) fn new(
     let drills = Drills {
         core,
         ring,
+        commands,
         common,
         private,
         wishes,
@@ -212,17 +216,38 @@ impl Drills {
                 self.count();
             }
             Down::FetchRing(wish) => self.fetch(wish, fetch),
-            Down::Command(command) => {
-                let kind = command.kind.chars().take(64).collect::<String>();
-                self.answers.push(Up::CommandResult(v1::CommandResult {
-                    id: command.id,
-                    outcome: v1::CommandOutcome::Refused.into(),
-                    reason: format!("this host knows no command {kind:?}"),
-                    ..v1::CommandResult::default()
-                }));
-            }
+            Down::Command(command) => self.command(command),
             // Not a wish.
             Down::Welcome(_) | Down::Ack(_) | Down::Taken(_) => {}
+        }
+    }
+
+    /// Hands over to who obeys. What there is no room for is said again.
+    fn command(&self, command: v1::Command) {
+        let refuse = |command: &v1::Command, outcome: v1::CommandOutcome, why: &str| {
+            self.answers.push(Up::CommandResult(v1::CommandResult {
+                id: command.id.clone(),
+                number: command.number,
+                outcome: outcome.into(),
+                reason: why.to_owned(),
+                ..v1::CommandResult::default()
+            }));
+        };
+        let Some(commands) = &self.commands else {
+            return refuse(
+                &command,
+                v1::CommandOutcome::Refused,
+                "this host takes nothing from the centre",
+            );
+        };
+        let answers = self.answers.clone();
+        if let Err(err) = commands.try_send(Commanded { command, answers }) {
+            let commanded = err.into_inner();
+            refuse(
+                &commanded.command,
+                v1::CommandOutcome::Busy,
+                "it has more to do than it can",
+            );
         }
     }
 

@@ -21,6 +21,7 @@ pub(super) struct Hot {
     /// The newest, while it is not sent.
     tick: Option<Arc<Tick>>,
     events: Arc<Queue<HotEvent>>,
+    gate: Option<watch::Receiver<Option<v1::GateWord>>>,
     /// Events that were put into frames.
     taken: u64,
     private: Private,
@@ -32,6 +33,7 @@ impl Hot {
         common: Common,
         ticks: watch::Receiver<Option<Arc<Tick>>>,
         events: Arc<Queue<HotEvent>>,
+        gate: Option<watch::Receiver<Option<v1::GateWord>>>,
         private: Private,
         drills: Ends,
     ) -> Self {
@@ -40,6 +42,7 @@ impl Hot {
             ticks,
             tick: None,
             events,
+            gate,
             taken: 0,
             private,
             drills,
@@ -99,6 +102,7 @@ impl Source for Hot {
         {
             self.numbers.items(self.events.counts());
             let head = v1::Frame {
+                gate: self.gate.as_ref().and_then(|gate| *gate.borrow()),
                 events_total: self.total(),
                 ..self.numbers.next()
             };

@@ -36,8 +36,10 @@ pub use queue::{Counts, Queue};
 pub use vital::{VITAL_FRAME_BYTES, VITAL_VALUES};
 
 use crate::qoe::{CellSnapshot, Event};
+use crate::query::steering::ToCentre;
 use crate::query::{Followed, Query};
 use crate::tls::Connector;
+use crate::wire::central;
 use cold::Cold;
 use hot::Hot;
 use lane::{Common, Pressure};
@@ -132,8 +134,36 @@ pub struct Inputs {
     pub events: Arc<Queue<HotEvent>>,
     /// Finished deliveries; none: they are not sent.
     pub deliveries: Option<Arc<Queue<Box<Followed>>>>,
+    /// The way from the centre to the gate, and back; none: nothing is taken from the centre.
+    pub centre: Option<Centre>,
     /// The core has made its last tick.
     pub finish: CancellationToken,
+}
+
+/// The way from the centre to the gate, and back.
+#[derive(Debug)]
+pub struct Centre {
+    /// What the centre wants.
+    pub commands: mpsc::Sender<Commanded>,
+    /// How the gate stands.
+    pub gate: watch::Receiver<Option<v1::GateWord>>,
+}
+
+/// What the centre wants, and the way back to it.
+#[derive(Debug)]
+pub struct Commanded {
+    /// As it came.
+    pub command: v1::Command,
+    answers: Arc<Queue<v1::edge_message::Message>>,
+}
+
+impl Commanded {
+    /// Answers it.
+    pub fn answer(&self, answer: &ToCentre) {
+        let result = central::answer(&self.command, answer, hot::unix_ns_of(Instant::now()));
+        let result = v1::edge_message::Message::CommandResult(result);
+        self.answers.push(result);
+    }
 }
 
 /// Keeps connections to the collector until the core is finished and its last tick delivered. When
@@ -158,8 +188,10 @@ pub async fn run(
         ticks,
         events,
         deliveries,
+        centre,
         finish,
     } = inputs;
+    let (commands, gate) = centre.map(|own| (own.commands, own.gate)).unzip();
     counts.set_collector(&collector.uri().to_string());
     let common = Common {
         hello,
@@ -176,9 +208,16 @@ pub async fn run(
     let host = common.hello.host.clone();
     let recovery = ring::recovery::run(found, host, collector.clone(), unknown.clone());
     let recovery = finish.clone().run_until_cancelled_owned(recovery);
-    let (ends, drills) = drill::new(core, directory, common.clone(), private.clone());
+    let (ends, drills) = drill::new(core, directory, commands, common.clone(), private.clone());
     let drills = drills.run(&collector, finish.clone());
-    let hot = Hot::new(common.clone(), ticks.clone(), events, private.clone(), ends);
+    let hot = Hot::new(
+        common.clone(),
+        ticks.clone(),
+        events,
+        gate,
+        private.clone(),
+        ends,
+    );
     let hot = Link::new(
         hot,
         common.clone(),

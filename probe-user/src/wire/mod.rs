@@ -1,5 +1,6 @@
 //! From the daemon's own types to messages of the wire, and nowhere else.
 
+pub mod central;
 pub mod steer;
 mod viewer;
 

@@ -157,6 +157,7 @@ impl Edge {
             ticks,
             events: events.clone(),
             deliveries: Some(deliveries.clone()),
+            centre: None,
             finish: finish.clone(),
         };
         let task = tokio::spawn(uplink::run(options, inputs, counts.clone()));

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::{SteerFleetStatus, SteerRebalance, SteerUndo, Through};
 use crate::cli::steer::{parse_bitrate, parse_expectation, parse_scope, parse_share};
 use crate::cli::{Output, Socket, record};
+use crate::collect::steering::at::At;
 use crate::steer::Scope;
 use crate::steer::overrides::order::Expect;
 use crate::steer::simulation::Scene;
@@ -15,10 +17,13 @@ use crate::steer::simulation::Scene;
 ///
 /// An order outranks automation, needs a reason and ends by itself. It is given to the daemon on this
 /// host, over its Unix socket; who may give which is a matter of [[steer.role]] in its configuration,
-/// and the kernel says who asks. Every order, and every refusal, is in the journal.
+/// and the kernel says who asks. With --collector and --at it is given to other hosts through their
+/// collector: the certificate says who asks, and the roles of the collector and of each host say who
+/// may. Every order, and every refusal, is in the journal.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Exit status 1 if the order was refused or not taken, 6 if it waits for a second person.
+Exit status 1 if the order was refused or not taken, 5 if not every host has taken it, 6 if it waits
+for a second person.
 
 Examples:
   weir steer status
@@ -26,6 +31,9 @@ Examples:
   weir steer drain --scope service=live --ramp 30s --reason 'disk 3 is slow' --dry-run
   weir steer weight 70% --ttl 10m --reason 'half of the fans are dead'
   weir steer release --reason 'disk 3 is replaced'
+  weir steer hold --collector https://collector:7447 --ca ca.pem --cert me.pem --key me.key \\
+    --at region=fra --reason 'transit is being repaired'
+  weir steer rebalance --collector ... --from fra --to ams --permille 200 --reason transit --dry-run
   weir steer simulate
   weir steer simulate --scene step,heal --dead-time-s 12 --hosts 40
   weir steer simulate -o json | jq -c '[.scene, .pilot, .amplitude_percent]'")]
@@ -58,6 +66,9 @@ pub enum SteerCommand {
     Panic(Order),
     /// Agrees to an order that waits for a second person.
     Approve(Approve),
+    Rebalance(SteerRebalance),
+    Undo(SteerUndo),
+    FleetStatus(SteerFleetStatus),
     Simulate(SteerSimulate),
 }
 
@@ -66,6 +77,11 @@ pub enum SteerCommand {
 pub struct Order {
     #[command(flatten)]
     pub socket: Socket,
+    #[command(flatten)]
+    pub through: Through,
+    /// With --collector: fleet, region=NAME or the name of a host.
+    #[arg(long, value_name = "WHERE", requires = "collector")]
+    pub at: Option<At>,
     #[command(flatten)]
     pub output: Output,
     /// Of what: host, service=NAME, cell=NAME (as `weir cells` lists it) or prefix=CIDR.
@@ -149,11 +165,13 @@ pub struct ReleaseOrder {
 /// A second person's consent.
 #[derive(Args, Debug)]
 pub struct Approve {
-    /// The order, as `weir steer status` names it.
+    /// The order, as `weir steer status` names it; or a rebalance, with --collector.
     #[arg(value_name = "ID")]
     pub id: String,
     #[command(flatten)]
     pub socket: Socket,
+    #[command(flatten)]
+    pub through: Through,
     #[command(flatten)]
     pub output: Output,
 }
@@ -242,7 +260,7 @@ pub struct JournalShow {
     /// Only entries of these kinds.
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = [
         "opened", "order", "refused", "decision", "position", "actuated", "verdict", "checkpoint",
-        "repaired", "note",
+        "repaired", "central", "note",
     ])]
     pub kind: Vec<String>,
     /// Only entries from this number on.

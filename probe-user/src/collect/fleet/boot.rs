@@ -74,6 +74,7 @@ pub(super) struct Boot {
     /// What the sum was told that it has heard of the kernel.
     pub(super) heard: Heard,
     pub(super) vital: Option<v1::Vital>,
+    pub(super) gate: Option<v1::GateWord>,
     pub(super) off: String,
     pub(super) budget: Option<v1::BudgetStatus>,
     pub(super) cells: Held,
@@ -129,6 +130,7 @@ impl Boot {
             losses: v1::Losses::default(),
             heard: Heard::default(),
             vital: None,
+            gate: None,
             off: String::new(),
             budget: None,
             cells: Held::default(),

@@ -141,6 +141,7 @@ impl Host {
             off: newest.off.clone(),
             budget: newest.budget.clone(),
             vital: newest.vital.clone(),
+            gate: newest.gate,
             lanes: newest.lanes(),
             deliveries,
             deliveries_lost,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use weir_proto::v1;
 
+use super::centre::CentreSaid;
 use super::clock::Clock;
 use super::gates::{Gates, Report};
 use super::keeper::Keeper;
@@ -16,13 +17,12 @@ use super::verdicts::Verdicts;
 use super::{Ends, NewRules};
 use crate::daemon::measuring::KillSwitch;
 use crate::kernel::SWEEP_INTERVAL;
-use crate::query::steering::{Ask, Word};
+use crate::query::steering::Ask;
 use crate::query::{self, Query};
 use crate::steer::journal::{Body, Checkpoint, Draft, Permit, Written};
 use crate::steer::overrides::Moment;
 use crate::steer::overrides::order::{Direction, Expect};
 use crate::steer::overrides::roles::Roles;
-use crate::steer::policy::input::DrainToken;
 use crate::steer::policy::rules::SECOND_NS;
 use crate::steer::policy::{Decision, Inputs, Kind, Rules, State, decide};
 use crate::steer::{Position, Scope};
@@ -64,11 +64,10 @@ pub(super) struct Decider {
     pub(super) gates: Gates,
     pub(super) gate_reports: Vec<GateState>,
     switch: KillSwitch,
-    ends: Ends,
+    pub(super) ends: Ends,
     pub(super) state: State,
     pub(super) inputs: Inputs,
-    token: Option<DrainToken>,
-    region_weight_permille: Option<u16>,
+    pub(super) centre: CentreSaid,
     numbers: Numbers,
     /// When the core was asked, and where it answers.
     asked: Option<(u64, oneshot::Receiver<query::Numbers>)>,
@@ -128,8 +127,7 @@ impl Decider {
             ends,
             state: State::default(),
             inputs: Inputs::default(),
-            token: None,
-            region_weight_permille: None,
+            centre: CentreSaid::default(),
             numbers: Numbers::default(),
             asked: None,
             looked_ns: 0,
@@ -171,6 +169,7 @@ impl Decider {
                 _ = tick.tick() => self.tick().await,
             }
             self.gates.live();
+            self.tell_the_centre();
         }
         self.end().await;
     }
@@ -294,22 +293,21 @@ impl Decider {
             Ask::Status(reply) => {
                 let _ = reply.send(self.status());
             }
-            Ask::Centre(word) => {
-                self.hear_of_the_centre(word);
-                self.turn().await;
+            Ask::Central {
+                order,
+                reach,
+                reply,
+            } => {
+                let _ = reply.send(self.central(*order, reach).await);
             }
-        }
-    }
-
-    fn hear_of_the_centre(&mut self, word: Word) {
-        match word {
-            Word::Pool(pool) => self.inputs.pool = pool,
-            Word::Token(token) => self.token = token,
-            Word::RegionWeight(permille) => self.region_weight_permille = permille,
-        }
-        if let Some(pool) = &mut self.inputs.pool {
-            pool.token = self.token;
-            pool.region_weight_permille = self.region_weight_permille;
+            Ask::Pool {
+                pool,
+                region,
+                reply,
+            } => {
+                let _ = reply.send(self.pool(pool, region.map(|own| *own)).await);
+            }
+            Ask::Unusable { why } => self.unusable(&why).await,
         }
     }
 

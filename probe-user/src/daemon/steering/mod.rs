@@ -3,6 +3,7 @@
 //! It has a thread of its own, so that neither measuring nor whoever asks waits for it. What it does
 //! is written down first, by a thread that may wait for the disk; the gates have tasks of their own.
 
+mod centre;
 mod clock;
 mod decider;
 mod gates;
@@ -10,7 +11,6 @@ mod keeper;
 mod numbers;
 mod opening;
 mod orders;
-mod pace;
 mod resume;
 mod status;
 mod verdicts;
@@ -20,10 +20,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use weir_proto::v1;
 
+pub(super) use self::centre::obey;
 use self::clock::Clock;
 use self::decider::{Decider, WrittenFirst};
 pub use self::gates::Gate;
@@ -72,6 +74,8 @@ pub(super) struct Ends {
     pub(super) core: mpsc::Sender<Query>,
     /// None without a collector.
     pub(super) events: Option<Arc<Queue<HotEvent>>>,
+    /// Where the centre hears how the gate stands.
+    pub(super) gate: watch::Sender<Option<v1::GateWord>>,
     pub(super) stop: CancellationToken,
 }
 

@@ -1,6 +1,5 @@
 //! Orders: who may give them, what needs a second person, and what becomes of each.
 
-use super::pace::Pace;
 use super::{Decider, WrittenFirst};
 use crate::query::steering::{Denial, Taken};
 use crate::steer::forecast::{Forecast, forecast};
@@ -8,6 +7,7 @@ use crate::steer::journal::Body;
 use crate::steer::overrides::book::MAX_AGE_NS;
 use crate::steer::overrides::roles::{Denied, Reach};
 use crate::steer::overrides::{Action, Auth, Held, Moment, Order};
+use crate::steer::pace::Pace;
 use crate::wire::steer::{auth as who, in_words};
 
 /// Orders that wait for a second person.
@@ -40,6 +40,20 @@ impl Desk {
             refused: Pace::new(now_ns),
             unwritten: 0,
         }
+    }
+}
+
+impl Desk {
+    /// Whether another order might be taken now.
+    pub(super) fn has_room(&self, now_ns: u64) -> bool {
+        self.taken.has_room(now_ns)
+    }
+
+    /// Whether another refusal may be written down.
+    pub(super) fn may_write_refusal(&mut self, now_ns: u64) -> bool {
+        let may = self.refused.pass(now_ns);
+        self.unwritten += u64::from(!may);
+        may
     }
 }
 
@@ -116,7 +130,7 @@ impl Decider {
     ) -> Result<Taken, Denial> {
         // What would be refused anyway does not wait.
         if let Err(refusal) = self.state.book.clone().admit(order.clone(), now) {
-            let denial = Denial::Refused(refusal.to_string());
+            let denial = Denial::Book(refusal);
             return Err(self.refuse(&order, denial, now).await);
         }
         let waiting = &self.desk.waiting;
@@ -160,7 +174,7 @@ impl Decider {
         let released = match self.state.book.admit(order.clone(), now) {
             Ok(released) => released,
             Err(refusal) => {
-                let denial = Denial::Refused(refusal.to_string());
+                let denial = Denial::Book(refusal);
                 return Err(self.refuse(&order, denial, now).await);
             }
         };
@@ -221,7 +235,7 @@ impl Decider {
     }
 
     /// Writes down who wanted what and why it was not done.
-    async fn refuse(&mut self, order: &Order, denial: Denial, now: &Moment) -> Denial {
+    pub(super) async fn refuse(&mut self, order: &Order, denial: Denial, now: &Moment) -> Denial {
         self.counts.orders_refused += 1;
         if !self.desk.refused.pass(now.boot_ns) {
             self.desk.unwritten += 1;

@@ -7,7 +7,7 @@ use super::numbers::tests::said;
 use super::*;
 use crate::config::Config;
 use crate::query;
-use crate::query::steering::{Denial, Word};
+use crate::query::steering::Denial;
 use crate::steer::overrides::roles::Reach;
 use crate::steer::overrides::tests::order;
 use crate::steer::overrides::{Action, Auth, Order};
@@ -50,6 +50,7 @@ fn stage(change: impl FnOnce(&mut Config)) -> Stage {
         alarmed: alarmed.clone(),
         core,
         events: None,
+        gate: watch::Sender::new(None),
         stop: stop.clone(),
     };
     let gates = vec![Gate::new(gate.clone(), Duration::from_secs(3))];
@@ -141,7 +142,7 @@ async fn what_the_centre_says_of_the_pool_bounds_what_is_turned_away() {
         token: None,
         region_weight_permille: None,
     };
-    stage.orders.tell(Word::Pool(Some(pool))).unwrap();
+    stage.orders.pool(pool, None).await.unwrap();
     let begun = Instant::now();
     let stranger = by(54_321, order("drain", Action::Drain));
     stage
@@ -155,8 +156,14 @@ async fn what_the_centre_says_of_the_pool_bounds_what_is_turned_away() {
     let status = stage.orders.status().await.unwrap();
     // 80 % are healthy, 70 % must be: a tenth may go.
     assert_eq!(status.settings[0].weight_permille, 900, "{status:?}");
-    // The region's weight comes off what nobody orders, and a person's order outranks it.
-    stage.orders.tell(Word::RegionWeight(Some(500))).unwrap();
+    // The region's weight comes off what nobody orders, and a person's order outranks it. Its author
+    // has no role here.
+    let mut half = now(order("half", Action::Weight { permille: 500 }));
+    half.auth = crate::steer::overrides::Auth::Certificate {
+        name: "noc".to_owned(),
+    };
+    let answer = stage.orders.pool(pool, Some(half)).await.unwrap();
+    assert_eq!(answer.outcome, crate::query::steering::Outcome::Refused);
     let status = stage.orders.status().await.unwrap();
     assert_eq!(status.settings[0].by, "drain");
     stage.end().await;

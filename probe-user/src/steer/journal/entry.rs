@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::steer::Position;
+use crate::steer::central::Central;
 use crate::steer::overrides::order::hex;
 use crate::steer::overrides::{Book, Moment, Order};
 use crate::steer::policy::Decision;
@@ -53,6 +54,8 @@ pub enum Body {
     Repaired {
         cut_bytes: u64,
     },
+    /// What a collector has ordered, and how far it is.
+    Central(Box<Central>),
     /// Anything else worth keeping.
     Note(String),
 }

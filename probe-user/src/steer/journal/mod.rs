@@ -171,6 +171,11 @@ impl Journal {
         self.bound = bound;
     }
 
+    /// Its number.
+    pub fn last_seq(&self) -> u64 {
+        self.next_seq.saturating_sub(1)
+    }
+
     /// What may be done now.
     pub fn permit(&self) -> Permit {
         if self.is_torn {

@@ -115,6 +115,11 @@ impl Book {
             .saturating_add(1)
     }
 
+    /// Of the level's latest order; none: there was none yet.
+    pub fn latest_hash(&self, level: Level) -> Option<&str> {
+        self.issuers[level as usize].latest_hash.as_deref()
+    }
+
     /// Takes an order, or refuses it and stays as it is. Who may give it is for
     /// [`super::roles`] to say before. Gives back what no longer holds because of it.
     ///

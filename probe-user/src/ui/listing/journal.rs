@@ -1,5 +1,6 @@
 //! `weir journal show`: an entry in a line.
 
+use crate::steer::central::{Central, Phase};
 use crate::steer::journal::{Body, Entry};
 use crate::ui::out::Mark;
 use crate::ui::table::{Column, Value};
@@ -25,6 +26,7 @@ pub fn kind(body: &Body) -> &'static str {
         Body::Verdict(_) => "verdict",
         Body::Checkpoint(_) => "checkpoint",
         Body::Repaired { .. } => "repaired",
+        Body::Central(_) => "central",
         Body::Note(_) => "note",
     }
 }
@@ -132,10 +134,65 @@ fn sentence(body: &Body) -> (String, Mark) {
             format!("{cut_bytes} bytes of a torn line were cut off"),
             Mark::Warn,
         ),
+        Body::Central(central) => by_the_centre(central),
         Body::Note(text) => (text.clone(), Mark::Plain),
     }
 }
+
 fn answered(said: &Option<String>) -> String {
     said.as_ref()
         .map_or_else(String::new, |said| format!("; it says {said:?}"))
+}
+
+fn by_the_centre(central: &Central) -> (String, Mark) {
+    match central {
+        Central::Ordered { at, hosts, order } => (
+            format!(
+                "{}: {} of {} at {at} ({hosts} hosts) by {} for {} s: {}",
+                order.id,
+                order.action.verb().as_str(),
+                order.scope,
+                order.actor,
+                order.ttl_s,
+                order.reason
+            ),
+            Mark::Warn,
+        ),
+        Central::Answered {
+            order,
+            taken,
+            refused,
+            refusals,
+        } => {
+            let first = refusals.first();
+            let first = first.map_or_else(String::new, |(host, why)| format!("; {host}: {why}"));
+            (
+                format!("{order}: taken by {taken}, refused by {refused}{first}"),
+                if *refused > 0 { Mark::Bad } else { Mark::Good },
+            )
+        }
+        Central::Rebalance(kept) => {
+            let plan = &kept.plan;
+            let stage = match kept.phase {
+                Phase::Moving { stage } => format!(", stage {stage}"),
+                _ => String::new(),
+            };
+            let why = match kept.phase.why() {
+                "" => String::new(),
+                why => format!(": {why}"),
+            };
+            (
+                format!(
+                    "{}: {} permille of {} to {} by {}: {}{stage}{why}",
+                    plan.id,
+                    plan.permille,
+                    plan.from,
+                    plan.to,
+                    plan.actor,
+                    kept.phase.as_str()
+                ),
+                Mark::Warn,
+            )
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod cells;
 pub mod deliveries;
+pub mod fleet_steering;
 pub mod hosts;
 pub mod journal;
 pub mod replay;

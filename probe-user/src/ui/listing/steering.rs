@@ -151,7 +151,7 @@ fn setting_sentence(setting: &SteerSetting) -> (String, Mark) {
     (text, mark)
 }
 
-fn order_sentence(order: &SteerOrder) -> String {
+pub(super) fn order_sentence(order: &SteerOrder) -> String {
     let amount = match (order.permille, order.cap_bps) {
         (Some(permille), _) => format!(" {}", share(permille)),
         (None, bps) if bps > 0 => format!(" {} Mbit/s", units::mbps(bps)),
@@ -264,7 +264,7 @@ pub fn answer(
 }
 
 /// `70 %`, `7.5 %`.
-fn share(permille: u32) -> String {
+pub(super) fn share(permille: u32) -> String {
     if permille.is_multiple_of(10) {
         format!("{} %", permille / 10)
     } else {
@@ -273,7 +273,7 @@ fn share(permille: u32) -> String {
 }
 
 /// `29 min`, `45 s`.
-fn left(seconds: u32) -> String {
+pub(super) fn left(seconds: u32) -> String {
     if seconds >= 120 {
         format!("{} min", seconds.div_ceil(60))
     } else {
@@ -298,13 +298,13 @@ impl Mark {
     }
 }
 
-struct Lines<'a> {
-    style: Style,
-    to: &'a mut dyn Write,
+pub(super) struct Lines<'a> {
+    pub(super) style: Style,
+    pub(super) to: &'a mut dyn Write,
 }
 
 impl Lines<'_> {
-    fn line(&mut self, name: &str, text: &str, mark: Mark) -> io::Result<()> {
+    pub(super) fn line(&mut self, name: &str, text: &str, mark: Mark) -> io::Result<()> {
         write!(self.to, "{name:<11}")?;
         mark.write(self.to, self.style, text)?;
         self.to.write_all(b"\n")

@@ -1,28 +1,33 @@
 //! How fast orders and refusals may come: each is a line of a journal that is bounded, and whoever
 //! may ask must not be able to write the past out of it.
 
-use crate::steer::policy::rules::SECOND_NS;
+use super::policy::rules::SECOND_NS;
 
 /// So many at once, and one more each second.
 const MOST: u64 = 60;
 
 /// What is left.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub struct Pace {
     left: u64,
     since_ns: u64,
 }
 
 impl Pace {
-    pub(super) fn new(now_ns: u64) -> Self {
+    pub fn new(now_ns: u64) -> Self {
         Self {
             left: MOST,
             since_ns: now_ns,
         }
     }
 
+    /// Whether one more might come.
+    pub fn has_room(&self, now_ns: u64) -> bool {
+        self.left > 0 || now_ns.saturating_sub(self.since_ns) >= SECOND_NS
+    }
+
     /// Whether one more may come.
-    pub(super) fn pass(&mut self, now_ns: u64) -> bool {
+    pub fn pass(&mut self, now_ns: u64) -> bool {
         let seconds = now_ns.saturating_sub(self.since_ns) / SECOND_NS;
         self.left = self.left.saturating_add(seconds).min(MOST);
         self.since_ns += seconds * SECOND_NS;
