@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use weir_proto::v1;
 
 use self::budget::Budget;
 use self::core::{Core, Inputs, Reload};
@@ -174,19 +175,13 @@ where
     let uplink_finish = CancellationToken::new();
     let (orders, asks) = Orders::new();
     let (gate_to, gate) = watch::channel(None);
-    let (commands_to, commands) = mpsc::channel(COMMANDS_WAITING);
-    let is_certified = config.collector.files().is_some();
-    tokio::spawn(steering::obey(commands, orders.clone(), is_certified));
     let (ticks, handover, uplink) = reporting::start(
         &config,
         &identity,
         &*made,
         uplink_counts.clone(),
         queries_to.clone(),
-        Centre {
-            commands: commands_to,
-            gate,
-        },
+        centre(&config, &orders, gate),
         &uplink_finish,
     )?;
     let (config_error_to, config_error) = watch::channel(String::new());
@@ -273,6 +268,14 @@ where
     drop(socket);
     tracing::info!("ended");
     result
+}
+
+/// The way from the centre to the decider, and back.
+fn centre(config: &Config, orders: &Orders, gate: watch::Receiver<Option<v1::GateWord>>) -> Centre {
+    let (commands, commanded) = mpsc::channel(COMMANDS_WAITING);
+    let is_certified = config.collector.files().is_some();
+    tokio::spawn(steering::obey(commanded, orders.clone(), is_certified));
+    Centre { commands, gate }
 }
 
 /// Gives what the core has said last the time to arrive.

@@ -28,7 +28,7 @@ impl Steering {
         request: v1::RebalanceRequest,
     ) -> Result<v1::RebalanceResponse, Status> {
         let is_dry = request.dry_run;
-        let plan = self.plan(speaker, request);
+        let plan = self.plan(speaker, &request);
         let plan = plan.map_err(Status::invalid_argument)?;
         let kept = Kept {
             phase: Phase::WaitsForSecond,
@@ -110,7 +110,7 @@ impl Steering {
         written.map_err(Refused::Unwritten)
     }
 
-    fn plan(&self, speaker: &str, request: v1::RebalanceRequest) -> Result<Plan, String> {
+    fn plan(&self, speaker: &str, request: &v1::RebalanceRequest) -> Result<Plan, String> {
         let author = author(speaker);
         for region in [&request.from, &request.to] {
             if !self.places.has_region(region) {
@@ -182,7 +182,7 @@ impl Steering {
             places: &self.places,
             views: &state.views,
             ledger: &state.ledger,
-            limits: &self.limits,
+            limits: self.limits,
             now_ns: now.boot_ns,
             now_unix_ns: now.unix_ns,
         }
@@ -235,7 +235,7 @@ impl Steering {
             places: &self.places,
             views,
             ledger,
-            limits: &self.limits,
+            limits: self.limits,
             now_ns: now.boot_ns,
             now_unix_ns: now.unix_ns,
         };

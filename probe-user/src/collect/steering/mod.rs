@@ -211,7 +211,7 @@ impl Steering {
                 answer = answers.answer() => {
                     let Some((host, Drilled::Said(said))) = answer else { continue };
                     if let Up::CommandResult(result) = *said {
-                        self.heard(&host, result).await;
+                        self.heard(&host, result);
                         self.send_letters(&answers, Some(&host));
                     }
                 }
@@ -226,7 +226,7 @@ impl Steering {
     }
 
     /// A host has answered.
-    async fn heard(&self, host: &str, result: v1::CommandResult) {
+    fn heard(&self, host: &str, result: v1::CommandResult) {
         let now = Now::read();
         let outcome = result.outcome();
         if result.number == 0 {
@@ -271,7 +271,11 @@ impl Steering {
             bodies
         };
         self.answered.send_modify(|count| *count += 1);
-        self.keeper.note(bodies).await;
+        if !bodies.is_empty() {
+            // What is to be sent next does not wait for the disk.
+            let keeper = self.keeper.clone();
+            tokio::spawn(async move { keeper.note(bodies).await });
+        }
     }
 
     /// Takes in how the fleet is, and what follows.
@@ -295,7 +299,7 @@ impl Steering {
             state.waiting.retain(|own| own.until_boot_ns > now.boot_ns);
             bodies.extend(state.answered());
             state.orders.expire(now.unix_ns);
-            state.step(&self.places, &self.limits, now)
+            state.step(&self.places, self.limits, now)
         };
         for (before, kept) in changed {
             tracing::warn!(
@@ -436,7 +440,7 @@ impl State {
     }
 
     /// Rebalances go on; gives each that changed, as it was and as it is.
-    fn step(&mut self, places: &Places, limits: &Limits, now: Now) -> Vec<(Kept, Kept)> {
+    fn step(&mut self, places: &Places, limits: Limits, now: Now) -> Vec<(Kept, Kept)> {
         let Self {
             rebalances,
             views,

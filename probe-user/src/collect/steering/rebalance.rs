@@ -47,7 +47,7 @@ pub struct Around<'a> {
     pub places: &'a Places,
     pub views: &'a [View],
     pub ledger: &'a Ledger,
-    pub limits: &'a Limits,
+    pub limits: Limits,
     pub now_ns: u64,
     pub now_unix_ns: u64,
 }

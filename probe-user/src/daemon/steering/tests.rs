@@ -158,7 +158,7 @@ async fn what_the_centre_says_of_the_pool_bounds_what_is_turned_away() {
     assert_eq!(status.settings[0].weight_permille, 900, "{status:?}");
     // The region's weight comes off what nobody orders, and a person's order outranks it. Its author
     // has no role here.
-    let mut half = now(order("half", Action::Weight { permille: 500 }));
+    let mut half = by(0, order("half", Action::Weight { permille: 500 }));
     half.auth = crate::steer::overrides::Auth::Certificate {
         name: "noc".to_owned(),
     };

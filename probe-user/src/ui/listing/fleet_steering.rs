@@ -144,7 +144,7 @@ fn gate(own: &FleetGate) -> (String, Mark) {
     }
     if own.region_weight_permille < 1000 {
         let wanted = share(own.region_weight_permille);
-        text.push_str(&format!(", a rebalance wants {wanted}"));
+        text = format!("{text}, a rebalance wants {wanted}");
     }
     if own.token {
         text.push_str(", has a token");
@@ -244,18 +244,17 @@ fn gives(own: &RebalanceGives) -> (String, Mark) {
         share(own.to_permille)
     );
     if let Some(bps) = own.moved_bps {
-        text.push_str(&format!(", {} Mbit/s", units::mbps(bps)));
+        text = format!("{text}, {} Mbit/s", units::mbps(bps));
     }
     if own.why_not.is_empty() {
         return (text, Mark::Plain);
     }
-    text.push_str(&format!("; it would not follow: {}", own.why_not));
+    text = format!("{text}; it would not follow: {}", own.why_not);
     (text, Mark::Warn)
 }
 
 fn takes(own: &RebalanceTakes) -> (String, Mark) {
-    let mbps =
-        |bps: Option<u64>| bps.map_or_else(|| "?".to_owned(), |bps| units::mbps(bps).to_string());
+    let mbps = |bps: Option<u64>| bps.map_or_else(|| "?".to_owned(), units::mbps);
     let text = format!(
         "{} sends {} Mbit/s, can take {}, would get {}",
         own.host,

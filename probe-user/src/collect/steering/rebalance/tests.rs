@@ -52,7 +52,7 @@ impl Fleet {
             places: &self.places,
             views: &self.views,
             ledger: &self.ledger,
-            limits: &self.limits,
+            limits: self.limits,
             now_ns: self.s * SECOND_NS,
             now_unix_ns: self.s * SECOND_NS,
         }
