@@ -46,7 +46,10 @@ use measuring::{KillSwitch, Make, Measuring};
 use recorder::Recorder;
 use reload::Reloader;
 use reporting::Handover;
-use steering::{Ends, MakeGates, Orders};
+use steering::{Ends, MakeGates, Orders, Steering};
+
+/// The query server's task.
+type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// Questions that wait for the core.
 const QUERIES_WAITING: usize = 64;
@@ -212,9 +215,10 @@ where
     let mut core = spawn_core(Core::new(measuring, desk, ticks, budget), inputs)?;
 
     let (access_to, access) = watch::channel(Arc::new(access));
+    let followers = Semaphore::new(config.limits.followers as usize);
     let service = Service {
         core: queries_to,
-        followers: Arc::new(Semaphore::new(config.limits.followers as usize)),
+        followers: Arc::new(followers),
         orders: Some(orders),
         counts: query_counts,
         stop: stop.clone(),
@@ -235,22 +239,14 @@ where
         recorder: recorder.as_ref(),
         inlet: inlet.as_ref(),
     };
-    let failed = loop {
-        tokio::select! {
-            () = control.shutdown.cancelled() => break None,
-            () = control.reload.notified() => reloader.reload().await,
-            ended = &mut steering.task, if !steering.is_over => {
-                steering.is_over = true;
-                let what = unexpected("the decider", ended);
-                tracing::error!("nothing is steered any longer: {what:#}");
-            }
-            ended = &mut core => break Some(unexpected("the core", ended)),
-            ended = &mut server => break Some(unexpected(
-                "the query server",
-                ended.map(|ended| ended.map_err(anyhow::Error::from)),
-            )),
-        }
-    };
+    let failed = until_over(
+        &control,
+        &mut reloader,
+        &mut steering,
+        &mut core,
+        &mut server,
+    )
+    .await;
 
     stop.cancel();
     let mut result = failed.map_or(Ok(()), Err);
@@ -268,6 +264,32 @@ where
     drop(socket);
     tracing::info!("ended");
     result
+}
+
+/// Until it is told to end, or cannot go on, and then why.
+async fn until_over(
+    control: &Control,
+    reloader: &mut Reloader<'_>,
+    steering: &mut Steering,
+    core: &mut JoinHandle<anyhow::Result<()>>,
+    server: &mut Serving,
+) -> Option<anyhow::Error> {
+    loop {
+        tokio::select! {
+            () = control.shutdown.cancelled() => return None,
+            () = control.reload.notified() => reloader.reload().await,
+            ended = &mut steering.task, if !steering.is_over => {
+                steering.is_over = true;
+                let what = unexpected("the decider", ended);
+                tracing::error!("nothing is steered any longer: {what:#}");
+            }
+            ended = &mut *core => return Some(unexpected("the core", ended)),
+            ended = &mut *server => return Some(unexpected(
+                "the query server",
+                ended.map(|ended| ended.map_err(anyhow::Error::from)),
+            )),
+        }
+    }
 }
 
 /// The way from the centre to the decider, and back.

@@ -79,14 +79,13 @@ fn roots(ca: &Path) -> Result<Arc<RootCertStore>, Error> {
 /// For asking a server over HTTP that this side shows no certificate: it is believed by those of `ca`,
 /// or by the system's.
 pub(crate) fn one_sided(ca: Option<&Path>) -> Result<Arc<ClientConfig>, Error> {
-    let roots = match ca {
-        Some(ca) => roots(ca)?,
-        None => {
-            let mut roots = RootCertStore::empty();
-            // What of the system's cannot be used is no reason to believe less of the rest.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            Arc::new(roots)
-        }
+    let roots = if let Some(ca) = ca {
+        roots(ca)?
+    } else {
+        let mut roots = RootCertStore::empty();
+        // What of the system's cannot be used is no reason to believe less of the rest.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
     };
     let unusable = |why: &dyn std::fmt::Display| Error::Unreadable {
         what: "authorities' certificates",

@@ -33,8 +33,11 @@ pub(super) struct Stand {
     lab: Lab,
 }
 
+/// Whether it holds, and what was seen.
+type Check = fn(&mut Stand) -> Result<String>;
+
 /// What must hold, in order: the last one ends the gate.
-pub(super) const CHECKS: [(&str, fn(&mut Stand) -> Result<String>); 5] = [
+pub(super) const CHECKS: [(&str, Check); 5] = [
     ("turning", turning),
     ("networks", networks),
     ("cap", cap),

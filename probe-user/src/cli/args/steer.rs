@@ -96,9 +96,9 @@ pub struct Order {
     /// From where the gate is to where it shall be, and back at the end; 0s: at once.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_ramp)]
     pub ramp: Duration,
-    /// What should come of it, e.g. late_delivery_share:falls:120s: a number that policies watch,
+    /// What should come of it, e.g. `late_delivery_share:falls:120s`: a number that policies watch,
     /// falls or rises, within a window of 60s to 300s, and if you like by how many thousandths and
-    /// with how many trials at least (late_delivery_share:falls:120s:5:1000).
+    /// with how many trials at least (`late_delivery_share:falls:120s:5:1000`).
     #[arg(long, value_name = "METRIC:FALLS|RISES:WINDOW", value_parser = parse_expectation)]
     pub expect: Option<Expect>,
     /// What is done if it hurts.

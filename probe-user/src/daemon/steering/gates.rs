@@ -339,7 +339,7 @@ impl Holder {
 
 async fn pause(time: Duration) {
     if time == Duration::MAX {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     } else {
         tokio::time::sleep(time).await;
     }

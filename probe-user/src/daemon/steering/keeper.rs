@@ -138,20 +138,18 @@ impl Keeper {
             self.fail(all, "its thread has ended".to_owned());
             return Permit::TowardsNeutral;
         }
-        match tokio::time::timeout(PATIENCE, &mut done).await {
-            Ok(done) => self.done(all, done.unwrap_or_else(|_| Err(gone()))),
-            Err(_) => {
-                let why = format!(
-                    "cannot write the journal {}: its disk did not answer within {} s",
-                    self.file.display(),
-                    PATIENCE.as_secs()
-                );
-                tracing::error!("{why}; gates only go back to neutral until it does");
-                self.failed = Some((Instant::now(), why));
-                self.under_way = Some((all, done));
-                Permit::TowardsNeutral
-            }
+        if let Ok(done) = tokio::time::timeout(PATIENCE, &mut done).await {
+            return self.done(all, done.unwrap_or_else(|_| Err(gone())));
         }
+        let why = format!(
+            "cannot write the journal {}: its disk did not answer within {} s",
+            self.file.display(),
+            PATIENCE.as_secs()
+        );
+        tracing::error!("{why}; gates only go back to neutral until it does");
+        self.failed = Some((Instant::now(), why));
+        self.under_way = Some((all, done));
+        Permit::TowardsNeutral
     }
 
     /// Keeps for later what cannot be written now.

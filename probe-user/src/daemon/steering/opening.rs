@@ -45,12 +45,11 @@ struct Opening {
 
 impl Opening {
     async fn opened(&mut self) -> Result<&mut actuators::Gate> {
-        let gate = match self.gate.take() {
-            Some(gate) => gate,
-            None => {
-                let (settings, services) = (&self.settings, &self.services);
-                actuators::Gate::open(settings, &self.guard, self.generation, services).await?
-            }
+        let gate = if let Some(gate) = self.gate.take() {
+            gate
+        } else {
+            let (settings, services) = (&self.settings, &self.services);
+            actuators::Gate::open(settings, &self.guard, self.generation, services).await?
         };
         Ok(self.gate.insert(gate))
     }

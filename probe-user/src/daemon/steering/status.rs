@@ -103,8 +103,9 @@ impl Decider {
         };
         let book = &self.state.book;
         match book.say(&setting.scope) {
-            Say::Order(held) | Say::Stays(held) => by_order(held, told),
-            Say::Automation { shed: Some(held) } => by_order(held, told),
+            Say::Order(held) | Say::Stays(held) | Say::Automation { shed: Some(held) } => {
+                by_order(held, told)
+            }
             Say::Automation { shed: None } => {
                 if let Some((held, _)) = book.cap(&setting.scope)
                     && setting.weight_permille >= 1000

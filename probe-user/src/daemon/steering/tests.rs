@@ -25,8 +25,10 @@ struct Stage {
 }
 
 fn config(dir: &std::path::Path) -> Config {
-    let mut config = Config::default();
-    config.kill_switch = dir.join("off");
+    let mut config = Config {
+        kill_switch: dir.join("off"),
+        ..Config::default()
+    };
     config.steer.journal_file = Some(dir.join("steer.journal"));
     config.steer.rules.is_armed = true;
     config.steer.rules.policies = vec![Policy {

@@ -255,12 +255,11 @@ impl Gate {
 
     fn put(&mut self, rule: &Rule, slot: u8) -> Result<()> {
         let name = name_of(rule.port, rule.prefix);
-        let place = match self.places.of(name) {
-            Some(place) => place,
-            None => {
-                self.retire()?;
-                self.places.of(name).context("no place is left to count")?
-            }
+        let place = if let Some(place) = self.places.of(name) {
+            place
+        } else {
+            self.retire()?;
+            self.places.of(name).context("no place is left to count")?
         };
         let value = gate::Rule {
             counts: place,

@@ -139,7 +139,7 @@ impl<M: Means> Actuator for Told<M> {
         let (position, sequence) = (held.position.clone(), held.sequence + 1);
         let plan = M::plan(self.undo());
         let renewed = self.guarded.renew(lease, plan, None).await;
-        if renewed.as_ref().is_err_and(|err| err.is::<Over>()) {
+        if renewed.as_ref().is_err_and(anyhow::Error::is::<Over>) {
             self.held = None;
         }
         renewed?;

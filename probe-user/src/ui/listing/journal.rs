@@ -103,7 +103,10 @@ fn sentence(body: &Body) -> (String, Mark) {
             error: None,
             said,
         } => (
-            format!("{actuator} holds generation {generation}{}", answered(said)),
+            format!(
+                "{actuator} holds generation {generation}{}",
+                answered(said.as_ref())
+            ),
             Mark::Good,
         ),
         Body::Actuated {
@@ -114,7 +117,7 @@ fn sentence(body: &Body) -> (String, Mark) {
         } => (
             format!(
                 "{actuator} does not hold generation {generation}: {error}{}",
-                answered(said)
+                answered(said.as_ref())
             ),
             Mark::Bad,
         ),
@@ -139,9 +142,8 @@ fn sentence(body: &Body) -> (String, Mark) {
     }
 }
 
-fn answered(said: &Option<String>) -> String {
-    said.as_ref()
-        .map_or_else(String::new, |said| format!("; it says {said:?}"))
+fn answered(said: Option<&String>) -> String {
+    said.map_or_else(String::new, |said| format!("; it says {said:?}"))
 }
 
 fn by_the_centre(central: &Central) -> (String, Mark) {

@@ -1,5 +1,6 @@
 //! `weir steer`: how the gate stands, and what came of an order, in words.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use weir_proto::v1::{
@@ -84,7 +85,7 @@ pub fn sentence(steering: &Steering) -> (String, Mark) {
         mark = mark.max_with(own_mark);
         let more = steering.settings.len() - 1;
         if more > 0 {
-            text.push_str(&format!(" (and {more} more)"));
+            let _ = write!(text, " (and {more} more)");
         }
     }
     let failing = steering.gates.iter().find(|gate| !gate.error.is_empty());
@@ -131,18 +132,15 @@ fn stand(steering: &Steering) -> (String, Mark) {
 fn setting_sentence(setting: &SteerSetting) -> (String, Mark) {
     let mut text = format!("{} {}", setting.scope, share(setting.weight_permille));
     if setting.cap_bps > 0 {
-        text.push_str(&format!(
-            ", at most {} Mbit/s",
-            units::mbps(setting.cap_bps)
-        ));
+        let _ = write!(text, ", at most {} Mbit/s", units::mbps(setting.cap_bps));
     }
     if !setting.by.is_empty() {
-        text.push_str(&format!(" by {} ({})", setting.by, setting.level));
+        let _ = write!(text, " by {} ({})", setting.by, setting.level);
     }
     if setting.left_s > 0 {
-        text.push_str(&format!(", {} left", left(setting.left_s)));
+        let _ = write!(text, ", {} left", left(setting.left_s));
     }
-    text.push_str(&format!(": {}", setting.why));
+    let _ = write!(text, ": {}", setting.why);
     let mark = if setting.weight_permille == 0 {
         Mark::Bad
     } else {
@@ -207,7 +205,7 @@ fn move_sentence(told: &SteerMove) -> String {
         told.settled_after_s
     );
     if told.cap_bps > 0 {
-        text.push_str(&format!(", at most {} Mbit/s", units::mbps(told.cap_bps)));
+        let _ = write!(text, ", at most {} Mbit/s", units::mbps(told.cap_bps));
     }
     text
 }

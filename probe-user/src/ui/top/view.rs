@@ -336,7 +336,7 @@ impl View {
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.help = true,
             KeyCode::Char('l') => self.log = true,
             KeyCode::Char(key @ ('H' | 'R' | 'P')) => {
-                self.ordering = Verb::of(key).map(Typing::new)
+                self.ordering = Verb::of(key).map(Typing::new);
             }
             KeyCode::Char('p' | ' ') => {
                 self.frozen = match self.frozen.take() {

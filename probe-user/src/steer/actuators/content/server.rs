@@ -160,12 +160,11 @@ async fn serve(
         .max_buf_size(MOST_BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let ended = match timeout(patience.connection, connection.as_mut()).await {
-        Ok(ended) => Some(ended),
-        Err(_) => {
-            connection.as_mut().graceful_shutdown();
-            timeout(patience.request, connection).await.ok()
-        }
+    let ended = if let Ok(ended) = timeout(patience.connection, connection.as_mut()).await {
+        Some(ended)
+    } else {
+        connection.as_mut().graceful_shutdown();
+        timeout(patience.request, connection).await.ok()
     };
     // After an answer, silence is no fault: the player has its manifest.
     let is_slow = match ended {

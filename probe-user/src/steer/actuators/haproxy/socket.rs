@@ -131,7 +131,7 @@ impl Socket {
         let plan = Plan::HaproxySocket(before.clone());
         if is_renewal {
             let renewed = self.guarded.renew(lease, plan, None).await;
-            if renewed.as_ref().is_err_and(|err| err.is::<Over>()) {
+            if renewed.as_ref().is_err_and(anyhow::Error::is::<Over>) {
                 self.held = None;
             }
             renewed?;
