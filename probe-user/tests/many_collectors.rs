@@ -76,7 +76,7 @@ impl Hosts {
     async fn connect(collectors: &[&Collector]) -> Self {
         let mut edges = Vec::new();
         for n in 0..HOSTS {
-            let to = collectors[n as usize % collectors.len()];
+            let to = collectors[usize::try_from(n).unwrap() % collectors.len()];
             let edge = Edge::connect(to, hello(&host(n), "boot")).await;
             edges.push(edge.unwrap());
         }
@@ -247,7 +247,9 @@ async fn what_a_killed_process_merged_is_merged_by_others_within_seconds() {
     );
     settled(&[&one, &three]).await;
     let without_gauges = |mut cells: Vec<v1::Cell>| {
-        cells.iter_mut().for_each(|cell| cell.sessions_open = 0);
+        for cell in &mut cells {
+            cell.sessions_open = 0;
+        }
         cells
     };
     assert_eq!(without_gauges(three.cells().await), without_gauges(whole));
@@ -256,7 +258,7 @@ async fn what_a_killed_process_merged_is_merged_by_others_within_seconds() {
         let edge = Edge::connect(&three, hello(&host(n), "boot"))
             .await
             .unwrap();
-        hosts.edges[n as usize] = edge;
+        hosts.edges[usize::try_from(n).unwrap()] = edge;
     }
     sum = hosts.tell().await;
     all_say(&[&one, &three], sum).await;
@@ -521,7 +523,7 @@ async fn a_host_that_is_connected_nowhere_is_said_to_be_at_once_and_where_it_was
     while told.len() < 2 {
         match stream.message().await.unwrap().unwrap().message {
             Some(Message::NotConnected(seen)) => {
-                told.push((seen.host, seen.last_heard_unix_ns > 0))
+                told.push((seen.host, seen.last_heard_unix_ns > 0));
             }
             other => panic!("not of one that is not there: {other:?}"),
         }

@@ -36,6 +36,7 @@ use crate::qoe::Limits;
 use crate::query::Query;
 use crate::query::access::{Access, Socket};
 use crate::query::server::{QueryCounts, Service};
+use crate::query::steering::Ask;
 use crate::recording::history::Shared;
 use crate::uplink::{Centre, FAREWELL, UplinkCounts};
 use crate::wire::Context;
@@ -155,13 +156,9 @@ where
         gates,
     } = options;
     config.check()?;
-    let switch = KillSwitch::new(&config.kill_switch);
-    if let Some(why) = switch.blind() {
-        tracing::warn!("{why}");
-    }
-    if !wait_for(&switch, &control).await {
+    let Some(switch) = allowed(&config, &control).await else {
         return Ok(());
-    }
+    };
     let access = Access::new(&config.query)?;
     let (socket, listener) = Socket::take(&config.query.socket, &access)?;
     let identity = Arc::new(identity(&config, config_path.as_deref())?);
@@ -200,14 +197,7 @@ where
     desk.labelling = Labelling::new(&config.labels, inlet.as_ref().map(Inlet::heard), geo);
     let recorder = start_recorder(&config, &mut desk)?;
 
-    let ends = Ends {
-        asks,
-        alarmed: desk.alarmed.clone(),
-        core: queries_to.clone(),
-        events: desk.events.clone(),
-        gate: gate_to,
-        stop: stop.clone(),
-    };
+    let ends = deciders_ends(asks, &desk, &queries_to, gate_to, &stop);
     let mut steering = steering::start(&config, gates(&config)?, switch.clone(), ends)?;
     let kind = made.kind();
     let measuring = Measuring::new(made, &config, again(&config, backend), switch);
@@ -257,13 +247,37 @@ where
     steering.ended().await;
     uplink_finish.cancel();
     farewell(recorder, uplink).await?;
-    if !server.is_finished() && tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
-        tracing::debug!("a client kept its connection open; closed");
-        server.abort();
-    }
+    part(server).await;
     drop(socket);
     tracing::info!("ended");
     result
+}
+
+/// What the decider hears, and whom it asks and tells.
+fn deciders_ends(
+    asks: mpsc::Receiver<Ask>,
+    desk: &Desk,
+    core: &mpsc::Sender<Query>,
+    gate: watch::Sender<Option<v1::GateWord>>,
+    stop: &CancellationToken,
+) -> Ends {
+    Ends {
+        asks,
+        alarmed: desk.alarmed.clone(),
+        core: core.clone(),
+        events: desk.events.clone(),
+        gate,
+        stop: stop.clone(),
+    }
+}
+
+/// Waits while the kill switch is on. None: it was told to end before.
+async fn allowed(config: &Config, control: &Control) -> Option<KillSwitch> {
+    let switch = KillSwitch::new(&config.kill_switch);
+    if let Some(why) = switch.blind() {
+        tracing::warn!("{why}");
+    }
+    wait_for(&switch, control).await.then_some(switch)
 }
 
 /// Until it is told to end, or cannot go on, and then why.
@@ -298,6 +312,14 @@ fn centre(config: &Config, orders: &Orders, gate: watch::Receiver<Option<v1::Gat
     let is_certified = config.collector.files().is_some();
     tokio::spawn(steering::obey(commanded, orders.clone(), is_certified));
     Centre { commands, gate }
+}
+
+/// Lets clients hear the end, and does not wait for those that do not want to.
+async fn part(mut server: Serving) {
+    if !server.is_finished() && tokio::time::timeout(FAREWELL, &mut server).await.is_err() {
+        tracing::debug!("a client kept its connection open; closed");
+        server.abort();
+    }
 }
 
 /// Gives what the core has said last the time to arrive.
