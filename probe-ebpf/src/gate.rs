@@ -153,8 +153,7 @@ mod tests {
     const KEY: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 
     fn client(n: u32) -> [u8; 16] {
-        let [a, b, c, d] = n.to_be_bytes();
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+        core::net::Ipv4Addr::from(n).to_ipv6_mapped().octets()
     }
 
     #[test]

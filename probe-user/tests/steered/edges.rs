@@ -179,8 +179,9 @@ impl Edges {
         let of = |log| -> Result<Vec<Served>> {
             let mut served = self.served(log)?;
             let directory = format!("/s/{viewer}/");
+            let is_segment = |uri: &str| Path::new(uri).extension().is_some_and(|own| own == "m4s");
             served.retain(|one| {
-                one.status == 200 && one.uri.starts_with(&directory) && one.uri.ends_with(".m4s")
+                one.status == 200 && one.uri.starts_with(&directory) && is_segment(&one.uri)
             });
             Ok(served)
         };
