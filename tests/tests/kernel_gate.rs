@@ -262,7 +262,11 @@ fn while_positions_change_every_connection_sees_one_of_them() -> Result<()> {
         let callers = scope.spawn(|| all_call(lab, &from, v4(PORT)));
         let mut changes = 0_u64;
         while !callers.is_finished() {
-            let next = if changes.is_multiple_of(2) { &narrow } else { &wide };
+            let next = if changes.is_multiple_of(2) {
+                &narrow
+            } else {
+                &wide
+            };
             holder.acquire(next, LONG)?;
             changes += 1;
         }

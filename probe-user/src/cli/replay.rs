@@ -77,8 +77,9 @@ fn show(
         Error::Told(err) => anyhow::Error::from(err),
         err => anyhow::Error::from(err),
     })?;
-    let to = printer.into_inner()?;
-    if args.deliveries || args.events || args.viewer_events {
+    let is_told = args.deliveries || args.events || args.viewer_events;
+    let to = printer.into_inner(is_told)?;
+    if is_told {
         // All is told.
     } else if args.viewers {
         let mut printer = Printer::new(viewer_listing::COLUMNS, format, style, to);
@@ -118,15 +119,19 @@ enum Lines<'a, W: Write> {
 }
 
 impl<W: Write> Lines<'_, W> {
-    /// Prints what is held back; gives back where to.
-    fn into_inner(self) -> io::Result<W> {
+    /// Prints what is held back, if anything of it was asked for; gives back where to.
+    fn into_inner(self, is_told: bool) -> io::Result<W> {
         match self {
             Self::Deliveries(mut printer) => {
-                printer.flush()?;
+                if is_told {
+                    printer.flush()?;
+                }
                 Ok(printer.into_inner())
             }
             Self::Viewers(mut printer) => {
-                printer.flush()?;
+                if is_told {
+                    printer.flush()?;
+                }
                 Ok(printer.into_inner())
             }
         }

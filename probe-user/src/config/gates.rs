@@ -302,6 +302,16 @@ mod tests {
             name = 'e'
             kind = 'file'
             file = '/run/weir/gate.json'
+            [[steer.gate]]
+            name = 'f'
+            kind = 'content-steering'
+            home = 'here'
+            [[steer.gate.pathway]]
+            name = 'there'
+            [[steer.gate]]
+            name = 'g'
+            kind = 'kernel'
+            other = ['127.0.0.1:8081']
         ";
         let gates = Config::parse(text, "w.toml").unwrap().steer.gates;
         let kinds: Vec<_> = gates.iter().map(|gate| gate.way.kind()).collect();

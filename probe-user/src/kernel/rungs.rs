@@ -35,9 +35,10 @@ impl BackendKind {
             Self::Portable => Worth {
                 exact: "nearly every time, taken as the packet passes or the send call begins; \
                         bytes, segments, retransmissions",
-                bounded: "the last write, by the last segment sent; the end of an answer that the \
-                          server's FIN follows, by the FIN's acknowledgement; the kind of a \
-                          retransmission, by what is lost then",
+                bounded: "the last write, by the last segment sent; answers that wait behind the \
+                          client's closed window, told as ended where they began to wait; the end \
+                          of an answer that the server's FIN follows, by the FIN's acknowledgement; \
+                          the kind of a retransmission, by what is lost then",
                 lost: "sessions from before the daemon, telling resets and timeouts from other \
                        ends, half-open sessions, network namespaces, delivery rates, time limited by receiver \
                        window and send buffer",

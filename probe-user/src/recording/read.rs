@@ -131,6 +131,10 @@ impl<R: Read> Reader<R> {
         let ending = match self.frame()? {
             Frame::Whole(Kind::Block, content) => return Ok(Some(content)),
             Frame::Whole(Kind::End, content) => match v1::RecordingEnd::decode(&content[..]) {
+                // What stands behind the end was put there by somebody else.
+                Ok(_) if fill(&mut self.from, &mut [0])? > 0 => Ending::Damaged {
+                    at_bytes: self.at_bytes,
+                },
                 Ok(end) => Ending::Ended(end),
                 Err(_) => damaged,
             },

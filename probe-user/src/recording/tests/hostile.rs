@@ -342,3 +342,13 @@ fn a_bomb_does_not_become_more_than_its_head_says_and_that_is_bounded() {
     }
     assert!(after_header(&[]).len() > PRELUDE);
 }
+
+#[test]
+fn what_stands_behind_the_end_is_not_passed_over_in_silence() {
+    let (written, bytes) = small();
+    let behind = [bytes.clone(), bytes.clone()].concat();
+    let (said, ending) = read(&behind).unwrap();
+    assert_eq!(said, written);
+    let at_bytes = bytes.len() as u64;
+    assert_eq!(ending, Ending::Damaged { at_bytes });
+}
