@@ -17,11 +17,12 @@ mod steered {
     pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 }
 
+use std::fs::File;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use steered::edges::{Edges, FAILURES, HERE, Served, THERE, programme};
 use steered::holder::{Holder, hold};
@@ -36,11 +37,13 @@ const MOVED: usize = 3;
 /// After the first failure: until a player has given up repeating one request.
 const REPEATED: f64 = 7.0;
 
-/// Players decode on this machine: one test at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Players decode on this machine: one test at a time, whether they are threads of one process or
+/// processes of their own.
+fn alone() -> Result<Flock<File>> {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(kept)?;
+    let file = File::create(kept.join("players.lock"))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 fn now_unix_s() -> f64 {
@@ -183,7 +186,7 @@ impl Event {
 
 #[test]
 fn players_follow_the_gate_and_come_back() -> Result<()> {
-    let _alone = alone();
+    let _alone = alone()?;
     let mut event = Event::begin(&programme()?, Edges::steering)?;
     event.drain(FOR_LONG, "a weight of 0")?;
     let begin = now_unix_s();
@@ -201,7 +204,7 @@ fn players_follow_the_gate_and_come_back() -> Result<()> {
 #[test]
 fn when_weir_hangs_or_is_killed_the_proxy_brings_players_home_and_they_go_on_asking() -> Result<()>
 {
-    let _alone = alone();
+    let _alone = alone()?;
     let mut event = Event::begin(&programme()?, Edges::steering)?;
     event.drain(FOR_LONG, "a weight of 0")?;
     let begin = now_unix_s();
@@ -221,7 +224,7 @@ fn when_weir_hangs_or_is_killed_the_proxy_brings_players_home_and_they_go_on_ask
 
 #[test]
 fn players_follow_to_a_pathway_that_their_playlist_does_not_have() -> Result<()> {
-    let _alone = alone();
+    let _alone = alone()?;
     let programme = programme()?;
     let edges = Edges::start(&programme, TTL_S)?;
     let holder = Holder::of_copies(edges.gate)?;
@@ -240,7 +243,7 @@ fn players_follow_to_a_pathway_that_their_playlist_does_not_have() -> Result<()>
 /// Why there must be a proxy that answers.
 #[test]
 fn without_a_proxy_players_keep_to_what_a_dead_weir_said_until_another_answers() -> Result<()> {
-    let _alone = alone();
+    let _alone = alone()?;
     let gate = |edges: &Edges| format!("http://127.0.0.1:{}/steer", edges.gate);
     let mut event = Event::begin(&programme()?, gate)?;
     event.drain(FOR_LONG, "a weight of 0")?;
@@ -275,7 +278,7 @@ fn without_a_proxy_players_keep_to_what_a_dead_weir_said_until_another_answers()
 /// Why weir answers 200 or 503 and nothing else.
 #[test]
 fn answers_that_end_steering_in_players_are_those_that_weir_never_gives() -> Result<()> {
-    let _alone = alone();
+    let _alone = alone()?;
     let programme = programme()?;
     for (player, go_on) in [
         (Player::Hls, ["503", "404"].as_slice()),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::steer::actuators::settings::GateKind;
 
 const DEFAULT_FILE: &str = include_str!("../../../deploy/weir.toml");
 
@@ -33,7 +34,7 @@ fn the_shipped_file_names_every_key() {
     assert!(config.labels.access_log_socket.is_some() && config.labels.mmdb.is_some());
     assert!(config.rules[0].rung.is_some());
     assert!(config.steer.rules.policies[0].cap_kbps.is_some() && !config.steer.roles.is_empty());
-    assert!(config.steer.gates.len() >= 5);
+    assert_eq!(config.steer.gates.len(), GateKind::ALL.len());
     let known = read::known_keys(&uncommented).unwrap();
     assert!(known.contains(&"network.prefixes".to_owned()), "{known:?}");
     for key in known {
