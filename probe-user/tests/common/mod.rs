@@ -407,7 +407,7 @@ where
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), found)
+    tokio::time::timeout(Duration::from_secs(60), found)
         .await
         .unwrap_or_else(|_| panic!("waited in vain: {what}"))
 }
