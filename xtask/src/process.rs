@@ -6,7 +6,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
-    sync::atomic::{AtomicI32, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -20,8 +20,12 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// The program that is being waited for; 0 if none.
-static CHILD: AtomicI32 = AtomicI32::new(0);
+/// The programs that are being waited for.
+static CHILDREN: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn children() -> MutexGuard<'static, Vec<Pid>> {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A program ended otherwise than with status 0.
 #[derive(Debug)]
@@ -124,9 +128,10 @@ fn start_error(command: &Command, error: io::Error) -> anyhow::Error {
 }
 
 fn finish(command: &Command, child: Child) -> Result<Vec<u8>> {
-    CHILD.store(child.id().cast_signed(), Ordering::SeqCst);
+    let pid = Pid::from_raw(child.id().cast_signed());
+    children().push(pid);
     let output = child.wait_with_output();
-    CHILD.store(0, Ordering::SeqCst);
+    children().retain(|other| *other != pid);
     let output = output.with_context(|| format!("waiting for `{}`", typed(command)))?;
     if output.status.success() {
         return Ok(output.stdout);
@@ -138,24 +143,26 @@ fn finish(command: &Command, child: Child) -> Result<Vec<u8>> {
     .into())
 }
 
-/// From now on a signal that ends this program ends the one it waits for first, so that a lab is
+/// From now on a signal that ends this program ends those it waits for first, so that a lab is
 /// taken down whoever is told to stop.
 pub(crate) fn forward_signals() -> Result<()> {
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot take over signals")?;
     thread::spawn(move || {
         for number in signals.forever() {
-            let child = CHILD.load(Ordering::SeqCst);
-            if child == 0 {
+            let children = children().clone();
+            if children.is_empty() {
                 std::process::exit(128 + number);
             }
-            // The terminal has sent its Ctrl-C to the child as well.
+            // The terminal has sent its Ctrl-C to them as well.
             if number == SIGINT {
                 continue;
             }
             let signal = Signal::try_from(number).unwrap_or(Signal::SIGTERM);
-            if let Err(error) = kill(Pid::from_raw(child), signal) {
-                eprintln!("xtask: cannot pass {signal} on to process {child}: {error}");
+            for child in children {
+                if let Err(error) = kill(child, signal) {
+                    eprintln!("xtask: cannot pass {signal} on to process {child}: {error}");
+                }
             }
         }
     });

@@ -126,6 +126,9 @@ pub struct Comparison {
     /// Pairs in which weir counts a TLS handshake's last flight with another delivery than the
     /// capture does, where its way of measuring may.
     pub merged: u64,
+    /// Pairs whose first packet of the answer crossed the session's first request, over TLS, and is
+    /// counted with the handshake by weir (HTTP/2's SETTINGS of the server).
+    pub crossed: u64,
     /// Sessions whose acknowledged bytes differ.
     pub totals_differ: u64,
     /// Weir says of so many times that they are bounds.
@@ -159,6 +162,7 @@ impl Comparison {
         self.phase_differs += other.phase_differs;
         self.kind_differs += other.kind_differs;
         self.merged += other.merged;
+        self.crossed += other.crossed;
         self.totals_differ += other.totals_differ;
         self.bounded += other.bounded;
     }
@@ -224,6 +228,9 @@ pub fn compare(witnessed: &[Witnessed], reported: &[Delivery], terms: &Terms) ->
                     {
                         result.merged += 1;
                     }
+                    if n == 0 && uncross(witnessed, &mut delivery) {
+                        result.crossed += 1;
+                    }
                     result.pair(witnessed, &delivery, terms);
                 }
                 (Some(witnessed), None) => {
@@ -269,6 +276,19 @@ fn unmerge(witnessed: &Witnessed, delivery: &mut Delivery, most_bytes: u64) -> b
         };
     }
     is_merged
+}
+
+/// Puts what crossed the first request over TLS where the capture has it: whether the server wrote it
+/// before TCP had the request, packets do not show.
+fn uncross(witnessed: &Witnessed, delivery: &mut Delivery) -> bool {
+    let less = witnessed.acked_bytes.saturating_sub(delivery.acked_bytes);
+    let is_crossed = delivery.tls && less > 0 && less == witnessed.crossing_bytes;
+    if is_crossed {
+        delivery.acked_bytes += less;
+        delivery.first_write_unix_ns = witnessed.first_sent_ns.unwrap_or(0);
+        delivery.first_acked_unix_ns = witnessed.first_acked_ns.unwrap_or(0);
+    }
+    is_crossed
 }
 
 /// Holds every session's total against the capture.

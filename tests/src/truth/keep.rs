@@ -145,6 +145,7 @@ impl Truth {
             acked_bytes: kept.6,
             sent_bytes: kept.7,
             request_bytes: kept.8,
+            crossing_bytes: 0,
         };
         let connections = self.connections.iter();
         connections

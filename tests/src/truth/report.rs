@@ -13,6 +13,8 @@ use crate::record::Losses;
 
 /// Least share of each time within 1 ms.
 pub const LEAST_SHARE: f64 = 0.99;
+/// One of so many deliveries may have crossed its request.
+const CROSSED_OF: u64 = 100;
 /// Differences printed per scenario; the report file has all.
 const SHOWN: usize = 8;
 
@@ -92,7 +94,7 @@ impl Report {
             let _ = writeln!(
                 text,
                 "unmatched {}, invented {}, bytes differ {}, phase differs {}, kind differs {}, \
-                 totals differ {}, handshakes merged {}, bounded times {}",
+                 totals differ {}, handshakes merged {}, crossed {}, bounded times {}",
                 self.total.unmatched,
                 self.total.invented,
                 self.total.bytes_differ,
@@ -100,6 +102,7 @@ impl Report {
                 self.total.kind_differs,
                 self.total.totals_differ,
                 self.total.merged,
+                self.total.crossed,
                 self.total.bounded,
             );
             for (name, measure) in self.total.measures() {
@@ -244,6 +247,13 @@ fn judge(total: &Comparison, failures: &mut Vec<String>) {
             failures.push(format!("{count} {what}"));
         }
     }
+    if total.crossed > total.witnessed / CROSSED_OF {
+        failures.push(format!(
+            "{} first answers are said to have crossed their requests, at most one of {CROSSED_OF} \
+             deliveries wanted",
+            total.crossed
+        ));
+    }
     let (mut compared, mut within) = (0, 0);
     for (name, measure) in total.measures() {
         compared += measure.compared;
@@ -356,13 +366,14 @@ mod tests {
     #[test]
     fn exact_outcomes_pass_and_each_bound_fails_on_its_own() {
         assert!(failures(outcome()).is_empty());
-        let spoil: [fn(&mut Outcome); 10] = [
+        let spoil: [fn(&mut Outcome); 11] = [
             |o| o.comparison.unmatched = 1,
             |o| o.comparison.invented = 1,
             |o| o.comparison.bytes_differ = 1,
             |o| o.comparison.phase_differs = 1,
             |o| o.comparison.kind_differs = 1,
             |o| o.comparison.totals_differ = 1,
+            |o| o.comparison.crossed = 2,
             |o| o.comparison.end.bounds_broken = 1,
             |o| o.comparison.end.within_1ms = 98,
             |o| o.retransmitted.weir = Some(4),

@@ -22,6 +22,10 @@ const TLS_APPLICATION_DATA: u8 = 23;
 const HTTP2_DATA: u8 = 0;
 const HTTP2_HEADERS: u8 = 1;
 
+/// What the server sends so soon after a request's packet may have been written before TCP took it:
+/// packets are captured below TCP, which lays by what comes in the midst of a write.
+const CROSSING_NS: u64 = 1_000_000;
+
 /// What is asked of the witness.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
@@ -95,6 +99,8 @@ pub struct Witnessed {
     pub sent_bytes: u64,
     /// New client payload, in bytes.
     pub request_bytes: u64,
+    /// Bytes of the answer's first packet, if it may have crossed the request.
+    pub crossing_bytes: u64,
 }
 
 /// A connection as the packets show it.
@@ -151,6 +157,7 @@ struct Open {
     first_sent_ns: Option<u64>,
     first_acked_ns: Option<u64>,
     last_acked_ns: Option<u64>,
+    crossing_bytes: u64,
     /// Before the answer's first byte.
     start: i64,
     /// After the answer's last byte so far.
@@ -299,6 +306,7 @@ impl Stream {
             first_sent_ns: None,
             first_acked_ns: None,
             last_acked_ns: None,
+            crossing_bytes: 0,
             start: self.server_next,
             end: self.server_next,
         });
@@ -353,6 +361,10 @@ impl Stream {
         if let Some(open) = &mut self.open
             && !alert
         {
+            let is_soon = packet.unix_ns.saturating_sub(open.request_ns) <= CROSSING_NS;
+            if open.first_sent_ns.is_none() && is_soon {
+                open.crossing_bytes = u64::from(packet.len);
+            }
             open.first_sent_ns.get_or_insert(packet.unix_ns);
             open.end = end;
         }
@@ -380,6 +392,7 @@ impl Stream {
             acked_bytes: (acked - open.start).max(0).unsigned_abs(),
             sent_bytes: (open.end - open.start).unsigned_abs(),
             request_bytes: open.request_bytes,
+            crossing_bytes: open.crossing_bytes,
         });
     }
 

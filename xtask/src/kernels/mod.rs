@@ -8,9 +8,16 @@ mod machine;
 mod report;
 mod userland;
 
-use std::{env::consts, fs, path::Path, time::Instant};
+use std::{
+    env::consts,
+    fs,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Instant,
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     arch::Arch,
@@ -98,17 +105,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     setup::ensure(&[Need::Build, Need::Kernels])?;
     let dir = workspace().join("target/kernels");
-    let mut report = Report::default();
+    let mut guests = Vec::new();
     for &arch in &args.arch {
         let userland = Userland::prepare(arch, args.update, &dir)?;
         for rung in LADDER.iter().filter(|rung| args.wants(rung)) {
             let name = name(rung, arch);
-            eprintln!("==> Linux {name}");
-            let outcome = try_one(rung, arch, args, &userland, &dir.join(&name), &name)
-                .with_context(|| format!("Linux {name}"))?;
-            report.kernels.push(outcome);
+            let guest = Guest::make(rung, arch, args, &userland, dir.join(&name), name.clone());
+            guests.push(guest.with_context(|| format!("Linux {name}"))?);
         }
     }
+    let report = Report {
+        kernels: side_by_side(&guests)?,
+    };
     let path = dir.join("report.json");
     fs::write(&path, report.json()?).with_context(|| format!("writing {}", path.display()))?;
     print!("{report}");
@@ -144,17 +152,72 @@ fn name(rung: &Rung, arch: Arch) -> String {
     format!("{}-{}", rung.name, arch.debian())
 }
 
-fn try_one(
-    rung: &Rung,
+/// What is booted.
+#[derive(Debug)]
+struct Guest {
+    name: String,
     arch: Arch,
-    args: &Args,
-    userland: &Userland,
-    dir: &Path,
-    name: &str,
-) -> Result<Outcome> {
-    let kernel = cloud::fetch(rung, arch, &args.mirror, args.update, dir)?;
-    let image = image::build(&kernel, dir, userland)?;
-    let started = Instant::now();
-    let said = machine::run(arch, &kernel, &image, dir)?;
-    Outcome::read(name, &kernel.release, started.elapsed(), &said)
+    kernel: cloud::Kernel,
+    image: PathBuf,
+    dir: PathBuf,
+}
+
+impl Guest {
+    fn make(
+        rung: &Rung,
+        arch: Arch,
+        args: &Args,
+        userland: &Userland,
+        dir: PathBuf,
+        name: String,
+    ) -> Result<Self> {
+        let kernel = cloud::fetch(rung, arch, &args.mirror, args.update, &dir)?;
+        let image = image::build(&kernel, &dir, userland)?;
+        Ok(Self {
+            name,
+            arch,
+            kernel,
+            image,
+            dir,
+        })
+    }
+
+    fn run(&self) -> Result<Outcome> {
+        eprintln!("==> Linux {}", self.name);
+        let started = Instant::now();
+        let said = machine::run(self.arch, &self.kernel, &self.image, &self.dir)?;
+        let took = started.elapsed();
+        eprintln!("==> Linux {} is done, {} s", self.name, took.as_secs());
+        Outcome::read(&self.name, &self.kernel.release, took, &said)
+    }
+}
+
+/// Runs all, as many at a time as there are processors: each has one. In the guests' order.
+fn side_by_side(guests: &[Guest]) -> Result<Vec<Outcome>> {
+    let places = thread::available_parallelism().map_or(1, usize::from);
+    let waiting = Mutex::new(guests.iter().enumerate());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next()
+    };
+    let work = || -> Result<Vec<(usize, Outcome)>> {
+        let mut outcomes = Vec::new();
+        while let Some((at, guest)) = next() {
+            let outcome = guest.run();
+            let outcome = outcome.with_context(|| format!("Linux {}", guest.name))?;
+            outcomes.push((at, outcome));
+        }
+        Ok(outcomes)
+    };
+    let mut outcomes = thread::scope(|scope| -> Result<Vec<(usize, Outcome)>> {
+        let threads: Vec<_> = (0..places).map(|_| scope.spawn(&work)).collect();
+        let mut all = Vec::new();
+        for thread in threads {
+            let outcomes = thread.join().map_err(|_| anyhow!("a thread died"))?;
+            all.extend(outcomes?);
+        }
+        Ok(all)
+    })?;
+    outcomes.sort_by_key(|(at, _)| *at);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }

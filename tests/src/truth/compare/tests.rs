@@ -16,6 +16,7 @@ fn witnessed(at_ns: u64) -> Witnessed {
         acked_bytes: 100,
         sent_bytes: 100,
         request_bytes: 10,
+        crossing_bytes: 0,
     }
 }
 
@@ -147,6 +148,24 @@ fn a_handshake_flight_may_be_counted_with_the_first_request_where_it_cannot_be_t
         "more than the handshake had"
     );
     assert_eq!(found(Backend::Exact, 40), (0, 1));
+}
+
+#[test]
+fn what_crossed_the_first_request_over_tls_may_be_counted_before_it() {
+    let found = |crossing_bytes, is_tls, missing| {
+        let mut witnessed = witnessed(0);
+        witnessed.crossing_bytes = crossing_bytes;
+        let mut delivery = reported(0, 0);
+        delivery.tls = is_tls;
+        delivery.acked_bytes -= missing;
+        let found = compare(&[witnessed], &[delivery], &terms(Backend::Exact, 0));
+        (found.crossed, found.bytes_differ)
+    };
+    assert_eq!(found(62, true, 62), (1, 0));
+    assert_eq!(found(62, true, 61), (0, 1), "not the packet's bytes");
+    assert_eq!(found(0, true, 62), (0, 1), "nothing crossed");
+    assert_eq!(found(62, false, 62), (0, 1), "no handshake before it");
+    assert_eq!(found(62, true, 0), (0, 0));
 }
 
 #[test]
