@@ -46,7 +46,14 @@ fn perform(command: &Command) -> Result<Outcome> {
         }
         _ => {}
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // A collector takes what processors there are. A daemon leaves them to the server beside it, and
+    // one thread is sooner with a hot event than two: between them an event goes by way of a wake-up
+    // that waits for a processor of its own.
+    if !matches!(command, Command::Collect(_) | Command::FleetSim(_)) {
+        runtime.worker_threads(1);
+    }
+    let runtime = runtime
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
