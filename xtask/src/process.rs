@@ -67,10 +67,20 @@ pub(crate) fn built_in(profile: &str) -> Result<PathBuf> {
     Ok(directory.join(profile))
 }
 
-/// The cargo that started this.
+/// The cargo that started this. What it said of this package is kept from it: build programs that look
+/// at such variables would run again, and with them most of the workspace be built again, whenever
+/// cargo is called by hand in between.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(cargo_path());
     command.current_dir(workspace());
+    for (name, _) in env::vars_os() {
+        let is_ours = ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+        if is_ours {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

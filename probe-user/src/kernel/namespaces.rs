@@ -86,20 +86,24 @@ pub(super) fn others(own: u64) -> Vec<Other> {
     others
 }
 
-/// Runs `act` inside each of these, by one thread; what fails in one is left out there.
-pub(super) fn enter_all(others: &[Other], act: impl Fn() -> Result<()> + Send + Sync) {
+/// Runs `act` inside each of these, by one thread, and tells of those in which that failed.
+pub(super) fn enter_all(
+    others: &[Other],
+    act: impl Fn() -> Result<()> + Send,
+    mut failed: impl FnMut(&Other, anyhow::Error) + Send,
+) {
     if others.is_empty() {
         return;
     }
     thread::scope(|scope| {
-        let visits = || {
+        let visits = move || {
             for other in others {
                 let entered = File::open(&other.path)
                     .map_err(anyhow::Error::from)
                     .and_then(|namespace| Ok(setns(&namespace, CloneFlags::CLONE_NEWNET)?))
                     .and_then(|()| act());
                 if let Err(error) = entered {
-                    tracing::debug!("{other}: {error:#}");
+                    failed(other, error);
                 }
             }
         };
@@ -111,16 +115,14 @@ pub(super) fn enter_all(others: &[Other], act: impl Fn() -> Result<()> + Send + 
 /// Runs `act` inside every network namespace that a process or a name under `/run/netns` holds
 /// open, the own one first. Returns how many could not be entered (that needs `CAP_SYS_ADMIN`) or
 /// worked in; an error only if the own one failed.
-pub(super) fn in_each(act: impl Fn() -> Result<()> + Sync) -> Result<usize> {
+pub(super) fn in_each(act: impl Fn() -> Result<()> + Send) -> Result<usize> {
     act().context("in the daemon's own network namespace")?;
-    let mut failed = 0;
-    for other in others(own().unwrap_or(0)) {
-        if let Err(error) = other.enter(&act) {
-            tracing::warn!("{other}: {error:#}");
-            failed += 1;
-        }
-    }
-    Ok(failed)
+    let mut missed = 0;
+    enter_all(&others(own().unwrap_or(0)), act, |other, error| {
+        tracing::warn!("{other}: {error:#}");
+        missed += 1;
+    });
+    Ok(missed)
 }
 
 fn candidates() -> Vec<PathBuf> {

@@ -89,7 +89,9 @@ impl Way {
             Self::Sockets(link, others) => {
                 link.run()?;
                 // One that cannot be entered was told of when its sockets were first looked for.
-                namespaces::enter_all(others.known(), || Ok(link.run()?));
+                let failed =
+                    |other: &namespaces::Other, error| tracing::debug!("{other}: {error:#}");
+                namespaces::enter_all(others.known(), || Ok(link.run()?), failed);
                 Ok(())
             }
         }
