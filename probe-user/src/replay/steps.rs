@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Error, Options, Player};
 use crate::intake::{Intake, Told};
 use crate::recording::chain::{Chain, Piece};
-use crate::recording::entry;
+use crate::recording::{Said, entry};
 
 /// A recording that is replayed step by step, by a clock of somebody else's.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Steps {
             if self.at < self.block.len() {
                 let player = &mut self.player;
                 let mut is_later = false;
-                let next = entry::read_at(&self.block, self.at, &mut |said| {
+                let next = entry::read_at(&self.block, self.at, &mut |said: Said<'_>| {
                     is_later = said.now_ns().is_some_and(|now_ns| now_ns > until_ns);
                     if !is_later {
                         player.take(&said, &mut |_: &Intake, _: Told<'_>| Ok(()));
