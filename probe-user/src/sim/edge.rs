@@ -144,7 +144,8 @@ impl Edge {
                 () = finish.cancelled() => break,
             }
             self.fail().await?;
-            if self.load.is_followed() && !self.is_cut_off() {
+            // Before its first tick a boot has nothing that anybody could miss.
+            if self.tick > 0 && self.load.is_followed() && !self.is_cut_off() {
                 // A recording is of one start of a daemon, and the next one of another.
                 self.end_boot().await?;
                 self.load.follow()?;
