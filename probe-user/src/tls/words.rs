@@ -6,13 +6,19 @@ use std::io;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 /// Each with what it means to the side that says it.
-fn known() -> [(Error, &'static str); 7] {
+fn known() -> [(Error, &'static str); 9] {
     let alert = Error::AlertReceived;
     [
         (
             alert(AlertDescription::UnknownCA),
             "the other side does not believe this side's certificate, which is of another authority than \
              the one in its ca_file (--ca)",
+        ),
+        (
+            // Two authorities of one name differ by their keys.
+            alert(AlertDescription::DecryptError),
+            "the other side does not believe this side's certificate, which another authority of the same \
+             name has signed, not the one in its ca_file (--ca)",
         ),
         (
             alert(AlertDescription::CertificateExpired),
@@ -30,6 +36,11 @@ fn known() -> [(Error, &'static str); 7] {
             Error::InvalidCertificate(CertificateError::UnknownIssuer),
             "the other side's certificate is of another authority than the one in this side's ca_file \
              (--ca)",
+        ),
+        (
+            Error::InvalidCertificate(CertificateError::BadSignature),
+            "another authority of the same name has signed the other side's certificate, not the one in this \
+             side's ca_file (--ca)",
         ),
         (
             Error::NoCertificatesPresented,
