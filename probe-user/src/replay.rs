@@ -1,4 +1,7 @@
-//! Replay: puts a recording through the same intake as the daemon's, as fast as it can or paced.
+//! Replay: puts a recording through the same intake as the daemon's, as fast as it can or paced, in
+//! one go or [step by step](Steps).
+
+mod steps;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +16,7 @@ use crate::recording::chain::{Chain, ChainError, Piece};
 use crate::recording::entry::{self, BadEntry};
 use crate::recording::read::Ending;
 use crate::wire;
+pub use steps::Steps;
 
 /// A pace so slow that it is not lived to see.
 const FOR_EVER: Duration = Duration::from_secs(1 << 32);

@@ -474,31 +474,57 @@ async fn what_cannot_be_used_is_refused_with_a_reason_and_counted() {
     collector.stop().await;
 }
 
+/// A boot that begins, says its tick `seq` with so many deliveries, and goes.
+async fn speak(collector: &Collector, boot_id: &str, seq: u64, count: u64) -> v1::Welcome {
+    let hello = v1::Hello {
+        boot_id: boot_id.into(),
+        ..hello()
+    };
+    let (mut edge, welcome) = until("the boot before to be gone", || async {
+        // The collector learns of a closed connection a moment later.
+        Edge::connect(collector, hello.clone()).await.ok()
+    })
+    .await;
+    let mut frame = frame(seq, vec![cell("a", count)]);
+    frame.boot_id = boot_id.into();
+    edge.send(frame).await.unwrap();
+    welcome
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn more_boots_than_are_kept_apart_are_summed_all_the_same() {
     let collector = Collector::start("127.0.0.1:0").await;
-    for boot in 0..20 {
-        let boot_id = format!("boot-{boot}");
-        let hello = v1::Hello {
-            boot_id: boot_id.clone(),
-            ..hello()
-        };
-        let (mut edge, _) = until("the boot before to be gone", || async {
-            // The collector learns of a closed connection a moment later.
-            Edge::connect(&collector, hello.clone()).await.ok()
-        })
-        .await;
-        let mut frame = frame(1, vec![cell("a", 7)]);
-        frame.boot_id = boot_id;
-        edge.send(frame).await.unwrap();
+    for boot in 0..40 {
+        speak(&collector, &format!("boot-{boot}"), 1, 7).await;
     }
-    assert_eq!(deliveries(&collector).await, 140);
+    assert_eq!(deliveries(&collector).await, 280);
     let hosts = collector.hosts().await.hosts;
-    assert_eq!((hosts.len(), hosts[0].boots), (1, 20));
+    assert_eq!((hosts.len(), hosts[0].boots), (1, 40));
+    // Of so many the first is forgotten but for its name.
     let first = v1::Hello {
         boot_id: "boot-0".into(),
         ..hello()
     };
-    assert!(Edge::connect(&collector, first).await.is_err());
+    let refused = Edge::connect(&collector, first).await.err().unwrap();
+    assert!(refused.message().contains("boot boot-0"), "{refused}");
+    collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_was_let_go_while_it_was_silent_goes_on_where_it_was() {
+    let collector = Collector::start("127.0.0.1:0").await;
+    speak(&collector, "cut-off", 1, 5).await;
+    for boot in 0..20 {
+        speak(&collector, &format!("boot-{boot}"), 1, 7).await;
+    }
+    assert_eq!(deliveries(&collector).await, 145);
+    let welcome = speak(&collector, "cut-off", 2, 9).await;
+    assert_eq!(welcome.last_seq, 1);
+    // Once more, as after an acknowledgement that was lost.
+    let welcome = speak(&collector, "cut-off", 2, 9).await;
+    assert_eq!(welcome.last_seq, 2);
+    assert_eq!(deliveries(&collector).await, 149);
+    let hosts = collector.hosts().await.hosts;
+    assert_eq!((hosts[0].boots, hosts[0].boot_id.as_str()), (21, "cut-off"));
     collector.stop().await;
 }

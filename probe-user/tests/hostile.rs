@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::authority::Authority;
-use common::centre::{Collector, Edge, cell, hello, tick};
+use common::centre::{Child, Collector, Edge, cell, directory, hello, tick};
 use common::until;
 use futures::{StreamExt as _, stream};
 use http_body::Frame;
@@ -324,6 +324,67 @@ async fn messages_that_never_end_take_a_share_of_memory_and_end_in_a_refusal() {
     guarded.collector.stop().await;
 }
 
+/// All of them at once, against a collector that is a process of its own: what the system says that it
+/// takes, whatever its allocator makes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_resident_memory_of_a_collector_is_bounded() {
+    const GUESTS: usize = 300;
+    const CONNECTIONS: usize = 20;
+    const BOMBS: usize = 16;
+    // In plain text (docs/uplink.md): 64 MiB of messages that are on their way in; what a connection may
+    // have sent that was not read; a message for each bomb, of which no more is unpacked; and as much
+    // again for what the allocator keeps.
+    const BOUND: usize =
+        2 * ((64 << 20) + (GUESTS + CONNECTIONS) * (64 << 10) + BOMBS * MAX_MESSAGE_BYTES);
+    let _alone = ALONE.lock().await;
+    let (_directory, path) = directory();
+    let child = Child::start(&path, "centre", None).await;
+    let collector = &child.seen;
+    let mut good = Edge::connect(collector, hello("good", "b")).await.unwrap();
+    good.send(tick(1, vec![cell("a", 1)])).await.unwrap();
+    let [before, _] = child.resident();
+    let mut silent = Vec::new();
+    for _ in 0..GUESTS {
+        let mut stream = TcpStream::connect(collector.address).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2").await.unwrap();
+        silent.push(stream);
+    }
+    let mut calls = Vec::new();
+    for n in 0..CONNECTIONS {
+        let endpoint = Channel::from_shared(collector.url()).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        for call in 0..2 {
+            let hello = v1::Hello {
+                lane: v1::Lane::Cold.into(),
+                ..hello("evil", &format!("b{}", (n + call) % 4))
+            };
+            let body = never_ending(hello, MAX_MESSAGE_BYTES - 1);
+            calls.push(report(channel.clone(), body).await.unwrap());
+        }
+    }
+    let bombs = (0..BOMBS).map(|n| async move {
+        let status = send_large(collector, &format!("bomb-{n}"), 64 << 20, true).await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    });
+    futures::future::join_all(bombs).await;
+    until("the silent ones to be counted", || async {
+        (refused(collector, "silent").await >= GUESTS as u64).then_some(())
+    })
+    .await;
+    drop((silent, calls));
+    good.send(tick(2, vec![cell("a", 2)])).await.unwrap();
+    let [after, most] = child.resident();
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "resident before {:.1} MiB, at most {:.1} MiB, after {:.1} MiB",
+        mib(before),
+        mib(most),
+        mib(after)
+    );
+    let taken = usize::try_from(most - before).unwrap();
+    assert!(taken < BOUND, "{taken} bytes of {BOUND}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_has_a_share_of_the_connections_and_others_have_theirs() {
     let _alone = ALONE.lock().await;
@@ -331,16 +392,27 @@ async fn a_certificate_has_a_share_of_the_connections_and_others_have_theirs() {
     let authority = Authority::new();
     let guarded = Guarded::start(&authority, directory.path()).await;
     let evil = authority.issue(&directory.path().join("evil"), &["evil"]);
-    let mut held = Vec::new();
+    let (mut held, mut told) = (Vec::new(), Vec::new());
     for _ in 0..100 {
-        if let Ok(channel) = guarded.connect(&evil).await {
-            let answer = report(channel, never_ending(hello("evil", "b"), 10)).await;
-            held.extend(answer.ok());
+        if let Ok(channel) = guarded.connect(&evil).await
+            && let Ok(answer) = report(channel, never_ending(hello("evil", "b"), 10)).await
+        {
+            match Status::from_header_map(answer.headers()) {
+                None => held.push(answer),
+                Some(why) => told.push(why),
+            }
         }
     }
     assert_eq!(held.len(), 32);
     // Some came again.
     assert!(guarded.refused("too_many").await >= 100 - 32);
+    // Each hears which bound it is, as long as there are not too many of them.
+    assert!(!told.is_empty());
+    for why in told {
+        assert_eq!(why.code(), Code::ResourceExhausted, "{why}");
+        let says = |what: &str| why.message().contains(what);
+        assert!(says("certificate of evil") && says("32 for each"), "{why}");
+    }
     // There is room again when some are gone.
     drop(held);
     until("room for one more", || async {
@@ -350,6 +422,44 @@ async fn a_certificate_has_a_share_of_the_connections_and_others_have_theirs() {
         (answer.unwrap_err().code() == Code::PermissionDenied).then_some(())
     })
     .await;
+    guarded.collector.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hears_why_it_is_turned_away_does_not_stay() {
+    let _alone = ALONE.lock().await;
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let guarded = Guarded::start(&authority, directory.path()).await;
+    let evil = authority.issue(&directory.path().join("evil"), &["evil"]);
+    let mut held = Vec::new();
+    for _ in 0..32 {
+        let channel = guarded.connect(&evil).await.unwrap();
+        let answer = report(channel.clone(), never_ending(hello("evil", "b"), 10)).await;
+        held.push((channel, answer.unwrap()));
+    }
+    // One more, which asks again and again on the connection that it has.
+    let before = guarded.refused("too_many").await;
+    let channel = guarded.connect(&evil).await.unwrap();
+    let mut asks = FleetClient::new(channel);
+    until(
+        "it to be shown out, and another connection to be counted",
+        || async {
+            let answer = asks.clone().list_hosts(v1::ListHostsRequest {}).await;
+            assert!(answer.is_err());
+            (guarded.refused("too_many").await >= before + 2).then_some(())
+        },
+    )
+    .await;
+    drop(held);
+    // There is room, and now it is told that it is none of those who may ask.
+    until("room for one more", || async {
+        let status = asks.clone().list_hosts(v1::ListHostsRequest {}).await;
+        (status.unwrap_err().code() == Code::PermissionDenied).then_some(())
+    })
+    .await;
+    // The connection is one that counts.
+    assert!(asks.list_hosts(v1::ListHostsRequest {}).await.is_err());
     guarded.collector.stop().await;
 }
 

@@ -28,9 +28,13 @@ struct Collector {
 
 impl Collector {
     async fn start(files: Files) -> Self {
+        Self::start_telling(files, None).await
+    }
+
+    async fn start_telling(files: Files, metrics: Option<SocketAddr>) -> Self {
         let stop = CancellationToken::new();
         let (ready_to, ready) = oneshot::channel();
-        let config = Config {
+        let mut config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             ca_file: Some(files.ca),
             cert_file: Some(files.cert),
@@ -38,6 +42,7 @@ impl Collector {
             operators: vec!["alice".into()],
             ..Config::default()
         };
+        config.metrics.listen = metrics;
         let options = collect::Options { config };
         let task = tokio::spawn(collect::run(options, stop.clone(), |address| {
             ready_to.send(address).unwrap();
@@ -146,7 +151,10 @@ async fn strangers_and_plain_text_are_refused_by_either_side() {
     let directory = tempfile::tempdir().unwrap();
     let (authority, other) = (Authority::new(), Authority::new());
     let path = |name: &str| directory.path().join(name);
-    let collector = Collector::start(authority.issue(&path("c"), &["localhost"])).await;
+    let port = weir_tests::lab::nats::free_port().unwrap();
+    let files = authority.issue(&path("c"), &["localhost"]);
+    let metrics = Some(([127, 0, 0, 1], port).into());
+    let collector = Collector::start_telling(files, metrics).await;
     let alice = authority.issue(&path("alice"), &["alice"]);
 
     // Of another authority's, with this one's believed.
@@ -162,14 +170,11 @@ async fn strangers_and_plain_text_are_refused_by_either_side() {
             .to_string(),
     };
     assert!(!refused.is_empty());
-    let strangers = collector.refused(&alice, "handshake").await;
-    assert!(strangers > 0);
-
-    // The collector's name is believed only if its certificate has it.
-    let url = format!("https://127.0.0.1:{}", collector.address.port());
-    let daemon = edge(url, "e", authority.issue(&path("e"), &["e"])).await;
-    refusal(&daemon, "certificate").await;
-    daemon.stop().await.unwrap();
+    until("the stranger to be counted", || async {
+        (collector.refused(&alice, "certificate").await > 0).then_some(())
+    })
+    .await;
+    assert_eq!(collector.refused(&alice, "handshake").await, 0);
 
     // Plain HTTP/2.
     let mut stream = TcpStream::connect(collector.address).await.unwrap();
@@ -181,9 +186,36 @@ async fn strangers_and_plain_text_are_refused_by_either_side() {
     // Closed, or reset.
     let _ = stream.read_to_end(&mut answer).await;
     until("it to be counted", || async {
-        (collector.refused(&alice, "handshake").await > strangers).then_some(())
+        (collector.refused(&alice, "handshake").await > 0).then_some(())
     })
     .await;
+
+    // Its daemon says what is wrong, in words, and so does one that believes another authority.
+    let daemon = edge(collector.url(), "alice", stranger.clone()).await;
+    let said = refusal(&daemon, "another authority").await;
+    assert!(said.contains("this side's certificate"), "{said}");
+    daemon.stop().await.unwrap();
+    let mut astray = stranger;
+    astray.ca = other.issue(&path("astray"), &["alice"]).ca;
+    let daemon = edge(collector.url(), "alice", astray).await;
+    let said = refusal(&daemon, "another authority").await;
+    assert!(said.contains("other side's certificate"), "{said}");
+    daemon.stop().await.unwrap();
+    let told = common::centre::scrape(port).await;
+    let of = |reason: &str| {
+        let name = format!("weir_collector_connections_refused_total{{reason=\"{reason}\"}} ");
+        let mut values = told.lines().filter_map(|line| line.strip_prefix(&*name));
+        values.next().map(|value| value.parse::<f64>().unwrap())
+    };
+    assert!(of("certificate").unwrap() >= 2.0, "{told}");
+    // There from the beginning.
+    assert_eq!(of("full"), Some(0.0), "{told}");
+
+    // The collector's name is believed only if its certificate has it.
+    let url = format!("https://127.0.0.1:{}", collector.address.port());
+    let daemon = edge(url, "e", authority.issue(&path("e"), &["e"])).await;
+    refusal(&daemon, "certificate").await;
+    daemon.stop().await.unwrap();
     collector.stop().await;
 }
 

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::refusals::{Reason, Refusals};
-use super::shares::{Of, Share, Shares};
-use crate::tls::{Acceptor, Socket};
+use super::shares::{CONNECTIONS_OF_A_NAME, Of, Share, Shares};
+use crate::tls::{self, Acceptor, Socket};
 
 /// Connections at the same time; a host has one for each lane.
 const MAX_CONNECTIONS: usize = 49_152;
@@ -26,6 +26,9 @@ const MAX_CONNECTIONS: usize = 49_152;
 const MAX_UNPROVEN: usize = 4096;
 /// They have so long to do so.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections beyond a certificate's share that hear why they are turned away, at the same time; of more,
+/// each is closed without a word. None lasts longer than [`PROOF_TIMEOUT`].
+const MAX_SURPLUS: usize = 64;
 /// Reports at the same time on one connection: a lane makes one.
 const REPORTS: usize = 2;
 /// `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n` (RFC 9113, 3.4).
@@ -46,6 +49,8 @@ pub(super) struct Guest {
     pub(super) share: Arc<Share>,
     /// Of its connection.
     pub(super) reports: Arc<Semaphore>,
+    /// Why nothing that it asks is done; none: it may ask.
+    pub(super) surplus: Option<Arc<str>>,
 }
 
 impl Guest {
@@ -84,6 +89,7 @@ pub(super) fn open(
         to,
         room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         unproven: Arc::new(Semaphore::new(MAX_UNPROVEN)),
+        surplus: Arc::new(Semaphore::new(MAX_SURPLUS)),
     });
     tokio::spawn(async move {
         loop {
@@ -111,6 +117,7 @@ struct Door {
     to: mpsc::Sender<io::Result<Connection>>,
     room: Arc<Semaphore>,
     unproven: Arc<Semaphore>,
+    surplus: Arc<Semaphore>,
 }
 
 impl Door {
@@ -137,22 +144,42 @@ impl Door {
             };
             let (socket, names) = match shaken {
                 Ok(shaken) => shaken,
-                Err(err) => return self.refusals.count(Reason::Handshake, &address, &err),
+                Err(err) => {
+                    let reason = if tls::is_of_certificate(&err) {
+                        Reason::Certificate
+                    } else {
+                        Reason::Handshake
+                    };
+                    let why = tls::in_words(err.to_string());
+                    return self.refusals.count(reason, &address, &why);
+                }
             };
             let share = match &names {
                 Some(names) => self.shares.of(Of::Names(names.clone())),
                 None => from.clone(),
             };
-            let guest = Guest {
+            let mut guest = Guest {
                 address,
                 names,
                 share,
                 reports: Arc::new(Semaphore::new(REPORTS)),
+                surplus: None,
             };
-            let Ok(of_guest) = guest.share.connections.clone().try_acquire_owned() else {
-                let names = guest.told();
-                let why = format!("as many connections as the certificate of {names} may have");
-                return self.refusals.count(Reason::TooMany, &address, &why);
+            let of_guest = guest.share.connections.clone().try_acquire_owned();
+            let of_guest = if let Ok(of_guest) = of_guest {
+                of_guest
+            } else {
+                let why = format!(
+                    "the certificate of {} has as many connections as it may: \
+                     {CONNECTIONS_OF_A_NAME} for each of its names",
+                    guest.told()
+                );
+                self.refusals.count(Reason::TooMany, &address, &why);
+                let Ok(surplus) = self.surplus.clone().try_acquire_owned() else {
+                    return;
+                };
+                guest.surplus = Some(why.into());
+                surplus
             };
             let connection = Connection {
                 socket,
@@ -182,7 +209,7 @@ impl Door {
     }
 }
 
-/// What is still owed by who has said nothing.
+/// What is still owed by who has said nothing, or is there only to hear why it is turned away.
 #[derive(Debug)]
 struct Proof {
     seen: usize,
@@ -221,16 +248,23 @@ impl AsyncRead for Connection {
         let Some(proof) = &mut this.proof else {
             return read;
         };
-        if read.is_pending() && proof.deadline.as_mut().poll(cx).is_ready() {
-            let why = format!("it did not speak HTTP/2 within {PROOF_TIMEOUT:?}");
-            let address = this.guest.address;
-            proof.refusals.count(Reason::Silent, &address, &why);
-            this.proof = None;
+        let is_surplus = this.guest.surplus.is_some();
+        let may_be_late = read.is_pending() || is_surplus;
+        if may_be_late && proof.deadline.as_mut().poll(cx).is_ready() {
+            let why = if is_surplus {
+                "it has heard that it is turned away".to_owned()
+            } else {
+                let why = format!("it did not speak HTTP/2 within {PROOF_TIMEOUT:?}");
+                let address = this.guest.address;
+                proof.refusals.count(Reason::Silent, &address, &why);
+                this.proof = None;
+                why
+            };
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
         }
         ready!(read)?;
         proof.seen += buf.filled().len() - before;
-        if proof.seen >= PREFACE_BYTES {
+        if proof.seen >= PREFACE_BYTES && !is_surplus {
             this.proof = None;
         }
         Poll::Ready(Ok(()))

@@ -14,18 +14,17 @@ mod risk;
 mod room;
 #[cfg(test)]
 mod tests;
+mod told;
 mod totals;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use weir_proto::v1;
 
 use super::gaps::Arrival;
 use crate::collect::sent::{self, SentCell};
-use crate::qoe::{CellSnapshot, Gauges};
-use crate::query::filter::Filter;
+use crate::qoe::CellSnapshot;
 use crate::wire::Heard;
 use boot::{Before, Boot, Held};
 use host::Host;
@@ -66,7 +65,10 @@ pub enum Error {
     )]
     TooManyBoots(usize),
     /// It was long gone.
-    #[error("boot {0} is over and folded into its host's past; it cannot go on")]
+    #[error(
+        "boot {0} was silent while many others of its host were there, so it is over: what it had \
+         counted is kept, and what it counts now is taken when its daemon is started again"
+    )]
     Past(String),
 }
 
@@ -109,6 +111,8 @@ pub struct Fleet {
     hosts: BTreeMap<String, Host>,
     limits: Limits,
     cells: usize,
+    /// Some host has boots that rest.
+    has_resting: bool,
     in_all: in_all::Part,
     totals: Totals,
     /// What was counted since it was last taken.
@@ -132,6 +136,7 @@ impl Fleet {
             hosts: BTreeMap::new(),
             limits,
             cells: 0,
+            has_resting: false,
             totals: Totals::default(),
             recent: Recent::default(),
             frames: 0,
@@ -161,8 +166,10 @@ impl Fleet {
         if !self.hosts.contains_key(&hello.host) && in_all >= self.limits.max_hosts {
             return Err(Error::TooManyHosts(in_all));
         }
+        let may_rest = self.may_rest();
         let host = self.hosts.entry(hello.host.clone()).or_default();
-        host.meet(hello, &mut self.cells)?;
+        host.meet(hello, may_rest, &mut self.cells)?;
+        self.has_resting |= host.has_resting();
         self.in_all.note(self.hosts.len(), self.cells);
         self.boot(hello)
             .ok_or_else(|| Error::Past(hello.boot_id.clone()))
@@ -186,24 +193,22 @@ impl Fleet {
             // Of another collector's host, which said hello there.
             self.meet(hello)?;
         }
-        let (limits, held) = (self.limits, self.in_all.cells());
         let Some(boot) = self.boot(hello) else {
             return Err(Error::Past(hello.boot_id.clone()));
         };
-        let cells_after = (held + cells.len()).saturating_sub(boot.cells.len());
         let has_cells = frame.tick && frame.vital.is_none();
         let lane = match frame.lane() {
             v1::Lane::Unspecified => hello.lane(),
             lane => lane,
         };
         let newest = boot.lane(lane).newest();
-        if has_cells
-            && frame.seq > newest
-            && cells.len() > boot.cells.len()
-            && cells_after > limits.max_cells
-        {
-            return Err(Error::TooManyCells(held));
+        let more = cells.len().saturating_sub(boot.cells.len());
+        if has_cells && frame.seq > newest && more > 0 {
+            self.room_for(more)?;
         }
+        let Some(boot) = self.boot(hello) else {
+            return Err(Error::Past(hello.boot_id.clone()));
+        };
         let merged = match boot.lane(lane).arrive(frame.seq) {
             Arrival::Newest => Merged::New,
             Arrival::Missing => Merged::Late,
@@ -272,8 +277,7 @@ impl Fleet {
         let Some(host) = hosts.get_mut(&hello.host) else {
             return;
         };
-        let known = |boot: &&mut Boot| boot.hello.boot_id == hello.boot_id;
-        let Some(boot) = host.boots.iter_mut().find(known) else {
+        let Some(boot) = host.boots.iter_mut().find(|boot| boot.is(&hello.boot_id)) else {
             return;
         };
         boot.last_tick_ms = heard_ms;
@@ -318,11 +322,8 @@ impl Fleet {
 
     /// The latest cells of the boot that a hello names; none, if it is new.
     pub fn latest(&self, hello: &v1::Hello) -> Arc<[SentCell]> {
-        let host = self.hosts.get(&hello.host);
-        let mut boots = host.into_iter().flat_map(|host| &host.boots);
-        let boot = boots.find(|boot| boot.hello.boot_id == hello.boot_id);
-        boot.map(|boot| Arc::clone(&boot.cells.cells))
-            .unwrap_or_default()
+        let known = self.known(hello);
+        known.map_or_else(Arc::default, |boot| Arc::clone(&boot.cells.cells))
     }
 
     /// A frame of a connected boot could not be used.
@@ -332,61 +333,18 @@ impl Fleet {
         }
     }
 
+    fn known(&self, hello: &v1::Hello) -> Option<&Boot> {
+        self.hosts.get(&hello.host)?.boot(&hello.boot_id)
+    }
+
     fn boot(&mut self, hello: &v1::Hello) -> Option<&mut Boot> {
-        self.hosts
-            .get_mut(&hello.host)?
-            .boots
-            .iter_mut()
-            .find(|boot| boot.hello.boot_id == hello.boot_id)
-    }
-
-    /// Every host, by name.
-    pub fn hosts(&self, now_unix_ns: u64) -> v1::ListHostsResponse {
-        v1::ListHostsResponse {
-            hosts: self
-                .hosts
-                .values()
-                .filter_map(|host| host.message(now_unix_ns))
-                .collect(),
-            unix_ns: now_unix_ns,
-            // What never became a host is not known here.
-            ..v1::ListHostsResponse::default()
-        }
-    }
-
-    /// The sum of all hosts' cells.
-    pub fn cells(
-        &self,
-        filter: &Filter,
-        histograms: bool,
-        now_unix_ns: u64,
-    ) -> v1::ListCellsResponse {
-        let gauges = self.gauges(now_unix_ns);
-        v1::ListCellsResponse {
-            cells: self.totals.messages(filter, histograms, &gauges),
-            unix_ns: now_unix_ns,
-            hosts: u32::try_from(self.hosts.len()).unwrap_or(u32::MAX),
-            missing: Vec::new(),
-        }
-    }
-
-    /// What is open now, by place.
-    fn gauges(&self, now_unix_ns: u64) -> Vec<Gauges> {
-        let mut gauges = vec![Gauges::default(); self.totals.len()];
-        for host in self.hosts.values() {
-            for (place, cell) in host.current_cells(now_unix_ns) {
-                gauges[place as usize].merge(&cell.gauges);
-            }
-        }
-        gauges
+        self.hosts.get_mut(&hello.host)?.boot_mut(&hello.boot_id)
     }
 
     /// The newest frame that came of a lane of a boot; 0: none.
     pub fn newest(&self, hello: &v1::Hello) -> u64 {
-        let host = self.hosts.get(&hello.host);
-        let mut boots = host.into_iter().flat_map(|host| &host.boots);
-        let boot = boots.find(|boot| boot.hello.boot_id == hello.boot_id);
-        boot.map_or(0, |boot| boot.seqs[boot::place(hello.lane())].newest())
+        let known = self.known(hello);
+        known.map_or(0, |boot| boot.seqs[boot::place(hello.lane())].newest())
     }
 
     /// When a host was last heard of; none: never.
@@ -432,35 +390,6 @@ impl Fleet {
         self.recent
             .drain()
             .map(|(place, cell)| (place, cell.snapshot(totals.key(place).clone(), true)))
-            .collect()
-    }
-
-    /// Cells of a window, by place, as cells of the sum, with what is open now.
-    pub fn window(
-        &self,
-        cells: &HashMap<u32, crate::qoe::Cell>,
-        filter: &Filter,
-        histograms: bool,
-        now_unix_ns: u64,
-    ) -> Vec<v1::Cell> {
-        let gauges = self.gauges(now_unix_ns);
-        let mut places: Vec<_> = (0..).take(self.totals.len()).collect();
-        places.retain(|place: &u32| {
-            cells.contains_key(place) || gauges[*place as usize] != Gauges::default()
-        });
-        let nothing = crate::qoe::Cell::default();
-        places
-            .into_iter()
-            .filter_map(|place| {
-                let key = self.totals.key(place);
-                let cell = cells.get(&place).unwrap_or(&nothing);
-                if !filter.matches_fleet_cell(key, &cell.counters) {
-                    return None;
-                }
-                let mut snapshot = cell.snapshot(key.clone(), histograms);
-                snapshot.gauges = gauges[place as usize];
-                Some(self.totals.message(place, &snapshot))
-            })
             .collect()
     }
 }

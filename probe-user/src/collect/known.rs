@@ -37,6 +37,7 @@ impl Known {
                 self.minutes.close(unix_s - 1, Vec::new());
             }
             if unix_s / ROOM_S != self.second / ROOM_S {
+                self.fleet.make_room_for_cells();
                 let gone = self.fleet.make_room(unix_s * 1_000);
                 if !gone.is_empty() {
                     self.minutes.replace(&gone);

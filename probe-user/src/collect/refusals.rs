@@ -17,6 +17,8 @@ pub(super) enum Reason {
     TooMany,
     /// The TLS handshake failed.
     Handshake,
+    /// It failed because of the certificate, or because there is none.
+    Certificate,
     /// Nothing was said in time.
     Silent,
     /// The hello cannot be used.
@@ -30,9 +32,10 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::TooMany,
         Self::Handshake,
+        Self::Certificate,
         Self::Silent,
         Self::Hello,
         Self::Identity,
@@ -45,6 +48,7 @@ impl Reason {
         match self {
             Self::TooMany => "too_many",
             Self::Handshake => "handshake",
+            Self::Certificate => "certificate",
             Self::Silent => "silent",
             Self::Hello => "hello",
             Self::Identity => "identity",
@@ -84,6 +88,11 @@ impl Refusals {
             let reason = reason.as_str();
             tracing::warn!(?who, reason, withheld, "refused: {why}");
         }
+    }
+
+    /// All reasons there are.
+    pub(super) fn reasons() -> impl Iterator<Item = &'static str> {
+        Reason::ALL.into_iter().map(Reason::as_str)
     }
 
     /// Of all reasons together.

@@ -67,9 +67,14 @@ impl Operators {
     }
 }
 
+/// Who asks, or why nobody is heard on this connection.
 fn guest<T>(request: &Request<T>) -> Result<Guest, Status> {
     let guest = request.extensions().get::<Guest>().cloned();
-    guest.ok_or_else(|| Status::internal("the connection has no peer"))
+    let guest = guest.ok_or_else(|| Status::internal("the connection has no peer"))?;
+    match &guest.surplus {
+        Some(why) => Err(Status::resource_exhausted(why.as_ref())),
+        None => Ok(guest),
+    }
 }
 
 /// What it knows of the fleet, and how it gets there.

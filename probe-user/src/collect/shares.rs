@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 /// For each name in a certificate: a host has five lanes, and those before may not be known to be
 /// gone.
-const CONNECTIONS_OF_A_NAME: usize = 32;
+pub(super) const CONNECTIONS_OF_A_NAME: usize = 32;
 /// Of an address, connections that have not shown yet who they are.
 const UNPROVEN_OF_AN_ADDRESS: usize = 1024;
 /// Of all messages that are on their way in, in units.

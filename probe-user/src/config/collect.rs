@@ -76,6 +76,8 @@ pub struct Metrics {
     pub max_cells: u32,
     /// Hosts that are told; of more, the first by rank.
     pub max_hosts: u32,
+    /// A host that has been silent for longer is gone: no metric of hosts tells of it.
+    pub gone_after_s: u32,
 }
 
 /// `[nats]`.
@@ -232,6 +234,7 @@ impl Default for Config {
                 listen: None,
                 max_cells: 128,
                 max_hosts: 1_024,
+                gone_after_s: 86_400,
             },
             nats: None,
             otlp: None,
@@ -296,6 +299,7 @@ impl Config {
             table.set("listen", &mut self.metrics.listen, problems);
             table.set("max_cells", &mut self.metrics.max_cells, problems);
             table.set("max_hosts", &mut self.metrics.max_hosts, problems);
+            table.set("gone_after_s", &mut self.metrics.gone_after_s, problems);
         });
         root.table("nats", problems, |table, problems| {
             let mut nats = Nats::at(Vec::new());
@@ -400,6 +404,8 @@ impl Config {
         problems.within("minutes.max_bytes", max_bytes, 1 << 20, 1 << 40);
         problems.within("metrics.max_cells", self.metrics.max_cells, 1, 4_096);
         problems.within("metrics.max_hosts", self.metrics.max_hosts, 0, 1 << 20);
+        let gone_after_s = self.metrics.gone_after_s;
+        problems.within("metrics.gone_after_s", gone_after_s, 60, 366 * 86_400);
         if let Some(nats) = &self.nats {
             nats.problems(&mut problems);
         }

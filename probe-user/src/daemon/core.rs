@@ -24,7 +24,7 @@ use crate::labels::geo::Geo;
 use crate::labels::inlet::Heard;
 use crate::query::Query;
 use crate::recording::Said;
-use crate::uplink::Tick;
+use crate::uplink::{Encoded, Tick};
 
 /// Records taken from the bulk ring before the hot one is looked at again: about 50 us of folding.
 const BULK_BATCH: usize = 256;
@@ -424,6 +424,7 @@ impl Core {
             config_generation: self.desk.intake.settings().config_generation,
             losses: self.desk.losses(),
             cells: self.desk.intake.cells(),
+            encoded: Encoded::default(),
             off: self.desk.off.clone(),
             budget: self.desk.budget.clone(),
         };

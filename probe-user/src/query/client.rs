@@ -275,11 +275,10 @@ fn chain<'a>(
     })
 }
 
-/// The innermost cause, without the wrappers' "transport error".
+/// The innermost cause, without the wrappers' "transport error", and in words if it is a certificate's.
 pub(crate) fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error)
-        .last()
-        .map_or_else(|| error.to_string(), ToString::to_string)
+    let cause = chain(error).last();
+    tls::in_words(cause.map_or_else(|| error.to_string(), ToString::to_string))
 }
 
 #[cfg(test)]

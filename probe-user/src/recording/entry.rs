@@ -90,22 +90,35 @@ pub fn append(to: &mut Vec<u8>, said: &Said<'_>) {
 pub fn read(block: &[u8], mut each: impl FnMut(Said<'_>)) -> Result<(), BadEntry> {
     let mut at = 0;
     while at < block.len() {
-        let bad = BadEntry { at };
-        let (head, rest) = block[at..].split_first_chunk::<HEAD>().ok_or(bad)?;
-        let [tag, ring, 0, 0, len @ ..] = *head else {
-            return Err(bad);
-        };
-        let len = u32::from_le_bytes(len) as usize;
-        let body = rest.get(..len).ok_or(bad)?;
-        let ring = match ring {
-            0 => Ring::Hot,
-            1 => Ring::Bulk,
-            _ => return Err(bad),
-        };
-        read_one(tag, ring, body, &mut each).ok_or(bad)?;
-        at += HEAD + len;
+        at = read_at(block, at, &mut each)?;
     }
     Ok(())
+}
+
+/// Calls `each` with the entry that begins at byte `at` of a block. Gives where the next one begins.
+///
+/// # Errors
+/// No entry of this version begins there.
+pub fn read_at(
+    block: &[u8],
+    at: usize,
+    each: &mut impl FnMut(Said<'_>),
+) -> Result<usize, BadEntry> {
+    let bad = BadEntry { at };
+    let left = block.get(at..).ok_or(bad)?;
+    let (head, rest) = left.split_first_chunk::<HEAD>().ok_or(bad)?;
+    let [tag, ring, 0, 0, len @ ..] = *head else {
+        return Err(bad);
+    };
+    let len = u32::from_le_bytes(len) as usize;
+    let body = rest.get(..len).ok_or(bad)?;
+    let ring = match ring {
+        0 => Ring::Hot,
+        1 => Ring::Bulk,
+        _ => return Err(bad),
+    };
+    read_one(tag, ring, body, each).ok_or(bad)?;
+    Ok(at + HEAD + len)
 }
 
 /// None: no entry of this version.

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use weir_proto::v1::{CollectorStatus, ListCellsRequest, ListHostsRequest};
 
-use super::load::Totals;
+use super::totals::Totals;
 use crate::query::client;
 use crate::tls::Files;
 

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -19,11 +18,11 @@ use weir_proto::v1::edge_message::Message as Up;
 use weir_proto::v1::uplink_client::UplinkClient;
 use weir_proto::v1::{self, Lane};
 
-use super::load::{Load, Totals};
+use super::load::{Load, Mark};
+use super::totals::Totals;
 use super::{Counts, Options};
 use crate::tls::Connector;
 use crate::ui::units::now_unix_ns;
-use crate::uplink::VITAL_FRAME_BYTES;
 use crate::wire::WIRE_VERSION;
 
 /// Ticks of one lane that are not acknowledged; what comes then is superseded.
@@ -86,17 +85,18 @@ pub(super) struct Edge {
 }
 
 impl Edge {
-    pub(super) fn new(
+    /// The one with the number `n`, before it connects.
+    pub(super) async fn begin(
         n: u32,
         options: &Options,
         connector: Connector,
         counts: Arc<Counts>,
         connecting: Arc<Semaphore>,
-    ) -> Self {
+    ) -> Result<Self> {
         let seed = options.seed.wrapping_add(u64::from(n));
         let mut random = fastrand::Rng::with_seed(seed);
-        let load = Load::new(options.cells, options.busy_cells, random.fork());
-        Self {
+        let load = Load::begin(options, n, random.fork()).await?;
+        Ok(Self {
             host: format!("{}{n}", options.prefix),
             boot: 0,
             started_unix_ns: now_unix_ns(),
@@ -120,7 +120,7 @@ impl Edge {
             hot: None,
             warm: None,
             cut_until: None,
-        }
+        })
     }
 
     /// Until `finish`, and then until all is acknowledged. Gives what the centre must know of it, or
@@ -144,9 +144,19 @@ impl Edge {
                 () = finish.cancelled() => break,
             }
             self.fail().await?;
-            self.load.grow();
+            // Before its first tick a boot has nothing that anybody could miss.
+            if self.tick > 0 && self.load.is_followed() && !self.is_cut_off() {
+                // A recording is of one start of a daemon, and the next one of another.
+                self.end_boot().await?;
+                self.load.follow()?;
+            }
             self.tick += 1;
-            if self.cut_until.is_some_and(|until| Instant::now() < until) {
+            self.load.advance(Mark {
+                seq: self.tick,
+                unix_ns: self.unix_ns(),
+                interval_ms: self.interval_ms(),
+            })?;
+            if self.is_cut_off() {
                 continue;
             }
             self.cut_until = None;
@@ -157,8 +167,20 @@ impl Edge {
         self.tick += 1;
         self.last_word().await;
         let mut totals = self.past;
-        totals.add(&Totals::of(&self.load.cells));
+        totals.add(&self.load.totals());
         Ok(totals)
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.cut_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn unix_ns(&self) -> u64 {
+        now_unix_ns() + self.clock_ns
+    }
+
+    fn interval_ms(&self) -> u32 {
+        u32::try_from(self.options.interval.as_millis()).unwrap_or(u32::MAX)
     }
 
     fn boot_id(&self) -> String {
@@ -171,7 +193,7 @@ impl Edge {
             host: self.host.clone(),
             boot_id: self.boot_id(),
             weir_version: env!("CARGO_PKG_VERSION").to_owned(),
-            backend: v1::Backend::Exact.into(),
+            backend: self.load.backend().into(),
             kernel_release: "simulated".to_owned(),
             lane: lane.into(),
             started_unix_ns: self.started_unix_ns + u64::from(self.boot),
@@ -232,26 +254,18 @@ impl Edge {
     }
 
     fn frame(&self, lane: Lane) -> v1::Frame {
-        let mut frame = v1::Frame {
+        self.load.frame(v1::Frame {
             host: self.host.clone(),
             boot_id: self.boot_id(),
             seq: self.tick,
             tick_seq: self.tick,
-            unix_ns: now_unix_ns() + self.clock_ns,
-            interval_ms: u32::try_from(self.options.interval.as_millis()).unwrap_or(u32::MAX),
+            unix_ns: self.unix_ns(),
+            interval_ms: self.interval_ms(),
             losses: Some(v1::Losses::default()),
             tick: true,
             lane: lane.into(),
             ..v1::Frame::default()
-        };
-        if lane == Lane::Hot {
-            frame.vital = Some(self.load.vital());
-            let padding = VITAL_FRAME_BYTES.saturating_sub(frame.encoded_len() + 3);
-            frame.padding = vec![0; padding].into();
-        } else {
-            frame.cells.clone_from(&self.load.encoded);
-        }
-        frame
+        })
     }
 
     /// Deals out what goes wrong in this tick.
@@ -272,19 +286,21 @@ impl Edge {
         } else if self.random.f64() < kill && self.tick > 0 {
             // Before its first tick a boot has nothing that anybody could miss.
             self.counts.kills.fetch_add(1, Ordering::Relaxed);
-            self.hot = None;
-            self.warm = None;
-            // As the daemon after it does, with what the ring on disk has.
-            self.recover().await?;
-            self.past.add(&Totals::of(&self.load.cells));
-            self.boot += 1;
-            self.tick = 0;
-            self.load = Load::new(
-                self.options.cells,
-                self.options.busy_cells,
-                self.random.fork(),
-            );
+            self.end_boot().await?;
+            self.load.begin_anew(&self.options, self.random.fork())?;
         }
+        Ok(())
+    }
+
+    /// A boot is over, and another one begins, which says first what that one left.
+    async fn end_boot(&mut self) -> Result<()> {
+        self.hot = None;
+        self.warm = None;
+        // As the daemon after it does, with what the ring on disk has.
+        self.recover().await?;
+        self.past.add(&self.load.totals());
+        self.boot += 1;
+        self.tick = 0;
         Ok(())
     }
 

@@ -1,189 +1,112 @@
-//! What an edge pretends to have measured: cells whose counts and distributions grow.
+//! What an edge says that it has measured: made up, or played from recordings.
 
-use std::ops::AddAssign;
-
-use bytes::Bytes;
+use anyhow::{Context as _, Result};
 use prost::Message as _;
-use serde::Serialize;
-use weir_proto::v1;
+use weir_proto::v1::{self, Lane};
 
-use crate::qoe::Metric;
-use crate::wire;
+use super::Options;
+use super::made_up::MadeUp;
+use super::play::Play;
+use super::totals::Totals;
+use crate::uplink::VITAL_FRAME_BYTES;
 
-/// Buckets of each distribution that are in use.
-const BUCKETS: u32 = 30;
-/// Distributions of each cell.
-const METRICS: [Metric; 6] = [
-    Metric::DeliveryLatencyUs,
-    Metric::ThinkTimeUs,
-    Metric::FirstByteUs,
-    Metric::DeliveryTailUs,
-    Metric::SrttUs,
-    Metric::DeliveryRateKbps,
-];
-
-/// Sums by which a collector can be held to what was sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// As cells count them.
-    pub deliveries: u64,
-    /// The same.
-    pub acked_bytes: u64,
-    /// The same.
-    pub watched_us: u64,
-    /// In all distributions.
-    pub values: u64,
+/// When a tick is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    /// Since the daemon's start, from 1.
+    pub(super) seq: u64,
+    /// By the edge's clock.
+    pub(super) unix_ns: u64,
+    pub(super) interval_ms: u32,
 }
 
-impl Totals {
-    /// Of some cells.
-    pub fn of(cells: &[v1::Cell]) -> Self {
-        let mut totals = Self::default();
-        for cell in cells {
-            let counters = cell.counters.unwrap_or_default();
-            totals.deliveries += counters.deliveries;
-            totals.acked_bytes += counters.acked_bytes;
-            totals.watched_us += counters.watched_us;
-            let each = cell
-                .histograms
-                .iter()
-                .flat_map(|histogram| &histogram.count);
-            totals.values += each.sum::<u64>();
-        }
-        totals
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        self.deliveries.add_assign(other.deliveries);
-        self.acked_bytes.add_assign(other.acked_bytes);
-        self.watched_us.add_assign(other.watched_us);
-        self.values.add_assign(other.values);
-    }
-}
-
-/// The cells of a boot.
+/// Of one start of a daemon.
 #[derive(Debug)]
-pub(super) struct Load {
-    pub(super) cells: Vec<v1::Cell>,
-    /// The same as frames have them.
-    pub(super) encoded: Vec<Bytes>,
-    busy: usize,
-    /// Where the next busy ones begin.
-    turn: usize,
-    random: fastrand::Rng,
+pub(super) enum Load {
+    MadeUp(MadeUp),
+    Played(Box<Play>),
 }
 
 impl Load {
-    pub(super) fn new(cells: u32, busy: u32, random: fastrand::Rng) -> Self {
-        let cells: Vec<_> = (0..cells).map(cell).collect();
-        Self {
-            encoded: cells.iter().map(encoded).collect(),
-            busy: cells.len().min(busy as usize),
-            cells,
-            turn: 0,
-            random,
-        }
-    }
-
-    /// Some time goes by.
-    pub(super) fn grow(&mut self) {
-        for n in 0..self.busy {
-            let place = (self.turn + n) % self.cells.len();
-            let random = &mut self.random;
-            let cell = &mut self.cells[place];
-            let deliveries = random.u64(1..50);
-            if let Some(counters) = &mut cell.counters {
-                counters.deliveries += deliveries;
-                counters.acked_bytes += deliveries * 850_000;
-                counters.segments += deliveries * 600;
-                counters.retrans_fast += random.u64(0..20);
-                counters.watched_us += random.u64(0..100_000_000);
-                counters.chunks += deliveries;
-            }
-            cell.viewers_active = random.u64(50..60);
-            cell.viewers_stalled = random.u64(0..2);
-            cell.viewers_at_risk = random.u64(0..3);
-            for histogram in &mut cell.histograms {
-                for _ in 0..4 {
-                    let bucket = random.usize(0..histogram.count.len());
-                    histogram.count[bucket] += deliveries / 4 + 1;
-                }
-            }
-            self.encoded[place] = encoded(cell);
-        }
-        self.turn = (self.turn + self.busy) % self.cells.len().max(1);
-    }
-
-    /// A vital frame's part: the first cells, and the sum of the rest.
-    pub(super) fn vital(&self) -> v1::Vital {
-        const NAMED: usize = 16;
-        let values = |cell: &v1::Cell| {
-            let counters = cell.counters.unwrap_or_default();
-            let mut values = vec![0; v1::VitalValue::ViewersAtRisk as usize + 1];
-            for (value, number) in [
-                (v1::VitalValue::WatchedUs, counters.watched_us),
-                (v1::VitalValue::Deliveries, counters.deliveries),
-                (v1::VitalValue::AckedBytes, counters.acked_bytes),
-                (v1::VitalValue::Segments, counters.segments),
-                (v1::VitalValue::ViewersActive, cell.viewers_active),
-                (v1::VitalValue::ViewersStalled, cell.viewers_stalled),
-                (v1::VitalValue::ViewersAtRisk, cell.viewers_at_risk),
-            ] {
-                values[value as usize] = number;
-            }
-            values
+    /// Of the first start of the edge with the number `n`. What it has played before that is read now.
+    pub(super) async fn begin(options: &Options, n: u32, random: fastrand::Rng) -> Result<Self> {
+        let Some(playing) = options.playing.clone() else {
+            return Ok(Self::made_up(options, random));
         };
-        let named = self.cells.len().min(NAMED);
-        let mut other = vec![0; v1::VitalValue::ViewersAtRisk as usize + 1];
-        for cell in &self.cells[named..] {
-            for (sum, value) in other.iter_mut().zip(values(cell)) {
-                *sum += value;
-            }
+        let edges = options.edges;
+        let begun = tokio::task::spawn_blocking(move || Play::begin(playing, n, edges));
+        let play = begun.await.context("reading a recording failed")??;
+        Ok(Self::Played(Box::new(play)))
+    }
+
+    fn made_up(options: &Options, random: fastrand::Rng) -> Self {
+        Self::MadeUp(MadeUp::new(options.cells, options.busy_cells, random))
+    }
+
+    /// The daemon was killed, and another starts.
+    pub(super) fn begin_anew(&mut self, options: &Options, random: fastrand::Rng) -> Result<()> {
+        match self {
+            Self::MadeUp(_) => *self = Self::made_up(options, random),
+            Self::Played(play) => play.begin_anew()?,
         }
-        v1::Vital {
-            cells: self.cells[..named]
-                .iter()
-                .map(|cell| v1::VitalCell {
-                    key: cell.key.clone(),
-                    values: values(cell),
-                })
-                .collect(),
-            other,
-            cells_in_other: u32::try_from(self.cells.len() - named).unwrap_or(u32::MAX),
+        Ok(())
+    }
+
+    /// Whether this start is over, and another one follows by itself.
+    pub(super) fn is_followed(&self) -> bool {
+        match self {
+            Self::MadeUp(_) => false,
+            Self::Played(play) => play.is_followed(),
         }
     }
-}
 
-fn encoded(cell: &v1::Cell) -> Bytes {
-    cell.encode_to_vec().into()
-}
+    /// That one begins.
+    pub(super) fn follow(&mut self) -> Result<()> {
+        match self {
+            Self::MadeUp(_) => Ok(()),
+            Self::Played(play) => play.follow(),
+        }
+    }
 
-/// The cells of all edges have the same names, as those of one service have.
-fn cell(n: u32) -> v1::Cell {
-    v1::Cell {
-        key: Some(v1::CellKey {
-            service: format!("service-{}", n % 4),
-            content_class: if n.is_multiple_of(2) { "segment" } else { "-" }.to_owned(),
-            network: format!("network-{}", n / 4),
-            transport: "tcp4".to_owned(),
-            tier: v1::EvidenceTier::Server.into(),
-            backend: v1::Backend::Exact.into(),
-        }),
-        counters: Some(v1::Counters::default()),
-        histograms: METRICS
-            .into_iter()
-            .map(|metric| v1::Histogram {
-                metric: wire::metric(metric).into(),
-                grouping_power: metric.buckets().grouping_power().into(),
-                max_value_power: metric.buckets().max_value_power().into(),
-                bucket: (0..BUCKETS)
-                    .map(|bucket| 300 + bucket * 4 + n % 4)
-                    .collect(),
-                count: vec![1; BUCKETS as usize],
-            })
-            .collect(),
-        hosts: 1,
-        sessions_open: 50,
-        ..v1::Cell::default()
+    /// Time for a tick.
+    pub(super) fn advance(&mut self, mark: Mark) -> Result<()> {
+        match self {
+            Self::MadeUp(made_up) => made_up.grow(),
+            Self::Played(play) => play.advance(mark)?,
+        }
+        Ok(())
+    }
+
+    /// How it was measured, as a hello says it.
+    pub(super) fn backend(&self) -> v1::Backend {
+        match self {
+            Self::MadeUp(_) => v1::Backend::Exact,
+            Self::Played(play) => play.backend(),
+        }
+    }
+
+    /// The lane's frame that says all this, from one that says the rest.
+    pub(super) fn frame(&self, mut head: v1::Frame) -> v1::Frame {
+        match self {
+            Self::MadeUp(made_up) if head.lane() == Lane::Hot => {
+                head.vital = Some(made_up.vital());
+                let padding = VITAL_FRAME_BYTES.saturating_sub(head.encoded_len() + 3);
+                head.padding = vec![0; padding].into();
+                head
+            }
+            Self::MadeUp(made_up) => {
+                head.cells.clone_from(&made_up.encoded);
+                head
+            }
+            Self::Played(play) => play.frame(head),
+        }
+    }
+
+    /// What the centre must know of it.
+    pub(super) fn totals(&self) -> Totals {
+        match self {
+            Self::MadeUp(made_up) => Totals::of(&made_up.cells),
+            Self::Played(play) => play.totals(),
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! `weir fleet-sim`: a whole fleet in one process, for sizing collectors and for testing them.
 //!
 //! Every edge speaks the real wire over connections of its own, one for each lane, with TLS where
-//! that is asked for; what it measured is made up, and failures are dealt out from a seed. What a
-//! collector must know in the end is known here, so that its totals can be held to it.
+//! that is asked for; what it measured is [made up](made_up) or [played](play) from recordings, and
+//! failures are dealt out from a seed. What a collector must know in the end is known here, so that
+//! its totals can be held to it.
 
 mod collectors;
 mod edge;
 mod load;
+mod made_up;
+mod play;
 mod report;
+mod totals;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +28,9 @@ use tonic::transport::Uri;
 use crate::tls::{Connector, Files};
 pub use collectors::{Collectors, Start};
 use edge::Edge;
-pub use load::Totals;
+pub use play::{Playing, Recording};
 pub use report::{COLUMNS, Report};
+pub use totals::Totals;
 
 /// Edges that connect at the same time.
 const CONNECTING: usize = 64;
@@ -37,10 +42,12 @@ const FINISH: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Edges; they are spread over the collectors.
     pub edges: u32,
-    /// Cells of each.
+    /// Cells of each, if they are made up.
     pub cells: u32,
-    /// Cells of each that change in a tick.
+    /// Of these, those that change in a tick.
     pub busy_cells: u32,
+    /// What is played; none: what edges say is made up.
+    pub playing: Option<Playing>,
     /// Time from one tick to the next.
     pub interval: Duration,
     /// How long the load is measured, after all are connected.
@@ -57,6 +64,22 @@ pub struct Options {
     pub clocks_off: u32,
     /// What all of it is dealt out from.
     pub seed: u64,
+}
+
+impl Options {
+    /// Cells that an edge has; of recordings, most cells.
+    fn cells_of_an_edge(&self) -> u32 {
+        let Some(playing) = &self.playing else {
+            return self.cells;
+        };
+        let each = playing.recordings.iter().map(Recording::cells);
+        each.max().unwrap_or(0)
+    }
+
+    /// Descriptors that an edge takes: a socket for each lane, and what it plays.
+    fn descriptors_of_an_edge(&self) -> u64 {
+        if self.playing.is_some() { 3 } else { 2 }
+    }
 }
 
 /// What the edges count together.
@@ -98,7 +121,7 @@ pub async fn run(
     collectors: &Collectors,
     stop: CancellationToken,
 ) -> Result<Report> {
-    allow_descriptors(u64::from(options.edges) * 2 + 256)?;
+    allow_descriptors(u64::from(options.edges) * options.descriptors_of_an_edge() + 256)?;
     let counts = Arc::new(Counts::new()?);
     let connecting = Arc::new(Semaphore::new(CONNECTING));
     let finish = CancellationToken::new();
@@ -108,14 +131,13 @@ pub async fn run(
         let uri: Uri = urls[n as usize % urls.len()]
             .parse()
             .with_context(|| format!("{:?} is no address", urls[n as usize % urls.len()]))?;
-        let edge = Edge::new(
-            n,
-            options,
-            Connector::new(uri, options.files.clone()),
-            Arc::clone(&counts),
-            Arc::clone(&connecting),
-        );
-        edges.spawn(edge.run(finish.clone()));
+        let connector = Connector::new(uri, options.files.clone());
+        let (options, counts) = (options.clone(), Arc::clone(&counts));
+        let (connecting, finish) = (Arc::clone(&connecting), finish.clone());
+        edges.spawn(async move {
+            let edge = Edge::begin(n, &options, connector, counts, connecting);
+            edge.await?.run(finish).await
+        });
     }
     let began = wait_for_all(options, &counts, &mut edges, &stop).await;
     let measured = match began {
@@ -199,7 +221,7 @@ async fn measure(
     Ok(Report::new(options, counts, frames, &before, &after))
 }
 
-/// Each edge takes two sockets.
+/// So many as all edges take.
 fn allow_descriptors(wanted: u64) -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read a limit")?;
     if soft >= wanted {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::collectors::Look;
-use super::load::Totals;
+use super::totals::Totals;
 use super::{Counts, Options};
 use crate::ui::out::Mark;
 use crate::ui::table::{Column, Value};
@@ -15,7 +15,7 @@ use crate::ui::table::{Column, Value};
 pub struct Report {
     /// As asked for.
     pub edges: u32,
-    /// Of each edge.
+    /// Of each edge; of recordings, most cells.
     pub cells: u32,
     /// Collectors.
     pub collectors: usize,
@@ -100,7 +100,7 @@ impl Report {
         let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         Self {
             edges: options.edges,
-            cells: options.cells,
+            cells: options.cells_of_an_edge(),
             collectors: after.len(),
             seconds,
             frames_per_s: frames as f64 / seconds,

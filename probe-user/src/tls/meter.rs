@@ -1,9 +1,9 @@
-//! Counts what goes out.
+//! Counts what goes out, and keeps why TLS ended what comes in.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,12 +14,20 @@ use super::Socket;
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
     written: Arc<AtomicU64>,
+    /// What TLS said last; HTTP/2 tells those who ask no more than that the connection is over.
+    refusal: Arc<Mutex<Option<String>>>,
 }
 
 impl Meter {
     /// Those since this was last asked.
     pub fn moved(&self) -> u64 {
         self.written.swap(0, Ordering::Relaxed)
+    }
+
+    /// Why TLS ended a connection since this was last asked.
+    pub fn refusal(&self) -> Option<String> {
+        let mut refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.take()
     }
 }
 
@@ -46,7 +54,16 @@ impl AsyncRead for Metered {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_read(cx, buf)
+        let this = self.get_mut();
+        let read = Pin::new(&mut this.socket).poll_read(cx, buf);
+        if let Poll::Ready(Err(err)) = &read
+            && err.kind() == io::ErrorKind::InvalidData
+        {
+            let refusal = &this.meter.refusal;
+            let mut refusal = refusal.lock().unwrap_or_else(PoisonError::into_inner);
+            *refusal = Some(err.to_string());
+        }
+        read
     }
 }
 

@@ -10,6 +10,7 @@ mod files;
 mod meter;
 mod server;
 mod socket;
+mod words;
 
 pub(crate) use client::dial;
 pub use client::{ConnectError, Connector};
@@ -18,6 +19,7 @@ pub use files::{Error, Files};
 pub use meter::Meter;
 pub use server::Acceptor;
 pub use socket::Socket;
+pub(crate) use words::{in_words, is_of_certificate};
 
 use std::sync::Arc;
 

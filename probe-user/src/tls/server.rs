@@ -2,14 +2,20 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use super::files::Watch;
 use super::{Error, Files, Socket, names};
+
+/// Who is refused has so long to hear why, and may say so much meanwhile.
+const LAST_WORD: Duration = Duration::from_secs(1);
+const LAST_BYTES: u64 = 64 << 10;
 
 /// Takes TLS connections of those who have a certificate of the authority's.
 #[derive(Debug)]
@@ -48,10 +54,30 @@ impl Acceptor {
 
     /// Shakes hands. Returns the connection with the names in the client's certificate.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<(Socket, Vec<String>)> {
-        let stream = TlsAcceptor::from(self.current()).accept(stream).await?;
+        let shaken = TlsAcceptor::from(self.current()).accept(stream);
+        let stream = match shaken.into_fallible().await {
+            Ok(stream) => stream,
+            Err((err, stream)) => {
+                part(stream).await;
+                return Err(err);
+            }
+        };
         let (_, session) = stream.get_ref();
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let names = certificate.map(names).unwrap_or_default();
         Ok((Socket::Tls(Box::new(TlsStream::Server(stream))), names))
     }
+}
+
+/// Ends a connection on which an alert was said so that the other side hears it: with TLS 1.3 a client
+/// speaks before it is refused, and where something is left unread the kernel resets the connection,
+/// and the alert is lost.
+async fn part(mut stream: TcpStream) {
+    let heard = async {
+        stream.shutdown().await?;
+        let mut rest = stream.take(LAST_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // It is over in any case.
+    let _ = timeout(LAST_WORD, heard).await;
 }

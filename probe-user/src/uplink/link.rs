@@ -21,7 +21,7 @@ use super::lane::{Common, Pressure, Room, Source};
 use super::window::{ANSWER_TIMEOUT, Window};
 use super::{FAREWELL, MAX_ANSWER_BYTES};
 use crate::query::client::innermost;
-use crate::tls::{Connector, Meter};
+use crate::tls::{Connector, Meter, in_words};
 use crate::wire::WIRE_VERSION;
 
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,7 +106,10 @@ impl<S: Source> Link<S> {
                 }
                 Err(err) => err,
             };
-            let why = format!("{err:#}");
+            let why = match self.meter.refusal() {
+                Some(refusal) => in_words(refusal),
+                None => format!("{err:#}"),
+            };
             let mut is_known = false;
             counts.update(S::LANE, |status| {
                 is_known = status.last_error == why;

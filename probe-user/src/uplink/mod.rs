@@ -33,7 +33,9 @@ use weir_proto::v1;
 pub use lane::UplinkCounts;
 pub use privacy::Private;
 pub use queue::{Counts, Queue};
+pub(crate) use vital::frame as vital_frame;
 pub use vital::{VITAL_FRAME_BYTES, VITAL_VALUES};
+pub use warm::Encoded;
 
 use crate::qoe::{CellSnapshot, Event};
 use crate::query::steering::ToCentre;
@@ -91,6 +93,8 @@ pub struct Tick {
     pub losses: v1::Losses,
     /// Cumulative.
     pub cells: Vec<CellSnapshot>,
+    /// The same as frames have them, once somebody needs them.
+    pub encoded: Encoded,
     /// Why nothing is measured; empty: it is.
     pub off: String,
     /// None: no limit.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use weir_proto::v1;
 
-use super::Tick;
+use super::{Encoded, Tick};
 use crate::kernel::BackendKind;
 use crate::labels::Service;
 use crate::qoe::viewer::Tier;
@@ -48,6 +48,7 @@ pub(super) fn tick(seq: u64, cells: Vec<CellSnapshot>) -> Tick {
         config_generation: 1,
         losses: v1::Losses::default(),
         cells,
+        encoded: Encoded::default(),
         off: String::new(),
         budget: None,
     }

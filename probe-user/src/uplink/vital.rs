@@ -65,7 +65,7 @@ pub(super) fn values(cell: &CellSnapshot) -> [u64; VITAL_VALUES] {
 }
 
 /// The frame of a tick. Host, boot and number stand in `head`; `lanes` are counts until now.
-pub(super) fn frame(tick: &Tick, head: v1::Frame, lanes: Vec<v1::LaneCounts>) -> v1::Frame {
+pub(crate) fn frame(tick: &Tick, head: v1::Frame, lanes: Vec<v1::LaneCounts>) -> v1::Frame {
     let mut order: Vec<_> = tick.cells.iter().collect();
     let matters = |cell: &&CellSnapshot| {
         let gauges = &cell.gauges;

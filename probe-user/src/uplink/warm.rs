@@ -1,6 +1,6 @@
 //! The warm lane: every cell with its distributions. Cumulative: the newest is worth all before it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -9,8 +9,24 @@ use weir_proto::v1::{self, Lane};
 
 use super::Tick;
 use super::lane::{Common, Made, Room, Source};
-use crate::qoe::CellSnapshot;
 use crate::wire;
+
+/// A tick's cells as frames have them.
+#[derive(Clone, Debug, Default)]
+pub struct Encoded(OnceLock<Vec<Bytes>>);
+
+impl Tick {
+    /// Its cells as frames have them: made once, for the lane, for the ring and for each repetition.
+    pub(crate) fn encoded(&self) -> &[Bytes] {
+        self.encoded.0.get_or_init(|| {
+            let heard = wire::Heard::of(&self.losses);
+            let cells = self.cells.iter();
+            cells
+                .map(|cell| wire::cell(cell, 1, heard).encode_to_vec().into())
+                .collect()
+        })
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Warm {
@@ -48,15 +64,9 @@ impl Warm {
     }
 }
 
-fn encoded(cell: &CellSnapshot, heard: wire::Heard) -> Bytes {
-    wire::cell(cell, 1, heard).encode_to_vec().into()
-}
-
 /// A tick in full. Its number is the tick's, so that it is the same frame whoever sends it: this
 /// boot, or the next from the ring on disk.
 pub(super) fn frame(tick: &Tick, hello: &v1::Hello, lanes: Vec<v1::LaneCounts>) -> v1::Frame {
-    let heard = wire::Heard::of(&tick.losses);
-    let cells = tick.cells.iter();
     v1::Frame {
         host: hello.host.clone(),
         boot_id: hello.boot_id.clone(),
@@ -67,7 +77,7 @@ pub(super) fn frame(tick: &Tick, hello: &v1::Hello, lanes: Vec<v1::LaneCounts>) 
         interval_ms: tick.interval_ms,
         config_generation: tick.config_generation,
         losses: Some(tick.losses),
-        cells: cells.map(|cell| encoded(cell, heard)).collect(),
+        cells: tick.encoded().to_vec(),
         tick: true,
         off: tick.off.clone(),
         budget: tick.budget.clone(),
@@ -110,5 +120,24 @@ impl Source for Warm {
         if self.ticks.has_changed().unwrap_or(true) {
             self.take_tick();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{cell, tick};
+    use super::*;
+
+    #[test]
+    fn a_tick_that_is_sent_and_kept_is_encoded_once() {
+        let tick = tick(3, vec![cell("a", 7), cell("b", 9)]);
+        let hello = v1::Hello::default();
+        let [sent, kept] = [(); 2].map(|()| frame(&tick, &hello, Vec::new()));
+        assert_eq!(sent.cells.len(), 2);
+        for (sent, kept) in sent.cells.iter().zip(&kept.cells) {
+            assert_eq!(sent.as_ptr(), kept.as_ptr());
+        }
+        let cell = v1::Cell::decode(&sent.cells[1][..]).unwrap();
+        assert_eq!(cell.counters.unwrap().deliveries, 9);
     }
 }

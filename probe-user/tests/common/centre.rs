@@ -350,6 +350,18 @@ impl Child {
         Self { process, seen }
     }
 
+    /// Its resident memory now, and the most that it ever was, in bytes (proc(5)).
+    pub fn resident(&self) -> [u64; 2] {
+        let path = format!("/proc/{}/status", self.process.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        ["VmRSS:", "VmHWM:"].map(|name| {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+            let kib = value.trim().strip_suffix(" kB").unwrap();
+            kib.parse::<u64>().unwrap() * 1024
+        })
+    }
+
     /// By SIGKILL.
     pub fn kill(mut self) {
         self.process.kill().unwrap();

@@ -19,8 +19,8 @@ use weir::tls::Connector;
 use weir::uplink::ring::disk::{Directory, Disk};
 use weir::uplink::ring::{self, Ring};
 use weir::uplink::{
-    self, Budgets, DELIVERIES_KEPT, EVENTS_KEPT, HotEvent, Inputs, Options, Private, Queue, Tick,
-    UplinkCounts,
+    self, Budgets, DELIVERIES_KEPT, EVENTS_KEPT, Encoded, HotEvent, Inputs, Options, Private,
+    Queue, Tick, UplinkCounts,
 };
 use weir::wire::{Context, WIRE_VERSION};
 use weir_proto::v1;
@@ -260,6 +260,7 @@ impl Edge {
             config_generation: 1,
             losses: v1::Losses::default(),
             cells,
+            encoded: Encoded::default(),
             off: String::new(),
             budget: None,
         })));

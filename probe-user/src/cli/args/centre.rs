@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::{Output, Tls, record};
+use crate::cli::{Output, Tls, fleet_sim, record};
 use crate::ui::listing::hosts as host_listing;
 
 /// The collector that is asked, and as whom.
@@ -188,6 +188,12 @@ pub struct Collect {
 /// own on this host, tells what they take of it, and in the end holds their totals to what was sent,
 /// to the unit. The fleet and the collectors share this host's processors: the delay is an upper
 /// bound of what the same collectors do elsewhere.
+///
+/// With --recording each edge plays all the recordings given, one after the other, through the same
+/// fold as `weir replay`, as they were in time: edges begin with different ones, and those that begin
+/// with the same one each at another place in it. What lies before that place is counted already, as
+/// of a daemon that has run for so long. Each recording is a start of a daemon, with its own boot id.
+/// Where the last is over, an edge goes on with its frames at the counts that it has.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit status 1 if the collectors' totals are not those of the edges, or an edge's last word was not
@@ -197,6 +203,8 @@ Examples:
   weir fleet-sim --start-collectors 1 --edges 500
   weir fleet-sim --start-collectors 2 --nats nats://127.0.0.1:4222 --edges 300 --duration 60s
   weir fleet-sim --start-collectors 1 --edges 200 --kills-per-min 60 --partitions-per-min 60
+  weir fleet-sim --start-collectors 1 --edges 50 --recording evening.weir --repeat
+  weir fleet-sim --start-collectors 1 --edges 50 --recording *.weir --speed 4x --duration 5m
   weir fleet-sim --collector http://127.0.0.1:7447 --edges 100 --clocks-off 3 -o json")]
 pub struct FleetSim {
     /// Play against the collector at this address (https://HOST:PORT, or http:// on this host); may
@@ -222,6 +230,17 @@ pub struct FleetSim {
     /// Of these, those that change in a tick.
     #[arg(long, value_name = "N", default_value_t = 25)]
     pub busy_cells: u32,
+    /// Play these recordings (of `weir record` or `weir run --record`) instead of made-up counts; may
+    /// be given several times. The files of a daemon's own recording are one. They are read once
+    /// before anything begins, and one that is torn or damaged is refused.
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["cells", "busy_cells"])]
+    pub recording: Vec<PathBuf>,
+    /// After the last recording begin with the first again, each with a boot id of its own.
+    #[arg(long, requires = "recording")]
+    pub repeat: bool,
+    /// How many times as fast as it was (e.g. 1, 0.5 or 10x) recordings are played.
+    #[arg(long, value_name = "N", default_value = "1", requires = "recording", value_parser = fleet_sim::parse_factor)]
+    pub speed: f64,
     /// Time from one tick to the next.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = record::parse_duration)]
     pub interval: std::time::Duration,

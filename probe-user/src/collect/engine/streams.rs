@@ -121,17 +121,11 @@ impl Streams {
 
     /// Makes that of every frame. Without it there is nothing.
     async fn ensure_frames(&self, context: &jetstream::Context) -> anyhow::Result<()> {
-        let config = &self.config;
-        let keep = Duration::from_secs(config.keep_s.into());
         let frames = stream::Config {
             name: self.frames.clone(),
             description: Some("weir: every frame of the last minutes".to_owned()),
-            subjects: vec![format!("{}.frames.>", config.prefix)],
-            max_age: keep,
-            max_bytes: i64::try_from(config.max_bytes)?,
-            duplicate_window: DUPLICATE_WINDOW.min(keep),
-            num_replicas: usize::try_from(config.replicas)?,
-            ..stream::Config::default()
+            subjects: vec![format!("{}.frames.>", self.config.prefix)],
+            ..self.of_minutes(self.config.max_bytes)?
         };
         ensure(context, frames).await
     }
@@ -158,19 +152,25 @@ impl Streams {
 
     /// Likewise that of the cold lane.
     async fn ensure_cold(&self, context: &jetstream::Context) -> anyhow::Result<()> {
-        let config = &self.config;
-        let keep = Duration::from_secs(config.keep_s.into());
         let cold = stream::Config {
             name: self.cold.clone(),
             description: Some("weir: the cold lane's frames of the last minutes".to_owned()),
-            subjects: vec![format!("{}.cold.>", config.prefix)],
-            max_age: keep,
-            max_bytes: i64::try_from(config.cold_max_bytes)?,
-            duplicate_window: DUPLICATE_WINDOW.min(keep),
-            num_replicas: usize::try_from(config.replicas)?,
-            ..stream::Config::default()
+            subjects: vec![format!("{}.cold.>", self.config.prefix)],
+            ..self.of_minutes(self.config.cold_max_bytes)?
         };
         ensure(context, cold).await
+    }
+
+    /// The bounds of a stream that holds what was published in the last minutes.
+    fn of_minutes(&self, max_bytes: u64) -> anyhow::Result<stream::Config> {
+        let keep = Duration::from_secs(self.config.keep_s.into());
+        Ok(stream::Config {
+            max_age: keep,
+            max_bytes: i64::try_from(max_bytes)?,
+            duplicate_window: DUPLICATE_WINDOW.min(keep),
+            num_replicas: usize::try_from(self.config.replicas)?,
+            ..stream::Config::default()
+        })
     }
 }
 

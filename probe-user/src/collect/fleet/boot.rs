@@ -137,6 +137,11 @@ impl Boot {
         }
     }
 
+    /// Whether this is its name.
+    pub(super) fn is(&self, boot_id: &str) -> bool {
+        self.hello.boot_id == boot_id
+    }
+
     /// The frames of a lane.
     pub(super) fn lane(&mut self, lane: v1::Lane) -> &mut Gaps {
         &mut self.seqs[place(lane)]

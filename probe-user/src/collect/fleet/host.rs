@@ -1,4 +1,4 @@
-//! What is held of one host: its boots, and what is left of those that are over.
+//! What is held of one host: its boots, those that rest, and what is left of those that are over.
 
 use hashbrown::HashSet;
 use weir_proto::v1;
@@ -11,13 +11,18 @@ use crate::collect::gaps::Gaps;
 use crate::collect::sent::SentCell;
 use crate::qoe::Gauges;
 
-/// Boots of one host that are kept apart; beyond, those that are over are kept in the sum alone.
+/// Boots of one host that are kept apart; beyond, those that are silent rest.
 const MAX_BOOTS: usize = 8;
+/// Boots of one host that rest: what they had counted is known, so that one that speaks again goes on
+/// from there. Beyond, they are kept in the sum alone.
+const MAX_RESTING: usize = 24;
 
 #[derive(Debug, Default)]
 pub(super) struct Host {
     /// In the order in which they were met.
     pub(super) boots: Vec<Boot>,
+    /// Nobody has heard of them for longest; none of them is connected.
+    resting: Vec<Boot>,
     past: Past,
     /// Of the sum, those that this host has counted in.
     pub(super) places: HashSet<u32>,
@@ -25,41 +30,95 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// The boot that a hello names, which may be new; then `cells`, those that are held of all
-    /// hosts, are less by what had to go for it.
+    /// Makes the boot that a hello names one of those that are kept apart: it is, it rests, or it is new.
+    /// `cells`, those that are held of all hosts, are less by what had to go for it. `may_rest`: there
+    /// is room for what was counted by one that is silent.
     pub(super) fn meet(
         &mut self,
         hello: &v1::Hello,
+        may_rest: bool,
         cells: &mut usize,
-    ) -> Result<&mut Boot, Error> {
-        let known = |boot: &Boot| boot.hello.boot_id == hello.boot_id;
-        let place = if let Some(place) = self.boots.iter().position(known) {
-            place
+    ) -> Result<(), Error> {
+        if self.boot(&hello.boot_id).is_some() {
+            return Ok(());
+        }
+        let is_it = |boot: &Boot| boot.is(&hello.boot_id);
+        let resting = self.resting.iter().position(is_it);
+        if resting.is_none() && self.past.has(hello) {
+            return Err(Error::Past(hello.boot_id.clone()));
+        }
+        let silent = if self.boots.len() >= MAX_BOOTS {
+            let silent = longest_silent(&self.boots);
+            Some(silent.ok_or(Error::TooManyBoots(self.boots.len()))?)
         } else {
-            if self.past.has(hello) {
-                return Err(Error::Past(hello.boot_id.clone()));
-            }
-            if self.boots.len() >= MAX_BOOTS {
-                *cells -= self.let_one_go()?;
-            }
-            self.boots.push(Boot::new(hello.clone()));
-            self.boots.len() - 1
+            None
         };
-        Ok(&mut self.boots[place])
+        // First, so that it is not the one that goes.
+        let boot = match resting {
+            Some(place) => self.resting.remove(place),
+            None => Boot::new(hello.clone()),
+        };
+        if let Some(silent) = silent {
+            let silent = self.boots.remove(silent);
+            *cells -= self.rest(silent, may_rest);
+        }
+        self.boots.push(boot);
+        Ok(())
     }
 
-    /// Lets the boot go that is not connected and has been silent for longest; what it counted stays
-    /// in the sum. By way of the engine no boot is connected, and clocks step: what a boot says of
-    /// its own beginning has no say. Returns how many cells were held for it.
-    fn let_one_go(&mut self) -> Result<usize, Error> {
-        let boots = self.boots.iter().enumerate();
-        let (place, _) = boots
-            .filter(|(_, boot)| !boot.is_connected())
-            .min_by_key(|(_, boot)| (boot.last_alive_ms, boot.last_heard_ms))
-            .ok_or(Error::TooManyBoots(self.boots.len()))?;
-        let boot = self.boots.remove(place);
-        self.past.add(&boot);
-        Ok(boot.cells.len())
+    /// A boot is silent: it rests, if there is room for it. Returns how many cells were held for the one
+    /// that is in the sum alone from now on.
+    fn rest(&mut self, mut boot: Boot, may_rest: bool) -> usize {
+        if boot.is_unheard() || !may_rest {
+            self.past.add(&boot);
+            return boot.cells.len();
+        }
+        // It says how things were.
+        boot.vital = None;
+        self.resting.push(boot);
+        if self.resting.len() <= MAX_RESTING {
+            return 0;
+        }
+        let Some(oldest) = longest_silent(&self.resting) else {
+            return 0;
+        };
+        let oldest = self.resting.remove(oldest);
+        self.past.add(&oldest);
+        oldest.cells.len()
+    }
+
+    /// Those that rest are in the sum alone from now on. Returns how many cells were held for them.
+    pub(super) fn give_up_resting(&mut self) -> usize {
+        let mut cells = 0;
+        for boot in std::mem::take(&mut self.resting) {
+            self.past.add(&boot);
+            cells += boot.cells.len();
+        }
+        cells
+    }
+
+    pub(super) fn has_resting(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// One of those that are kept apart.
+    pub(super) fn boot(&self, boot_id: &str) -> Option<&Boot> {
+        self.boots.iter().find(|boot| boot.is(boot_id))
+    }
+
+    /// The same.
+    pub(super) fn boot_mut(&mut self, boot_id: &str) -> Option<&mut Boot> {
+        self.boots.iter_mut().find(|boot| boot.is(boot_id))
+    }
+
+    /// All whose cells are known, those that rest as well.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Boot> {
+        self.boots.iter().chain(&self.resting)
+    }
+
+    /// The same.
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Boot> {
+        self.boots.iter_mut().chain(&mut self.resting)
     }
 
     /// The boot that spoke for itself last: the one that runs. Of two that began at once, the one
@@ -90,7 +149,7 @@ impl Host {
     pub(super) fn message(&self, now_unix_ns: u64) -> Option<v1::Host> {
         let newest = self.newest()?;
         let mut sums = self.past.sums;
-        for boot in &self.boots {
+        for boot in self.all() {
             sums.add(&boot.sums());
         }
         let mut open = Gauges::default();
@@ -135,7 +194,7 @@ impl Host {
             events,
             events_lost,
             sessions_open: open.sessions_open,
-            boots: self.past.boots + self.boots.len() as u64,
+            boots: self.past.boots + self.all().count() as u64,
             clock_offset_ms: newest.clock_offset_ms,
             losses: Some(newest.losses),
             off: newest.off.clone(),
@@ -153,4 +212,13 @@ impl Host {
             collector: String::new(),
         })
     }
+}
+
+/// The place of the boot that is not connected and has been silent for longest. By way of the engine
+/// no boot is connected, and clocks step: what a boot says of its own beginning has no say.
+fn longest_silent(boots: &[Boot]) -> Option<usize> {
+    let boots = boots.iter().enumerate();
+    let silent = boots.filter(|(_, boot)| !boot.is_connected());
+    let longest = silent.min_by_key(|(_, boot)| (boot.last_alive_ms, boot.last_heard_ms));
+    longest.map(|(place, _)| place)
 }

@@ -1,7 +1,11 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
 use prost::Message as _;
 use weir_proto::v1;
 
 use super::*;
+use crate::query::filter::Filter;
 
 const NOW_MS: u64 = 1_700_000_000_000;
 
@@ -312,4 +316,181 @@ fn when_names_run_out_those_that_nobody_uses_make_room_and_the_sum_stays() {
         .collect();
     assert_eq!(other, [(7, 6 * 1_000 + 2_000)]);
     assert_eq!(told.cells.len(), 500 + 500 + 1);
+}
+
+/// Other boots of the same host, as many as are needed to let go of one.
+fn others(fleet: &mut Fleet, way: Way, names: &str, at_ms: u64) -> u64 {
+    for n in 0..8 {
+        let other = hello(&format!("{names}-{n}"), n);
+        fleet.connect(&other).unwrap();
+        say(fleet, &other, way, 1, 1, at_ms + n).unwrap();
+        fleet.disconnect(&other);
+    }
+    8
+}
+
+#[test]
+fn a_boot_that_was_let_go_and_speaks_again_goes_on_where_it_was() {
+    for way in [Way::Link, Way::Engine] {
+        let mut fleet = fleet();
+        let cut_off = hello("cut-off", 1);
+        fleet.connect(&cut_off).unwrap();
+        say(&mut fleet, &cut_off, way, 1, 10, NOW_MS).unwrap();
+        say(&mut fleet, &cut_off, way, 3, 15, NOW_MS + 1).unwrap();
+        fleet.disconnect(&cut_off);
+        let mut sum = 15;
+        for round in 0..3 {
+            let at_ms = NOW_MS + 100_000 * (1 + round);
+            sum += others(&mut fleet, way, &format!("other-{round}"), at_ms);
+            assert_eq!(deliveries(&fleet), sum);
+            let boots = 1 + 8 * (1 + round);
+            assert_eq!(host(&fleet, at_ms).boots, boots);
+            // It knows what the collector has of it.
+            assert_eq!(fleet.connect(&cut_off), Ok(3 + round));
+            let seq = 4 + round;
+            // What it had said already is no news, by whatever way it comes.
+            for (again, merged) in [
+                (1, Merged::Repeated),
+                (seq, Merged::New),
+                (seq, Merged::Repeated),
+            ] {
+                let count = if again == seq { 20 + round } else { 10 };
+                assert_eq!(
+                    say(&mut fleet, &cut_off, way, again, count, at_ms + 50),
+                    Ok(merged)
+                );
+            }
+            sum += if round == 0 { 5 } else { 1 };
+            assert_eq!(deliveries(&fleet), sum);
+            let host = host(&fleet, at_ms + 51);
+            assert_eq!((host.boot_id.as_str(), host.boots), ("cut-off", boots));
+            fleet.disconnect(&cut_off);
+        }
+        // The one that was missing in between is late, and is counted once.
+        assert_eq!(
+            say(&mut fleet, &cut_off, way, 2, 12, NOW_MS + 900_000),
+            Ok(Merged::Late)
+        );
+        assert_eq!(deliveries(&fleet), sum);
+    }
+}
+
+#[test]
+fn what_rests_gives_way_where_cells_are_short_and_is_not_counted_twice() {
+    let mut fleet = Fleet::new(Limits {
+        max_hosts: 16,
+        max_cells: 64,
+    });
+    let first = hello("first", 1);
+    say(&mut fleet, &first, Way::Engine, 1, 10, NOW_MS).unwrap();
+    let sum = 10 + others(&mut fleet, Way::Engine, "other", NOW_MS + 1_000);
+    assert_eq!(fleet.cells_held(), 9);
+    // A host with as many cells as there are: all that rests goes for it, and nothing else.
+    let large = v1::Hello {
+        host: "large".into(),
+        ..hello("boot", 1)
+    };
+    let how = How {
+        way: Way::Engine,
+        heard_unix_ns: (NOW_MS + 2_000) * 1_000_000,
+        is_of_now: true,
+        deliveries: 0,
+    };
+    let many = |count| sent((0..56).map(|n| cell(&format!("service-{n}"), count)));
+    let merged = fleet.merge(&large, &tick(1), many(1), how);
+    assert_eq!(merged, Ok(Merged::New));
+    assert_eq!(fleet.cells_held(), 8 + 56);
+    assert_eq!(deliveries(&fleet), sum + 56);
+    let again = say(&mut fleet, &first, Way::Engine, 2, 11, NOW_MS + 3_000);
+    assert_eq!(again, Err(Error::Past("first".to_owned())));
+    // No more than half is kept for those that are silent.
+    let more = say(
+        &mut fleet,
+        &hello("more", 1),
+        Way::Engine,
+        1,
+        1,
+        NOW_MS + 4_000,
+    );
+    assert_eq!(more, Ok(Merged::New));
+    assert_eq!(fleet.cells_held(), 8 + 56);
+    assert_eq!(deliveries(&fleet), sum + 57);
+}
+
+#[test]
+fn what_rests_goes_on_in_the_cell_that_its_own_went_over_to() {
+    let mut fleet = fleet();
+    let how = |at_ms: u64| How {
+        way: Way::Engine,
+        heard_unix_ns: at_ms * 1_000_000,
+        is_of_now: true,
+        deliveries: 0,
+    };
+    let first = hello("first", 1);
+    let cells = |count| sent((0..100).map(|n| cell(&format!("old-{n}"), count)));
+    fleet
+        .merge(&first, &tick(1), cells(2), how(NOW_MS))
+        .unwrap();
+    let mut sum = 200 + others(&mut fleet, Way::Engine, "other", NOW_MS + 1_000);
+    for n in 0..7 {
+        let other = v1::Hello {
+            host: format!("host-{n}"),
+            ..hello("boot", 1)
+        };
+        let cells = sent((0..500).map(|m| cell(&format!("{n}-{m}"), 1)));
+        let at_ms = NOW_MS + 1_000_000;
+        fleet.merge(&other, &tick(1), cells, how(at_ms)).unwrap();
+        sum += 500;
+    }
+    let at_ms = NOW_MS + 1_000_100;
+    assert!(fleet.make_room(at_ms).len() > 100);
+    // Names that are new take the places.
+    let newer = v1::Hello {
+        host: "newer".into(),
+        ..hello("boot", 1)
+    };
+    let news = sent((0..100).map(|n| cell(&format!("new-{n}"), 7)));
+    fleet.merge(&newer, &tick(1), news, how(at_ms)).unwrap();
+    fleet.merge(&first, &tick(2), cells(5), how(at_ms)).unwrap();
+    assert_eq!(deliveries(&fleet), sum + 700 + 300);
+    let told = fleet.cells(&Filter::default(), false, at_ms * 1_000_000);
+    let new: Vec<_> = told
+        .cells
+        .iter()
+        .filter(|cell| cell.key.as_ref().unwrap().service.starts_with("new-"))
+        .map(|cell| cell.counters.unwrap().deliveries)
+        .collect();
+    assert_eq!(new, [7; 100]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Boots come and go in any order, as many as may rest and be kept apart.
+    #[test]
+    fn whoever_comes_and_goes_the_sum_is_that_of_what_each_said_last(
+        steps in proptest::collection::vec((0_u64..32, 0_u64..100, any::<bool>(), any::<bool>()), 1..400),
+    ) {
+        let mut fleet = fleet();
+        let mut said: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (n, (boot, more, by_link, again)) in (0..).zip(steps) {
+            let hello = hello(&format!("boot-{boot}"), boot);
+            let (seq, count) = said.entry(boot).or_default();
+            if !again || *seq == 0 {
+                *seq += 1;
+                *count += more;
+            }
+            let way = if by_link { Way::Link } else { Way::Engine };
+            if by_link {
+                fleet.connect(&hello).unwrap();
+            }
+            say(&mut fleet, &hello, way, *seq, *count, NOW_MS + n).unwrap();
+            if by_link {
+                fleet.disconnect(&hello);
+            }
+            let sum: u64 = said.values().map(|(_, count)| count).sum();
+            prop_assert_eq!(deliveries(&fleet), sum);
+            prop_assert_eq!(host(&fleet, NOW_MS + n).boots, said.len() as u64);
+        }
+    }
 }

@@ -79,7 +79,7 @@ impl Gatherer {
         if is_whole {
             families.extend(self.of_cells(cells.cells));
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            families.extend(hosts::families(hosts, self.limits.max_hosts, &mut told));
+            families.extend(hosts::families(hosts, &self.limits, &mut told));
         }
         families.extend(
             hosts::of_collector(hosts)

@@ -7,6 +7,8 @@ use weir_proto::v1;
 
 use super::family::{Family, Kind, Labels, Unit};
 use crate::collect::fleet::{FRESH_MS, rank};
+use crate::collect::refusals::Refusals;
+use crate::config::collect as config;
 use crate::ui::losses;
 
 /// A host is in trouble where five viewers stand still or are about to, all the time: before anybody
@@ -19,9 +21,10 @@ const TROUBLE_MS: u64 = 5 * 60_000;
 pub(super) struct Told(HashSet<String>);
 
 impl Told {
-    fn choose<'a>(&mut self, list: &'a v1::ListHostsResponse, max: usize) -> Vec<&'a v1::Host> {
-        let is_silent = |host: &&v1::Host| is_silent(host, list.unix_ns);
-        let (mut silent, mut rest): (Vec<_>, Vec<_>) = list.hosts.iter().partition(is_silent);
+    fn choose<'a>(&mut self, list: &List<'a>, max: usize) -> Vec<&'a v1::Host> {
+        let is_silent = |host: &&v1::Host| list.is_silent(host);
+        let hosts = list.hosts.iter().copied();
+        let (mut silent, mut rest): (Vec<_>, Vec<_>) = hosts.partition(is_silent);
         // Those that fell silent last; of those long gone, no more than leaves room for others.
         silent.sort_by(|a, b| {
             let heard = b.last_heard_unix_ns.cmp(&a.last_heard_unix_ns);
@@ -63,14 +66,45 @@ impl PartialEq for Ranked<'_> {
 
 impl Eq for Ranked<'_> {}
 
-/// Of hosts, so many at most as `max_hosts`.
+/// Hosts that anybody waits for: those that have not been silent for too long.
+struct List<'a> {
+    hosts: Vec<&'a v1::Host>,
+    /// How many have been.
+    gone: usize,
+    unix_ns: u64,
+}
+
+impl<'a> List<'a> {
+    fn new(list: &'a v1::ListHostsResponse, gone_after_s: u32) -> Self {
+        let gone_after_ns = u64::from(gone_after_s) * 1_000_000_000;
+        let is_there = |host: &&v1::Host| silent_ns(host, list.unix_ns) <= gone_after_ns;
+        let hosts: Vec<_> = list.hosts.iter().filter(is_there).collect();
+        Self {
+            gone: list.hosts.len() - hosts.len(),
+            hosts,
+            unix_ns: list.unix_ns,
+        }
+    }
+
+    fn is_silent(&self, host: &v1::Host) -> bool {
+        silent_ns(host, self.unix_ns) / 1_000_000 > FRESH_MS
+    }
+}
+
+fn silent_ns(host: &v1::Host, now_unix_ns: u64) -> u64 {
+    now_unix_ns.saturating_sub(host.last_heard_unix_ns)
+}
+
+/// Of hosts, so many by name as `limits` allow.
 pub(super) fn families(
     list: &v1::ListHostsResponse,
-    max_hosts: u32,
+    limits: &config::Metrics,
     told: &mut Told,
 ) -> Vec<Family> {
-    let mut families = of_all(list);
-    let hosts = told.choose(list, usize::try_from(max_hosts).unwrap_or(usize::MAX));
+    let list = List::new(list, limits.gone_after_s);
+    let mut families = of_all(&list);
+    let max_hosts = usize::try_from(limits.max_hosts).unwrap_or(usize::MAX);
+    let hosts = told.choose(&list, max_hosts);
     let left_out = list.hosts.len() - hosts.len();
     families.extend(of_each(&hosts));
     families.push(
@@ -85,21 +119,21 @@ pub(super) fn families(
     families
 }
 
-fn is_silent(host: &v1::Host, now_unix_ns: u64) -> bool {
-    now_unix_ns.saturating_sub(host.last_heard_unix_ns) / 1_000_000 > FRESH_MS
-}
-
-fn of_all(list: &v1::ListHostsResponse) -> Vec<Family> {
+fn of_all(list: &List<'_>) -> Vec<Family> {
     let mut states = Family::new(
         "weir_hosts",
         Unit::None,
         Kind::Gauge,
-        "Hosts that ever reported, by whether they do now.",
+        "Hosts by whether they report now, without those that are gone.",
     );
-    let silent = list
-        .hosts
-        .iter()
-        .filter(|host| is_silent(host, list.unix_ns));
+    let gone = Family::new(
+        "weir_hosts_gone",
+        Unit::None,
+        Kind::Gauge,
+        "Hosts that have been silent for longer than metrics.gone_after_s; they are in no other metric.",
+    )
+    .with(Labels::new(), list.gone as f64);
+    let silent = list.hosts.iter().filter(|host| list.is_silent(host));
     let silent = silent.count();
     for (state, count) in [("reporting", list.hosts.len() - silent), ("silent", silent)] {
         states.add(vec![("state", state.to_owned())], count as f64);
@@ -125,7 +159,7 @@ fn of_all(list: &v1::ListHostsResponse) -> Vec<Family> {
     if other > 0 {
         versions.add(vec![("version", "other".to_owned())], other as f64);
     }
-    vec![states, versions]
+    vec![states, gone, versions]
 }
 
 fn of_each(hosts: &[&v1::Host]) -> Vec<Family> {
@@ -253,11 +287,7 @@ pub(super) fn of_collector(list: &v1::ListHostsResponse) -> Vec<Family> {
             "What the last minutes take.",
             status.minutes_bytes,
         ),
-        count(
-            "weir_collector_connections_refused",
-            "Connections that ended before their host was known.",
-            list.connections_refused,
-        ),
+        refusals(list),
     ];
     families.push(gauge(
         "weir_collector_partitions",
@@ -275,6 +305,23 @@ pub(super) fn of_collector(list: &v1::ListHostsResponse) -> Vec<Family> {
         families.extend(of_engine(engine));
     }
     families
+}
+
+/// Each reason from the beginning, so that the first refusal is a rise.
+fn refusals(list: &v1::ListHostsResponse) -> Family {
+    let mut family = Family::new(
+        "weir_collector_connections_refused",
+        Unit::None,
+        Kind::Counter,
+        "Who was turned away, by why.",
+    );
+    for reason in Refusals::reasons() {
+        let mut told = list.refusals.iter();
+        let of = told.find(|refusals| refusals.reason == reason);
+        let count = of.map_or(0, |refusals| refusals.count);
+        family.add(vec![("reason", reason.to_owned())], count as f64);
+    }
+    family
 }
 
 fn of_engine(engine: &v1::EngineStatus) -> Vec<Family> {
@@ -326,7 +373,9 @@ fn of_engine(engine: &v1::EngineStatus) -> Vec<Family> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::family::Value;
     use super::*;
+    use crate::config::collect::Config;
 
     const NOW_MS: u64 = 1_700_000_000_000;
 
@@ -339,13 +388,63 @@ mod tests {
         }
     }
 
-    fn chosen(told: &mut Told, hosts: &[v1::Host]) -> Vec<String> {
-        let list = v1::ListHostsResponse {
+    fn list(hosts: &[v1::Host]) -> v1::ListHostsResponse {
+        v1::ListHostsResponse {
             hosts: hosts.to_vec(),
             unix_ns: NOW_MS * 1_000_000,
             ..v1::ListHostsResponse::default()
+        }
+    }
+
+    /// A family's values by label.
+    fn values(families: &[Family], stem: &str) -> Vec<(String, f64)> {
+        let family = families.iter().find(|family| family.stem == stem).unwrap();
+        let samples = family.samples.iter();
+        samples
+            .map(|sample| {
+                let Value::Number(number) = sample.value else {
+                    panic!("{stem} is a distribution");
+                };
+                let label = sample.labels.first();
+                (
+                    label.map_or_else(String::new, |(_, value)| value.clone()),
+                    number,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn who_is_taken_out_of_service_is_not_silent_for_ever() {
+        let limits = config::Metrics {
+            gone_after_s: 3_600,
+            ..Config::default().metrics
         };
-        let chosen = told.choose(&list, 4);
+        let hosts = [
+            host("up", 1_000, 0),
+            host("down", 3_600_000, 0),
+            host("out", 3_600_001, 0),
+        ];
+        let families = families(&list(&hosts), &limits, &mut Told::default());
+        let number = |label: &str, number: f64| (label.to_owned(), number);
+        assert_eq!(
+            values(&families, "weir_hosts"),
+            [number("reporting", 1.0), number("silent", 1.0)]
+        );
+        assert_eq!(values(&families, "weir_hosts_gone"), [number("", 1.0)]);
+        assert_eq!(values(&families, "weir_hosts_not_told"), [number("", 0.0)]);
+        let heard = values(&families, "weir_host_last_heard_timestamp");
+        let named: Vec<_> = heard.iter().map(|(host, _)| host.as_str()).collect();
+        assert_eq!(named, ["down", "up"]);
+        assert_eq!(
+            values(&families, "weir_hosts_by_version"),
+            [number("", 2.0)]
+        );
+    }
+
+    fn chosen(told: &mut Told, hosts: &[v1::Host]) -> Vec<String> {
+        let list = list(hosts);
+        let chosen = told.choose(&List::new(&list, 86_400), 4);
         let mut names: Vec<_> = chosen.iter().map(|host| host.host.clone()).collect();
         names.sort();
         names
