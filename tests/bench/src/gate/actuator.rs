@@ -1,9 +1,10 @@
 //! One gate of each kind, and how to see when it has turned: each is asked, or says so itself, in the
 //! way that delays least.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -145,7 +146,7 @@ impl Actuator {
             ),
             Some(hook) => {
                 let own = std::env::current_exe().context("where this program is")?;
-                let command = [own.as_path(), Path::new("hooked"), &hook.pipe];
+                let command = [own.as_path(), Path::new("hooked"), hook.pipe.as_path()];
                 format!("[[steer.gate]]\nname = \"hook\"\nkind = \"hook\"\ncommand = {command:?}\n")
             }
             None => format!(
@@ -317,8 +318,13 @@ impl Hook {
 
 impl Drop for Hook {
     fn drop(&mut self) {
-        // Ends the thread that reads, which holds the pipe open for itself.
-        let _ = fs::write(&self.pipe, "end\n");
+        // Ends the thread that reads, which holds the pipe open for itself; if it has ended, nobody
+        // listens, and that is not waited for.
+        let mut options = File::options();
+        let pipe = options.write(true).custom_flags(libc::O_NONBLOCK);
+        if let Ok(mut pipe) = pipe.open(&self.pipe) {
+            let _ = pipe.write_all(b"end\n");
+        }
     }
 }
 

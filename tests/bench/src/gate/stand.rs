@@ -288,7 +288,7 @@ fn pause() {
 
 /// A client of the `n`th network.
 fn client(n: u32) -> u32 {
-    n << 8 | 1
+    (n << 8) | 1
 }
 
 fn order(verb: &str) -> v1::OrderRequest {
