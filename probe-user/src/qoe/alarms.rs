@@ -438,8 +438,8 @@ mod tests {
                 said.push((network, raised.rate, raised.is_on, raised.evidence.n));
             });
         }
-        // The first two are left out, and five of the others prove it: at once, with the seventh.
-        assert_eq!(said, [(6, Rate::LateDeliveries, true, 5)]);
+        // The first two are left out, and four of the others prove it: at once, with the sixth.
+        assert_eq!(said, [(5, Rate::LateDeliveries, true, 4)]);
         alarms.look(&cells, 2 * S, false, nobody, |raised| panic!("{raised:?}"));
         assert_eq!(alarms.on().count(), 1);
     }

@@ -261,8 +261,9 @@ impl Centre {
     }
 
     pub(crate) async fn hosts(&self, name: &str) -> Vec<v1::Host> {
-        let answer = self.client(name).await.list_hosts(v1::ListHostsRequest {});
-        answer.await.unwrap().into_inner().hosts
+        let mut client = self.client(name).await;
+        let answer = client.list_hosts(v1::ListHostsRequest {}).await;
+        answer.unwrap().into_inner().hosts
     }
 
     pub(crate) async fn has(&self, host: &str) {

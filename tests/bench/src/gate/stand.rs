@@ -29,8 +29,8 @@ const FIRST_PORT: u16 = 20_000;
 const ORDERS: usize = 50;
 /// What a policy asks for at least, and the last of which makes it so many.
 const TRIALS: u32 = 20;
-/// Networks whose deliveries become late, of which the last raises the alarm: see
-/// `weir::qoe::poll::LEFT_OUT` and the alarms' promise.
+/// Networks whose deliveries become late, of which the last raises the alarm: two are left out, and
+/// beside one that is well five are the evidence that the alarms' promise asks for.
 const LATE: u32 = 7;
 /// Client networks have one say in so long.
 const ROUND_NS: u64 = weir::qoe::alarms::LATE_ROUND_NS;
