@@ -209,11 +209,7 @@ impl Intake {
                 let viewers = || self.audience.standing();
                 self.alarms
                     .look(cells, *now_ns, is_sample, viewers, |alarm| {
-                        // Nobody fetches them: a rate turns once in a while, so a few are enough.
-                        if raised.len() >= ALARMS_KEPT {
-                            raised.pop_front();
-                        }
-                        raised.push_back(alarm);
+                        keep(raised, alarm);
                     });
             }
             Said::Settings(settings) => match labels(settings) {
@@ -287,6 +283,9 @@ impl Intake {
                 let cells = self.fold.cells_mut();
                 self.audience
                     .delivery(record, folded.session_cell, clocks, cells);
+                if ring == Ring::Hot {
+                    self.look_at_once(folded.session_cell, record.header.t_ns);
+                }
                 return Some(Told { record, folded });
             }
             Record::Malformed => {
@@ -295,6 +294,14 @@ impl Intake {
             }
         }
         None
+    }
+
+    /// What the hot ring carries went wrong: whether that raises an alarm is not left to the next look.
+    fn look_at_once(&mut self, cell: u32, now_ns: u64) {
+        let is_sample = now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
+        let (cells, raised) = (self.fold.cells(), &mut self.raised);
+        self.alarms
+            .look_at(cells, cell, now_ns, is_sample, |alarm| keep(raised, alarm));
     }
 
     /// The server's log or a tag names a request.
@@ -464,8 +471,18 @@ impl Intake {
     }
 }
 
+/// Where nobody fetches them: a rate turns once in a while, so a few are enough.
+fn keep(raised: &mut VecDeque<Raised>, alarm: Raised) {
+    if raised.len() >= ALARMS_KEPT {
+        raised.pop_front();
+    }
+    raised.push_back(alarm);
+}
+
 #[cfg(test)]
 mod tests {
+    use probe_ebpf::record::flag;
+
     use super::*;
 
     fn header() -> v1::RecordingHeader {
@@ -480,6 +497,49 @@ mod tests {
             }),
             settings: Some(settings_of(&Config::default(), 1)),
             ..v1::RecordingHeader::default()
+        }
+    }
+
+    const LATE_NS: u64 = 100_000_000_000;
+
+    /// A delivery that has just become late, of a client in the `network`th network.
+    fn late(network: u8) -> Delivery {
+        let t_ns = LATE_NS + u64::from(network);
+        let mut late = Delivery {
+            cookie: u64::from(network) + 1,
+            t_request_ns: 1,
+            flags: flag::LATE,
+            ..Delivery::default()
+        };
+        late.header.t_ns = t_ns;
+        late.header.kind = kind::DELIVERY_LATE;
+        late.endpoints.local_port = 443;
+        late.endpoints.remote_addr[10..].copy_from_slice(&[0xff, 0xff, 10, 1, network, 1]);
+        late
+    }
+
+    #[test]
+    fn what_the_hot_ring_carries_raises_its_alarm_at_once_and_the_rest_at_the_next_look() {
+        for ring in [Ring::Hot, Ring::Bulk] {
+            let mut intake = Intake::at_beginning_of(&header()).unwrap();
+            let mut raised_at = None;
+            for network in 0..12 {
+                let late = late(network);
+                let record = Record::Delivery(&late);
+                intake.take(&Said::Record { ring, record });
+                if intake.next_alarm().is_some() {
+                    raised_at = Some(late.header.t_ns);
+                    break;
+                }
+            }
+            let now_ns = LATE_NS + 250_000_000;
+            intake.take(&Said::Now { now_ns });
+            let raised = intake.next_alarm();
+            match ring {
+                Ring::Hot => assert!(raised_at.is_some(), "{raised:?}"),
+                Ring::Bulk => assert!(raised_at.is_none() && raised.is_some(), "{raised_at:?}"),
+            }
+            assert_eq!(intake.alarms().count(), 1);
         }
     }
 

@@ -36,6 +36,8 @@ pub(crate) enum Part {
     Latency,
     /// From the kernel's event to the centre, with the cold lane idle and saturated
     Uplink,
+    /// From the kernel's event, or an order on the host or at the centre, to what its gates do
+    Gate,
     /// Ticks of many hosts merged by a collector, beside only decoding them
     Merge,
     /// Start-up, adoption and sweeps with up to 100,000 open sessions

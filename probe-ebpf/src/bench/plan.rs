@@ -37,3 +37,17 @@ pub(crate) struct Made {
     /// State of the random numbers.
     pub(crate) random: u64,
 }
+
+/// Element 0 of the map `WISH`: what is to be written into the hot ring next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Wish {
+    /// The server's port.
+    pub(crate) port: u64,
+    /// The client is 10.x.y.z, by the lower three bytes of this.
+    pub(crate) client: u64,
+    /// Not 0: a delivery that has just become late, and is not over. 0: one that is over, and was well.
+    pub(crate) late: u64,
+    /// The program's answer: the time in the record.
+    pub(crate) written_ns: u64,
+}

@@ -11,7 +11,7 @@ use probe_ebpf::record::{
     ABI_VERSION, Delivery, Endpoints, Header, SessionEnd, SessionStart, backend, ended, flag, kind,
 };
 
-use crate::plan::{HOT_PORT, MAX_SLOTS, Made, Plan};
+use crate::plan::{HOT_PORT, MAX_SLOTS, Made, Plan, Wish};
 
 /// As weir's own, and in its place when it is given weir's.
 #[map]
@@ -25,6 +25,9 @@ static PLAN: Array<Plan> = Array::with_max_entries(1, 0);
 /// One element; see [`Made`].
 #[map]
 static MADE: Array<Made> = Array::with_max_entries(1, 0);
+/// One element; see [`Wish`].
+#[map]
+static WISH: Array<Wish> = Array::with_max_entries(1, 0);
 /// How far each session is.
 #[map]
 static SLOTS: Array<Slot> = Array::with_max_entries(MAX_SLOTS, 0);
@@ -113,6 +116,45 @@ pub fn hot_event(_ctx: TcContext) -> i32 {
     let out = unsafe { &mut *entry.as_mut_ptr() };
     session.fill(out, flag::ABORTED, 0);
     out.endpoints.local_port = HOT_PORT;
+    entry.submit(0);
+    0
+}
+
+/// Writes the delivery that is wished for into the hot ring, of a session of its own, and wakes who
+/// waits for it; 1 if there was no room.
+#[classifier]
+pub fn wished_event(_ctx: TcContext) -> i32 {
+    let Some(wish) = WISH.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: the map's one element; one thread at a time runs this.
+    let wish = unsafe { &mut *wish };
+    let Some(mut entry) = HOT.reserve::<Delivery>(0) else {
+        return 1;
+    };
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let session = Subject {
+        cookie: now,
+        t_ns: now,
+        stage: 1,
+        random: now,
+    };
+    // SAFETY: every field is written.
+    let out = unsafe { &mut *entry.as_mut_ptr() };
+    session.fill(out, 0, 0);
+    #[expect(clippy::cast_possible_truncation, reason = "a port")]
+    let port = wish.port as u16;
+    out.endpoints.local_port = port;
+    let [.., a, b, c] = wish.client.to_be_bytes();
+    out.endpoints.remote_addr[13] = a;
+    out.endpoints.remote_addr[14] = b;
+    out.endpoints.remote_addr[15] = c;
+    if wish.late != 0 {
+        out.header.kind = kind::DELIVERY_LATE;
+        out.flags = flag::LATE;
+    }
+    wish.written_ns = now;
     entry.submit(0);
     0
 }

@@ -147,29 +147,53 @@ impl Alarms {
         } else {
             HashMap::new()
         };
+        let promises = self.promises;
         for (index, _, cell) in cells.iter_indexed() {
-            let place = index as usize;
-            if self.cells.len() <= place {
-                self.cells.resize(place + 1, None);
-            }
-            let promises = self.promises;
-            let watched =
-                self.cells[place].get_or_insert_with(|| Box::new(Watched::new(&promises)));
+            let watched = self.watched(index);
             watched.age(now_ns);
             for rate in Rate::ALL {
-                let since = watched.since(rate, cell);
                 let found = match rate {
-                    Rate::LateDeliveries if is_sample => None,
                     Rate::StalledViewers => shares
                         .get(&index)
                         .and_then(|share| watched.judge_share(*share, now_ns)),
-                    _ => watched.judge(rate, since, now_ns),
+                    _ => watched.judge_counted(rate, cell, now_ns, is_sample),
                 };
                 if let Some(found) = found {
-                    watched.took(rate, index, &found, (now_ns, promises.alpha), &mut tell);
+                    let at = (now_ns, promises.alpha);
+                    watched.took(rate, index, &found, at, &mut tell);
                 }
             }
         }
+    }
+
+    /// The same for what one cell has counted, without waiting for the next look: its tests may be
+    /// looked at as often as one likes.
+    pub fn look_at(
+        &mut self,
+        cells: &Cells,
+        index: u32,
+        now_ns: u64,
+        is_sample: bool,
+        mut tell: impl FnMut(Raised),
+    ) {
+        let at = (now_ns, self.promises.alpha);
+        let watched = self.watched(index);
+        watched.age(now_ns);
+        for rate in [Rate::StartFailures, Rate::LateDeliveries] {
+            let cell = cells.get(index);
+            if let Some(found) = watched.judge_counted(rate, cell, now_ns, is_sample) {
+                watched.took(rate, index, &found, at, &mut tell);
+            }
+        }
+    }
+
+    fn watched(&mut self, index: u32) -> &mut Watched {
+        let place = index as usize;
+        if self.cells.len() <= place {
+            self.cells.resize(place + 1, None);
+        }
+        let promises = &self.promises;
+        self.cells[place].get_or_insert_with(|| Box::new(Watched::new(promises)))
     }
 }
 
@@ -191,7 +215,8 @@ impl Watched {
 
     fn age(&mut self, now_ns: u64) {
         let since_ns = now_ns.saturating_sub(self.t_seen_ns);
-        self.t_seen_ns = now_ns;
+        // A record may be older than the latest look.
+        self.t_seen_ns = self.t_seen_ns.max(now_ns);
         let left = (-(since_ns as f64) / RECENT_NS).exp2();
         for (trials, bad) in &mut self.recent {
             (*trials, *bad) = (*trials * left, *bad * left);
@@ -206,6 +231,21 @@ impl Watched {
             counted.0.saturating_sub(trials),
             counted.1.saturating_sub(bad),
         )
+    }
+
+    /// What the cell counted since it was last judged. Of a sample of the sessions lateness says nothing.
+    fn judge_counted(
+        &mut self,
+        rate: Rate,
+        cell: &Cell,
+        now_ns: u64,
+        is_sample: bool,
+    ) -> Option<Alarm> {
+        let since = self.since(rate, cell);
+        if rate == Rate::LateDeliveries && is_sample {
+            return None;
+        }
+        self.judge(rate, since, now_ns)
     }
 
     fn judge(&mut self, rate: Rate, (trials, bad): (u64, u64), now_ns: u64) -> Option<Alarm> {
@@ -384,6 +424,36 @@ mod tests {
             alarms.look(&cells, S, false, nobody, |_| {});
             assert_eq!(alarms.on().count() == 1, is_found, "{networks}");
         }
+    }
+
+    #[test]
+    fn one_cell_can_be_looked_at_between_looks_and_nothing_is_judged_twice() {
+        let (mut cells, cell) = cells();
+        let mut alarms = Alarms::new(Promises::default());
+        let mut said = Vec::new();
+        for network in 0..8 {
+            let poll = &mut cells.get_mut(cell).late_poll;
+            poll.saw(network, true, S + network, LATE_ROUND_NS);
+            alarms.look_at(&cells, cell, S + network, false, |raised| {
+                said.push((network, raised.rate, raised.is_on, raised.evidence.n));
+            });
+        }
+        // The first two are left out, and four of the others prove it: at once, with the sixth.
+        assert_eq!(said, [(5, Rate::LateDeliveries, true, 4)]);
+        alarms.look(&cells, 2 * S, false, nobody, |raised| panic!("{raised:?}"));
+        assert_eq!(alarms.on().count(), 1);
+    }
+
+    #[test]
+    fn of_a_sample_lateness_is_not_judged_between_looks_either() {
+        let (mut cells, cell) = cells();
+        let mut alarms = Alarms::new(Promises::default());
+        for network in 0..20 {
+            let poll = &mut cells.get_mut(cell).late_poll;
+            poll.saw(network, true, S, LATE_ROUND_NS);
+            alarms.look_at(&cells, cell, S, true, |raised| panic!("{raised:?}"));
+        }
+        alarms.look_at(&cells, cell, 2 * S, false, |raised| panic!("{raised:?}"));
     }
 
     #[test]

@@ -260,7 +260,13 @@ impl Centre {
         answer.unwrap().into_inner()
     }
 
-    async fn has(&self, host: &str) {
+    pub(crate) async fn hosts(&self, name: &str) -> Vec<v1::Host> {
+        let mut client = self.client(name).await;
+        let answer = client.list_hosts(v1::ListHostsRequest {}).await;
+        answer.unwrap().into_inner().hosts
+    }
+
+    pub(crate) async fn has(&self, host: &str) {
         until("the host to say how its gate stands", || async {
             let told = self.status("noc", "").await;
             told.hosts.iter().any(|own| own.host == host).then_some(())

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod elsewhere;
 mod false_collector;
 mod fleet;
 

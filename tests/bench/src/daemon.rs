@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use weir::query::client;
 use weir_proto::v1;
+use weir_tests::lab::netns::Netns;
 use weir_tests::lab::process::Process;
 
 use crate::group::Group;
@@ -48,17 +49,28 @@ impl Daemon {
         group: Option<&Group>,
         config: &str,
     ) -> Result<Self> {
-        let path = dir.join("weir.toml");
-        fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
-        let socket = dir.join("weir.sock");
         let mut command = Command::new(binary);
-        command.arg("run").arg("--config").arg(&path);
-        command.arg("--socket").arg(&socket);
         if let Some(group) = group {
             group.enter(&mut command)?;
         }
+        Self::run(command, dir, None, config)
+    }
+
+    /// Starts it in `netns`, and waits until it answers.
+    pub(crate) fn start_in(netns: &Netns, binary: &Path, dir: &Path, config: &str) -> Result<Self> {
+        let mut daemon = Self::run(Command::new(binary), dir, Some(netns), config)?;
+        daemon.wait("weir to answer", |_| true)?;
+        Ok(daemon)
+    }
+
+    fn run(mut command: Command, dir: &Path, netns: Option<&Netns>, config: &str) -> Result<Self> {
+        let path = dir.join("weir.toml");
+        fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+        let socket = dir.join("weir.sock");
+        command.arg("run").arg("--config").arg(&path);
+        command.arg("--socket").arg(&socket);
         Ok(Self {
-            process: Process::spawn(command, None, &dir.join("weir.log"))?,
+            process: Process::spawn(command, netns, &dir.join("weir.log"))?,
             socket,
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -99,8 +111,45 @@ impl Daemon {
         })
     }
 
+    /// Gives an order, as `weir steer` does; its id.
+    pub(crate) fn order(&self, order: v1::OrderRequest) -> Result<String> {
+        self.runtime.block_on(async {
+            let mut client = client::local(&self.socket).await?;
+            let taken = client.order(order).await?.into_inner();
+            if !taken.waits.is_empty() {
+                bail!("an order waits: {}", taken.waits);
+            }
+            Ok(taken.id)
+        })
+    }
+
+    /// Whether its gates hold what was decided last, and the host has that share: in thousandths.
+    pub(crate) fn holds(&self, permille: u32) -> Result<bool> {
+        let steering = self.runtime.block_on(async {
+            let mut client = client::local(&self.socket).await?;
+            let request = v1::GetSteeringRequest {};
+            anyhow::Ok(client.get_steering(request).await?.into_inner())
+        })?;
+        let of_host = steering.settings.iter().find(|own| own.scope == "host");
+        let held = of_host.map_or(1000, |own| own.weight_permille);
+        let generation = steering.generation;
+        let mut gates = steering.gates.iter();
+        let hold = gates.all(|gate| gate.generation == generation && gate.error.is_empty());
+        Ok(held == permille && hold)
+    }
+
+    /// The end of its log, for whoever has to say what went wrong.
+    pub(crate) fn log_tail(&self) -> String {
+        self.process.log_tail()
+    }
+
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Ends it as nothing that it could hear of does.
+    pub(crate) fn kill(&self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)
     }
 
     /// Ends it; an error if it did not end well.

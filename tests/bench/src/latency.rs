@@ -131,8 +131,8 @@ pub(crate) struct Rings {
 
 impl Rings {
     pub(crate) fn pin(daemon: &Daemon) -> Result<Self> {
-        let name = format!("{}-bench-{}", cleanup::PREFIX, std::process::id());
-        let own = std::env::temp_dir().join(name);
+        // Of two daemons at a time each has its own.
+        let own = std::env::temp_dir().join(cleanup::next_name());
         std::fs::create_dir(&own).with_context(|| format!("cannot make {}", own.display()))?;
         let remove = {
             let own = own.clone();

@@ -2,12 +2,14 @@
 //! with, in one run, by turns; claims are ratios.
 //!
 //! [`measure`] runs the parts, [`show`] prints what they found. Two of its own processes stand
-//! apart from it, for what they cost: the [`load`] and the [`fold`]; a third [`hold`]s sessions.
+//! apart from it, for what they cost: the [`load`] and the [`fold`]; a third [`hold`]s sessions, a fourth is the command of a
+//! [`gate`].
 
 mod adoption;
 mod budget_kept;
 mod daemon;
 mod fold;
+mod gate;
 mod group;
 mod hold;
 mod host_cost;
@@ -47,14 +49,19 @@ enum Cli {
     /// Hold sessions open
     #[command(hide = true)]
     Hold(hold::Args),
+    /// Say when this was started, and with what notice of a gate
+    #[command(hide = true)]
+    Hooked(gate::Hooked),
 }
 
 fn main() -> Result<()> {
+    let begun_ns = latency::monotonic_ns()?;
     match Cli::parse() {
         Cli::Measure(args) => measure::run(&args),
         Cli::Show(args) => show::run(&args),
         Cli::Load(args) => load::run(&args),
         Cli::Fold(args) => fold::run(&args),
         Cli::Hold(args) => hold::run(args),
+        Cli::Hooked(args) => gate::hooked(&args, begun_ns),
     }
 }

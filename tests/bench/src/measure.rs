@@ -11,7 +11,7 @@ use crate::observer::Tools;
 use crate::report::Report;
 use crate::scene::Span;
 use crate::{
-    adoption, budget_kept, host_cost, kernel_cost, latency, machine, merge_cost, replay_cost,
+    adoption, budget_kept, gate, host_cost, kernel_cost, latency, machine, merge_cost, replay_cost,
     uplink, user_cost,
 };
 
@@ -25,6 +25,7 @@ pub(crate) enum Part {
     Replay,
     Latency,
     Uplink,
+    Gate,
     Merge,
     Adoption,
 }
@@ -70,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) replay_records: u64,
     pub(crate) latency_rounds: usize,
     pub(crate) latency_events: usize,
+    /// Of each way to each gate.
+    pub(crate) gate_samples: usize,
     pub(crate) merge_edges: usize,
     pub(crate) merge_rounds: usize,
     /// Sessions that are open when weir starts.
@@ -97,6 +100,7 @@ impl Plan {
         replay_records: 100_000,
         latency_rounds: 4,
         latency_events: 4000,
+        gate_samples: 100,
         merge_edges: 1000,
         merge_rounds: 10,
         open_sessions: &[1_000, 10_000, 100_000],
@@ -121,6 +125,7 @@ impl Plan {
         replay_records: 20_000,
         latency_rounds: 2,
         latency_events: 1000,
+        gate_samples: 20,
         merge_edges: 200,
         merge_rounds: 5,
         open_sessions: &[1_000, 20_000],
@@ -162,6 +167,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Part::Replay => replay_cost::measure(&plan, &tools, &args.recording, &mut report),
             Part::Latency => latency::measure(&plan, &tools, &mut report),
             Part::Uplink => uplink::measure(&plan, &tools, &mut report),
+            Part::Gate => gate::measure(&plan, &tools, &mut report),
             Part::Merge => merge_cost::measure(&plan, &mut report),
             Part::Adoption => adoption::measure(&plan, &tools, &mut report),
         };

@@ -15,7 +15,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use weir::kernel::cgroup;
 
 pub(crate) use plan::HOT_PORT;
-use plan::{MAX_SLOTS, Made, Plan};
+use plan::{MAX_SLOTS, Made, Plan, Wish};
 
 /// weir's programs, in the order in which it loads them: a name in the kernel is cut after 15
 /// letters, and of two that then are the same the first is the one with the lower id.
@@ -59,6 +59,8 @@ struct Value<T>(T);
 unsafe impl aya::Pod for Value<Plan> {}
 // SAFETY: likewise.
 unsafe impl aya::Pod for Value<Made> {}
+// SAFETY: likewise.
+unsafe impl aya::Pod for Value<Wish> {}
 
 /// Programs that do nothing, where weir's would be. Gone when dropped.
 pub(crate) struct Empty {
@@ -173,6 +175,7 @@ pub(crate) struct Making {
 pub(crate) struct Producer {
     ebpf: Ebpf,
     made: Array<MapData, Value<Made>>,
+    wish: Array<MapData, Value<Wish>>,
 }
 
 impl std::fmt::Debug for Producer {
@@ -191,7 +194,7 @@ impl Producer {
             bail!("at most {MAX_SLOTS} sessions can be made at once");
         }
         let mut ebpf = load(object, rings)?;
-        for name in ["produce", "hot_event"] {
+        for name in ["produce", "hot_event", "wished_event"] {
             let program: &mut SchedClassifier = program(&mut ebpf, name)?;
             program.load().with_context(|| format!("loading {name}"))?;
         }
@@ -206,7 +209,8 @@ impl Producer {
         };
         plan.set(0, Value(plan_value), 0)?;
         let made = map(&mut ebpf, "MADE")?.try_into()?;
-        Ok(Self { ebpf, made })
+        let wish = map(&mut ebpf, "WISH")?.try_into()?;
+        Ok(Self { ebpf, made, wish })
     }
 
     /// The bulk ring, to be read; once.
@@ -226,6 +230,23 @@ impl Producer {
             bail!("the hot ring is full");
         }
         Ok(())
+    }
+
+    /// Writes a delivery to `port` of the client 10.x.y.z, by the lower bytes of `client`, into the hot
+    /// ring: one that has just become late, or one that was well. Returns the time in it, in nanoseconds
+    /// of `CLOCK_MONOTONIC`.
+    pub(crate) fn delivery(&mut self, port: u16, client: u32, is_late: bool) -> Result<u64> {
+        let wish = Wish {
+            port: port.into(),
+            client: client.into(),
+            late: is_late.into(),
+            written_ns: 0,
+        };
+        self.wish.set(0, Value(wish), 0)?;
+        if self.run("wished_event", 1)? != 0 {
+            bail!("the hot ring is full");
+        }
+        Ok(self.wish.get(&0, 0)?.0.written_ns)
     }
 
     fn run(&mut self, name: &str, count: u32) -> Result<u32> {

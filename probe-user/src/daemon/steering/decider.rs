@@ -36,7 +36,8 @@ const REMEMBERED: usize = 16;
 const ANSWER_NS: u64 = 2 * SECOND_NS;
 /// What must be known after a restart is kept so often at least, so that it is in the newest files.
 const CHECKPOINT_NS: u64 = 600 * SECOND_NS;
-/// Between a decision and the first of its ramp: a thousandth of the traffic at the usual pace.
+/// Between a decision and the first of its ramp, where something else was on its way and it did not
+/// begin at once: a thousandth of the traffic at the usual pace.
 const SOON: Duration = Duration::from_millis(40);
 /// An entry longer than this goes to the collector without its body.
 const MAX_EVENT_BYTES: usize = 4096;
@@ -71,6 +72,8 @@ pub(super) struct Decider {
     numbers: Numbers,
     /// When the core was asked, and where it answers.
     asked: Option<(u64, oneshot::Receiver<query::Numbers>)>,
+    /// An alarm came while the core was asked: what it answers may not have it yet.
+    ask_again: bool,
     looked_ns: u64,
     verdicts: Verdicts,
     /// What the gates are told.
@@ -130,6 +133,7 @@ impl Decider {
             centre: CentreSaid::default(),
             numbers: Numbers::default(),
             asked: None,
+            ask_again: false,
             looked_ns: 0,
             verdicts: Verdicts::default(),
             held: Position::default(),
@@ -157,9 +161,15 @@ impl Decider {
                 Some(ask) = self.ends.asks.recv() => self.obey(ask).await,
                 (asked_ns, numbers) = answer(&mut self.asked) => {
                     self.asked = None;
+                    if std::mem::take(&mut self.ask_again) {
+                        self.ask_for_numbers();
+                    }
                     self.look(numbers, asked_ns).await;
                 }
-                () = alarmed.notified() => self.ask_for_numbers(),
+                () = alarmed.notified() => {
+                    self.ask_again = self.asked.is_some();
+                    self.ask_for_numbers();
+                }
                 () = pause(self.soon) => {
                     self.soon = None;
                     self.turn().await;
@@ -390,11 +400,10 @@ impl Decider {
             mut bodies,
             mut is_book_changed,
         } = first;
+        let mut begins = false;
         for decision in outcome.decisions {
             is_book_changed |= matches!(decision.kind, Kind::Expire | Kind::Undo);
-            if decision.acts && decision.from_permille != decision.to_permille {
-                self.soon = Some(tokio::time::Instant::now() + SOON);
-            }
+            begins |= decision.acts && decision.from_permille != decision.to_permille;
             self.note(&decision, now.boot_ns);
             bodies.push(Body::Decision(decision));
         }
@@ -403,6 +412,9 @@ impl Decider {
             ..outcome.position
         };
         let moves = wanted.settings != self.held.settings;
+        if begins && !moves {
+            self.soon = Some(tokio::time::Instant::now() + SOON);
+        }
         if moves {
             bodies.push(Body::Position(wanted.clone()));
         }

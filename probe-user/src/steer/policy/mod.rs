@@ -22,7 +22,7 @@ pub use rules::Rules;
 pub use state::State;
 
 use gate::{Around, Gate, Grip, Note, Phase};
-use invariants::step_ns;
+use invariants::{begun_ns, step_ns};
 
 use super::Scope;
 use super::overrides::order::OnFail;
@@ -31,7 +31,7 @@ use super::position::Position;
 use crate::qoe::blame::WHOLE_PPM;
 
 /// Of the code that decides: grows whenever the same values would give others.
-pub const POLICY_VERSION: u32 = 1;
+pub const POLICY_VERSION: u32 = 2;
 /// Scopes that policies hold or remember, all together.
 pub const MAX_GATES: usize = 1024;
 /// Gates do not move more often; a shorter step would be lost in rounding.
@@ -55,7 +55,7 @@ pub fn decide(
 ) -> (State, Outcome) {
     let now_ns = state.now_ns.max(now_boot_ns);
     state.now_ns = now_ns;
-    let mut dt_ns = step_ns(state.ramped_ns, now_ns);
+    let mut dt_ns = step_ns(state.ramped_ns, now_ns).max(begun_ns(state.moved_ns, now_ns));
     if dt_ns < LEAST_STEP_NS {
         dt_ns = 0;
     } else {
@@ -66,6 +66,7 @@ pub fn decide(
         inputs,
         now_ns,
         dt_ns,
+        has_moved: false,
         told: Vec::new(),
         state,
     };
@@ -77,7 +78,15 @@ pub fn decide(
         turn.step_gates();
         turn.settle();
     }
-    let Turn { state, told, .. } = turn;
+    let Turn {
+        mut state,
+        told,
+        has_moved,
+        ..
+    } = turn;
+    if has_moved {
+        state.moved_ns = now_ns;
+    }
     let position = state.position.clone();
     let decisions = told;
     (
@@ -95,6 +104,8 @@ struct Turn<'a> {
     inputs: &'a Inputs,
     now_ns: u64,
     dt_ns: u64,
+    /// A weight is another than before.
+    has_moved: bool,
     told: Vec<Decision>,
     state: State,
 }
@@ -159,6 +170,7 @@ impl Turn<'_> {
             self.tell(decision);
         }
         self.state.is_panicking = true;
+        self.has_moved |= !self.state.settings.is_empty();
         self.state.gates.iter_mut().for_each(Gate::let_go);
         self.state.settings.clear();
         self.state.bound.clear();
@@ -267,7 +279,10 @@ impl Turn<'_> {
                     capacity: self.inputs.fresh_capacity(now_ns),
                     pool: self.inputs.fresh_pool(now_ns),
                 };
-                for note in gate.step(policy, seen, &around) {
+                let was_ppm = gate.weight_ppm;
+                let notes = gate.step(policy, seen, &around);
+                self.has_moved |= gate.weight_ppm != was_ppm;
+                for note in notes {
                     let id = self.tell_note(&policy.name, &gate.scope, note, seen.copied(), acts);
                     gate.decision = id;
                 }

@@ -51,6 +51,7 @@ impl Turn<'_> {
             };
             let wanted = self.wanted(&scope, &stands, &automatic, &surroundings);
             let (weight_ppm, by_invariant) = enforce(&wanted.proposal, &surroundings);
+            self.has_moved |= weight_ppm != stands.weight_ppm;
             if let Some(invariant) = by_invariant {
                 self.tell_bound(&scope, &wanted, weight_ppm, invariant);
                 bound.push((scope.clone(), invariant));

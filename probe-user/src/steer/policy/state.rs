@@ -38,6 +38,9 @@ pub struct State {
     pub now_ns: u64,
     /// Gates were moved last.
     pub(super) ramped_ns: u64,
+    /// A weight was another than before last.
+    #[serde(default)]
+    pub(super) moved_ns: u64,
     /// Decisions so far.
     pub decisions: u64,
     /// The orders in force.

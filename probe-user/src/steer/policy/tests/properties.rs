@@ -132,7 +132,18 @@ fn maximum_drain() {
 
 #[test]
 fn maximum_rate() {
+    // When anything that has a setting moved last, by itself or because of a panic.
+    let mut moved_ns = None;
+    let mut begun_at_once = 0;
     histories(3, |step| {
+        if step.is_restarted || step.before.decisions == 0 {
+            moved_ns = None;
+        }
+        let was_moved_ns = moved_ns;
+        let is_moving = |scope: &Scope| step.was(scope) != step.is(scope);
+        if step.scopes().iter().any(is_moving) {
+            moved_ns = Some(step.now_ns);
+        }
         if step.is_restarted || step.after.is_panicking || step.before.is_panicking {
             return;
         }
@@ -142,6 +153,10 @@ fn maximum_rate() {
         let most_per_s = 1e6 / (std::f64::consts::E * f64::from(dead_s));
         // A gap since the last movement counts for two seconds at most.
         let gap_s = ((step.now_ns - step.before.now_ns) as f64 / 1e9 + 0.01).min(2.0);
+        // What stood still for half a second begins with as much as that.
+        let stood_s =
+            was_moved_ns.map_or(0.5, |then| step.now_ns.saturating_sub(then) as f64 / 1e9);
+        let begun_s = stood_s.min(0.5);
         for scope in step.scopes() {
             if !is_automatic(step, &scope) {
                 continue;
@@ -153,12 +168,14 @@ fn maximum_rate() {
             } else {
                 most_per_s.max(16_667.0)
             };
+            begun_at_once += u64::from(moved > most * gap_s + 1.0);
             assert!(
-                moved <= most * gap_s + 1.0,
-                "{scope}: {was} to {is} in {gap_s} s, {most} each second"
+                moved <= most * gap_s.max(begun_s) + 1.0,
+                "{scope}: {was} to {is} in {gap_s} s, after {stood_s} s, {most} each second"
             );
         }
     });
+    assert!(begun_at_once > 0, "nothing ever began between two looks");
 }
 
 #[test]

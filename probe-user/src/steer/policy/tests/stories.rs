@@ -140,6 +140,32 @@ fn a_slow_disk_is_turned_away_from_at_once_and_taken_back_when_it_is_well() {
 }
 
 #[test]
+fn what_is_decided_between_two_looks_begins_at_once_and_only_once() {
+    let mut host = Host::new();
+    host.goes_on(10, WELL);
+    let begun_ns = moment(host.s).boot_ns;
+    let mut weight_after = |ms: u64| {
+        let now_ns = begun_ns + ms * 1_000_000;
+        let inputs = Inputs {
+            cells: vec![cell(50_000, now_ns)],
+            ..Inputs::default()
+        };
+        let state = std::mem::take(&mut host.state);
+        let (state, outcome) = decide(&host.rules, state, &inputs, now_ns);
+        host.state = state;
+        host.position = outcome.position;
+        host.weight()
+    };
+    // 1/(e x 12 s) is 3.07 % a second; of that half a second's worth comes at once.
+    assert_eq!(weight_after(20), 985);
+    assert_eq!(weight_after(21), 985);
+    assert_eq!(weight_after(40), 985);
+    // And from then on the ramp's.
+    assert_eq!(weight_after(520), 970);
+    assert_eq!(weight_after(1020), 955);
+}
+
+#[test]
 fn between_enter_and_exit_nothing_moves_and_another_ones_fault_moves_nothing() {
     let mut host = Host::new();
     host.goes_on(300, Some(12_000));
