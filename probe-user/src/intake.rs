@@ -44,7 +44,7 @@ pub struct Intake {
     /// Alarms that were not fetched yet.
     raised: VecDeque<Raised>,
     /// When sessions were last left out to keep within the budget; 0: never.
-    t_thinned_ns: u64,
+    t_thinned_ns: Option<u64>,
     limits: Limits,
     labels: Labels,
     settings: Arc<v1::RecordedSettings>,
@@ -114,7 +114,7 @@ impl Intake {
             audience: Audience::new(limits.into(), audience_settings(&settings)),
             alarms: Alarms::new(promises(&settings)),
             raised: VecDeque::new(),
-            t_thinned_ns: 0,
+            t_thinned_ns: None,
             limits,
             labels: labels(&settings)?,
             settings,
@@ -190,7 +190,7 @@ impl Intake {
                     self.fold.records_lost(*now_ns);
                 }
                 if counts.sessions_left_out > self.kernel_counts.sessions_left_out {
-                    self.t_thinned_ns = *now_ns;
+                    self.t_thinned_ns = Some(*now_ns);
                 }
                 self.kernel_counts = *counts;
             }
@@ -200,12 +200,12 @@ impl Intake {
             } => self.context.unix_minus_monotonic_ns = *unix_minus_monotonic_ns,
             Said::GiveUp(give_up) => self.half_open_give_up(give_up),
             Said::Now { now_ns } => {
+                let is_sample = self.is_sample(*now_ns);
                 self.fold.advance(*now_ns);
                 let clocks = self.clocks();
                 let cells = self.fold.cells_mut();
                 self.audience.advance(*now_ns, clocks, cells);
                 let raised = &mut self.raised;
-                let is_sample = *now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
                 let viewers = || self.audience.standing();
                 self.alarms
                     .look(cells, *now_ns, is_sample, viewers, |alarm| {
@@ -296,9 +296,15 @@ impl Intake {
         None
     }
 
+    /// Whether sessions were left out so lately that what is counted is of the others alone.
+    fn is_sample(&self, now_ns: u64) -> bool {
+        self.t_thinned_ns
+            .is_some_and(|then_ns| now_ns < then_ns.saturating_add(SAMPLE_NS))
+    }
+
     /// What the hot ring carries went wrong: whether that raises an alarm is not left to the next look.
     fn look_at_once(&mut self, cell: u32, now_ns: u64) {
-        let is_sample = now_ns < self.t_thinned_ns.saturating_add(SAMPLE_NS);
+        let is_sample = self.is_sample(now_ns);
         let (cells, raised) = (self.fold.cells(), &mut self.raised);
         self.alarms
             .look_at(cells, cell, now_ns, is_sample, |alarm| keep(raised, alarm));

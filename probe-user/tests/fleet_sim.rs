@@ -142,12 +142,12 @@ fn recordings() -> [PathBuf; 2] {
 }
 
 /// Of these, as edges play them.
-fn playing(files: &[PathBuf], speed: f64, repeat: bool) -> Option<Playing> {
-    Some(Playing {
+fn playing(files: &[PathBuf], speed: f64, repeat: bool) -> Playing {
+    Playing {
         recordings: Recording::all(files).unwrap().into(),
         speed,
         repeat,
-    })
+    }
 }
 
 /// What `weir replay` says of a recording, up to a moment of it.
@@ -206,7 +206,7 @@ async fn recordings_that_are_played_come_to_what_a_replay_of_them_says() {
     let options = Options {
         edges: 3,
         // So fast that each is over in its second tick.
-        playing: playing(&files, 1e6, false),
+        playing: Some(playing(&files, 1e6, false)),
         ..options()
     };
     let report = play(&collector, &options).await;
@@ -235,7 +235,7 @@ async fn edges_begin_at_different_places_of_a_recording() {
         edges: 4,
         duration: Duration::from_millis(500),
         // So slow that none gets on from where it begins.
-        playing: playing(std::slice::from_ref(&file), 1e-9, false),
+        playing: Some(playing(std::slice::from_ref(&file), 1e-9, false)),
         ..options()
     };
     let report = play(&collector, &options).await;
@@ -259,7 +259,7 @@ async fn recordings_come_again_and_their_edges_fail_and_nothing_is_lost_or_doubl
     let collector = Collector::start("centre", |_| {}).await;
     let options = Options {
         edges: 6,
-        playing: playing(&recordings(), 300.0, true),
+        playing: Some(playing(&recordings(), 300.0, true)),
         kills_per_min: 60,
         partitions_per_min: 20,
         ..options()

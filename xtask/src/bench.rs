@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::{
-    chores::release_weir,
     privilege::raised,
     process::{built_in, cargo, cargo_path, output, run as run_to_end, workspace},
     setup::{self, Need},
@@ -67,7 +66,9 @@ pub(crate) struct Args {
 /// Builds, measures, and documents if asked to.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Bench])?;
-    run_to_end(cargo().args(["build", "--release", "--package", "weir-bench"]))?;
+    // In one go: weir would else be built twice, with other features of what both need.
+    let packages = ["--package", "weir-bench", "--package", "weir"];
+    run_to_end(cargo().args(["build", "--release"]).args(packages))?;
     let bench = built_in("release")?.join("weir-bench");
     let kept = workspace().join("target/bench");
     let report = if let Some(report) = &args.report {
@@ -88,7 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn measure(args: &Args, bench: &Path, out: &Path) -> Result<()> {
-    let weir = release_weir()?;
+    let weir = built_in("release")?.join("weir");
     let programs = programs()?;
     let mut command = raised(bench, &[])?;
     command.current_dir(workspace()).arg("measure");

@@ -210,7 +210,7 @@ fn side_by_side(guests: &[Guest]) -> Result<Vec<Outcome>> {
         Ok(outcomes)
     };
     let mut outcomes = thread::scope(|scope| -> Result<Vec<(usize, Outcome)>> {
-        let threads: Vec<_> = (0..places).map(|_| scope.spawn(&work)).collect();
+        let threads: Vec<_> = (0..places).map(|_| scope.spawn(work)).collect();
         let mut all = Vec::new();
         for thread in threads {
             let outcomes = thread.join().map_err(|_| anyhow!("a thread died"))?;

@@ -265,7 +265,7 @@ impl Stand {
     }
 
     fn after_order(&mut self, n: usize) -> Result<u64> {
-        let percent = if n % 2 == 0 {
+        let percent = if n.is_multiple_of(2) {
             TURNED_PERCENT
         } else {
             NEUTRAL_PERCENT
@@ -343,9 +343,9 @@ impl Centre {
         );
         let config = format!(
             "listen = \"127.0.0.1:{CENTRE_PORT}\"\n{}name = \"centre\"\noperators = \
-             [\"{OPERATOR}\"]\n[steer]\njournal_file = {:?}\nsettle_s = 600\n{role}",
+             [\"{OPERATOR}\"]\n[steer]\njournal_file = \"{}\"\nsettle_s = 600\n{role}",
             files(&own),
-            directory.join("steer.journal")
+            directory.join("steer.journal").display()
         );
         let path = directory.join("collect.toml");
         fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
@@ -411,7 +411,9 @@ impl Centre {
 
 fn files(files: &Files) -> String {
     format!(
-        "ca_file = {:?}\ncert_file = {:?}\nkey_file = {:?}\n",
-        files.ca, files.cert, files.key
+        "ca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
+        files.ca.display(),
+        files.cert.display(),
+        files.key.display()
     )
 }
