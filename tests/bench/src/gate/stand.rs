@@ -36,6 +36,10 @@ const LATE: u32 = 7;
 const ROUND_NS: u64 = weir::qoe::alarms::LATE_ROUND_NS;
 /// Between a standstill and what moves next, on average.
 const PAUSE: Duration = Duration::from_millis(60);
+/// Until what went well is counted, too: the bulk ring, which it is in, is emptied four times a second.
+const SWEPT: Duration = Duration::from_millis(300);
+/// Until the policies have looked at it: once a second, and a little for it to be taken in.
+const LOOKED: Duration = Duration::from_millis(1500);
 const PATIENCE: Duration = Duration::from_secs(30);
 const CENTRE_PORT: u16 = 7447;
 const HOST: &str = "edge-1";
@@ -229,8 +233,7 @@ impl Stand {
         for n in 0..SERVICES {
             events.delivery(FIRST_PORT + n, client(0), false)?;
         }
-        // A look a second, and a little for it to be taken in.
-        std::thread::sleep(Duration::from_millis(1200));
+        std::thread::sleep(SWEPT + LOOKED);
         Ok(())
     }
 
@@ -249,6 +252,7 @@ impl Stand {
         for network in 1..LATE {
             events.delivery(port, client(network), true)?;
         }
+        std::thread::sleep(SWEPT);
         pause();
         let written_ns = events.delivery(port, client(LATE), true)?;
         let seen_ns = self.actuator.seen(watching)?;
