@@ -9,7 +9,6 @@ mod stand;
 use anyhow::{Context as _, Result};
 
 use self::actuator::Kind;
-pub(crate) use self::actuator::{Hooked, hooked};
 use self::stand::{Mover, Stand};
 use crate::measure::Plan;
 use crate::observer::Tools;
@@ -83,7 +82,8 @@ const NOTE: &str = "Each with a daemon that has this one gate, its guard there, 
      alarm; nothing else is on its way. The order is one without a ramp, from before the call; at the \
      centre over mutual TLS and a connection that stands, with the collector on this machine. The agent \
      is asked every tenth of a millisecond, and a client calls as often until it is turned: that and one \
-     question is what is not known. The command says itself when it began. In between all is taken back, \
+     question is what is not known. The command is a \
+     shell that passes on the notice which it got, and counts as running when that is here. In between all is taken back, \
      or the other way round.";
 
 /// Microseconds, from as many daemons as it takes; `killed_us` gets what their ends took.

@@ -49,19 +49,14 @@ enum Cli {
     /// Hold sessions open
     #[command(hide = true)]
     Hold(hold::Args),
-    /// Say when this was started, and with what notice of a gate
-    #[command(hide = true)]
-    Hooked(gate::Hooked),
 }
 
 fn main() -> Result<()> {
-    let begun_ns = latency::monotonic_ns()?;
     match Cli::parse() {
         Cli::Measure(args) => measure::run(&args),
         Cli::Show(args) => show::run(&args),
         Cli::Load(args) => load::run(&args),
         Cli::Fold(args) => fold::run(&args),
         Cli::Hold(args) => hold::run(args),
-        Cli::Hooked(args) => gate::hooked(&args, begun_ns),
     }
 }

@@ -30,6 +30,12 @@ const PORT: u16 = 8090;
 const OTHER: u16 = 8091;
 const USUAL_NAME: u8 = b'u';
 const TURNED_NAME: u8 = b't';
+/// Passes on the notice at its standard input to the pipe that it is given.
+const SHELL: [&str; 3] = [
+    "/bin/sh",
+    "-c",
+    r#"read -r notice; printf '%s\n' "$notice" > "$0""#,
+];
 /// Clients that are tried until one is turned.
 const CLIENTS: u32 = 4000;
 const CANDIDATES: usize = 8;
@@ -145,8 +151,8 @@ impl Actuator {
                  linger_s = 1\n"
             ),
             Some(hook) => {
-                let own = std::env::current_exe().context("where this program is")?;
-                let command = [own.as_path(), Path::new("hooked"), hook.pipe.as_path()];
+                let [shell, option, script] = SHELL.map(Path::new);
+                let command = [shell, option, script, hook.pipe.as_path()];
                 format!("[[steer.gate]]\nname = \"hook\"\nkind = \"hook\"\ncommand = {command:?}\n")
             }
             None => format!(
@@ -270,6 +276,13 @@ fn call(from: IpAddr) -> Result<Call> {
     Ok(call)
 }
 
+/// What a command is told, in percent.
+fn told_percent(notice: &str) -> Option<u32> {
+    let notice: serde_json::Value = serde_json::from_str(notice).ok()?;
+    let permille = notice["weight_permille"].as_u64()?;
+    u32::try_from(permille.div_ceil(10)).ok()
+}
+
 /// A command's own word, through a pipe that has a name.
 struct Hook {
     pipe: PathBuf,
@@ -287,11 +300,13 @@ impl Hook {
             .name("bench-hook".into())
             .spawn(move || {
                 for line in BufReader::new(both).lines().map_while(Result::ok) {
-                    let Some((at, percent)) = line.split_once(' ') else {
-                        return;
-                    };
-                    let word = at.parse().ok().zip(percent.parse().ok());
-                    if word.is_none_or(|word| to.send(word).is_err()) {
+                    let at = monotonic_ns();
+                    let percent = told_percent(&line);
+                    if at
+                        .ok()
+                        .zip(percent)
+                        .is_none_or(|word| to.send(word).is_err())
+                    {
                         return;
                     }
                 }
@@ -326,22 +341,4 @@ impl Drop for Hook {
             let _ = pipe.write_all(b"end\n");
         }
     }
-}
-
-/// The command of a gate: says when it ran, and with what.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Hooked {
-    /// The pipe to say it to
-    pipe: PathBuf,
-}
-
-/// Says it; `begun_ns` is when this process began.
-pub(crate) fn hooked(args: &Hooked, begun_ns: u64) -> Result<()> {
-    let mut notice = String::new();
-    std::io::stdin().read_to_string(&mut notice)?;
-    let notice: serde_json::Value = serde_json::from_str(&notice).context("no notice")?;
-    let permille = notice["weight_permille"].as_u64().context("no weight")?;
-    let line = format!("{begun_ns} {}\n", permille.div_ceil(10));
-    let mut pipe = File::options().write(true).open(&args.pipe)?;
-    pipe.write_all(line.as_bytes()).context("nobody listens")
 }
