@@ -144,8 +144,8 @@ impl Actuator {
     }
 
     /// Its part of weir's configuration.
-    pub(super) fn config(&self) -> Result<String> {
-        Ok(match &self.hook {
+    pub(super) fn config(&self) -> String {
+        match &self.hook {
             _ if self.kind == Kind::Agent => format!(
                 "[[steer.gate]]\nname = \"agent\"\nkind = \"haproxy-agent\"\nlisten = \"{AGENT}\"\n\
                  linger_s = 1\n"
@@ -160,7 +160,7 @@ impl Actuator {
                  \"kernel\"\nkind = \"kernel\"\nservices = [\"turned\"]\nother = \
                  [\"127.0.0.1:{OTHER}\"]\n"
             ),
-        })
+        }
     }
 
     /// Some clients that the kernel turns as it stands now.

@@ -104,7 +104,7 @@ impl Stand {
             "{WITHOUT_BUDGET}kill_switch = \"{0}/off\"\n{1}\n[steer]\narmed = true\njournal_file = \
              \"{0}/steer.journal\"\n",
             lab.dir().display(),
-            actuator.config()?
+            actuator.config()
         );
         let mut centre = None;
         match mover {
