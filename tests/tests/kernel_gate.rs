@@ -657,7 +657,11 @@ fn what_the_kernel_cannot_follow_and_what_is_old_is_refused_and_nothing_moves() 
     let too_many: Vec<_> = (0..600)
         .map(|n| Setting::turning(1).of(&format!("10.{}.{}.0/24", n / 250, n % 250)))
         .collect();
-    let cell = [Setting::turning(500).of_cell("gate/segment/-/tcp/kernel")];
+    // What the kernel can follow of it is followed: the host stays turned.
+    let cell = [
+        Setting::turning(1000),
+        Setting::turning(500).of_cell("gate/segment/-/tcp/kernel"),
+    ];
     for (request, said) in [
         (old, "older than"),
         (holder.position(&cell, LONG), "known when it has asked"),

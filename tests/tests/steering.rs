@@ -319,8 +319,11 @@ fn on_a_full_disk_gates_only_go_back_to_neutral_until_there_is_room() -> Result<
         orders += 1;
         anyhow::ensure!(orders < 20, "the disk is never full");
     };
-    assert!(host.weight()? >= before, "it went away from neutral");
-    let before = host.weight()?;
+    assert_eq!(host.weight()?, before, "a refused order moved it");
+    // Towards neutral neither: what was not taken has no effect.
+    let opened = steer(&["weight", "99%"])?;
+    assert_eq!(opened.status.code(), Some(1), "{}", said(&opened));
+    assert_eq!(host.weight()?, before);
     let drained = steer(&["drain"])?;
     assert_eq!(drained.status.code(), Some(1));
     let words = said(&drained);

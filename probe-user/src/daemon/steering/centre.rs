@@ -143,7 +143,7 @@ impl Decider {
         let now = self.clock.now();
         let first = WrittenFirst {
             bodies,
-            is_book_changed: false,
+            ..WrittenFirst::default()
         };
         self.decide_and_hold(first, &now).await;
         match wanted {

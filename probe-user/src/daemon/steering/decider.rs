@@ -47,6 +47,8 @@ const MAX_EVENT_BYTES: usize = 4096;
 pub(super) struct WrittenFirst {
     pub(super) bodies: Vec<Body>,
     pub(super) is_book_changed: bool,
+    /// Of what cannot be written down nothing moves, towards neutral neither.
+    pub(super) or_nothing: bool,
 }
 
 /// One gate as it was reported last.
@@ -274,7 +276,7 @@ impl Decider {
         }
         let first = WrittenFirst {
             bodies,
-            is_book_changed: false,
+            ..WrittenFirst::default()
         };
         self.decide_and_hold(first, &now).await;
     }
@@ -399,6 +401,7 @@ impl Decider {
         let WrittenFirst {
             mut bodies,
             mut is_book_changed,
+            or_nothing,
         } = first;
         let mut begins = false;
         for decision in outcome.decisions {
@@ -427,13 +430,17 @@ impl Decider {
             return true;
         }
         // What opens all does not wait for the disk.
-        let is_told = moves && wanted.is_neutral();
+        let is_told = moves && wanted.is_neutral() && !or_nothing;
         if is_told {
             self.hold(wanted.clone());
         }
         let permit = self.write(bodies).await;
         let is_bounded = permit != Permit::Any;
-        let allowed = permit.bound(&self.held, &wanted);
+        let allowed = if is_bounded && or_nothing {
+            self.held.clone()
+        } else {
+            permit.bound(&self.held, &wanted)
+        };
         let is_changed = allowed.settings != self.held.settings;
         if is_changed {
             self.hold(allowed);

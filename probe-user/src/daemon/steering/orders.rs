@@ -190,10 +190,11 @@ impl Decider {
         let first = WrittenFirst {
             bodies: vec![Body::Order(kept.clone())],
             is_book_changed: true,
+            or_nothing: !opens,
         };
         let is_written = self.decide_and_hold(first, now).await;
         if !is_written && !opens {
-            // Nothing was moved for it: what may not be held away from neutral was not.
+            // Nothing was moved for it.
             self.state = before;
             self.take_back(&kept);
             let why = self.keeper.error().unwrap_or_default();
@@ -248,15 +249,15 @@ impl Decider {
             why = format!("{why} (and {unwritten} more refusals before)");
         }
         let speaker = match &order.second {
-            Some(second) => second,
-            None => &order.auth,
+            Some(second) => format!("{}, approving for {}", who(second), order.actor),
+            None => format!("{} ({})", order.actor, who(&order.auth)),
         };
         let refused = Body::Refused {
-            who: format!("{} ({})", order.actor, who(speaker)),
+            who: speaker.clone(),
             what: in_words(order),
             why,
         };
-        tracing::warn!(who = who(speaker), "refused: {}: {denial}", in_words(order));
+        tracing::warn!(who = speaker, "refused: {}: {denial}", in_words(order));
         self.write(vec![refused]).await;
         denial
     }

@@ -20,7 +20,7 @@ use crate::steer::Position;
 pub use plan::{Refusal, refusals};
 pub use settings::{Dealing, KernelGate, Served};
 
-/// The kernel gate did not move because it cannot follow all of the position.
+/// The kernel gate follows the position but for this, which it cannot.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel gate cannot follow {}", told(.0))]
 pub struct Refused(pub Vec<Refusal>);
@@ -210,10 +210,6 @@ impl Actuator for Kernel {
                 self.newest_generation
             );
         }
-        let refused = plan::refusals(position);
-        if !refused.is_empty() {
-            return Err(Refused(refused).into());
-        }
         if lease.until_boot_ns <= now_boot_ns() {
             bail!("the lease is over before it began");
         }
@@ -229,6 +225,11 @@ impl Actuator for Kernel {
         }
         self.gate.turn(&rules, lease.until_boot_ns)?;
         self.newest_generation = position.generation;
+        // What can be followed is: who may set a cell takes nothing from what the host has.
+        let refused = plan::refusals(position);
+        if !refused.is_empty() {
+            return Err(Refused(refused).into());
+        }
         Ok(())
     }
 
