@@ -18,6 +18,7 @@ use tonic::{Request, Status};
 
 use super::access::{Access, Peer};
 use super::server::QueryCounts;
+use super::steering::Orders;
 use crate::throttle::Throttle;
 
 /// Connections at a time of those who may ask, and of those who are told that they may not.
@@ -97,6 +98,7 @@ pub(super) fn accept(
     listener: UnixListener,
     access: watch::Receiver<Arc<Access>>,
     counts: Arc<QueryCounts>,
+    orders: Option<Orders>,
     stop: CancellationToken,
 ) -> impl Stream<Item = io::Result<PeerStream>> {
     let (to, stream) = mpsc::channel(1);
@@ -135,6 +137,9 @@ pub(super) fn accept(
             let room = if may_ask { &allowed } else { &refused };
             if !may_ask {
                 refuse(peer, "not allowed");
+                if let Some(orders) = &orders {
+                    orders.stranger(peer.uid.as_raw());
+                }
             }
             let Ok(permit) = room.clone().try_acquire_owned() else {
                 if may_ask {

@@ -65,7 +65,7 @@ impl Service {
     ) -> Result<(), tonic::transport::Error> {
         let stop = self.stop.clone();
         let counts = self.counts.clone();
-        let incoming = accept(listener, access, counts, stop.clone());
+        let incoming = accept(listener, access, counts, self.orders.clone(), stop.clone());
         let service = LocalServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES);
         let service =
             tonic::service::interceptor::InterceptedService::new(service, refuse_strangers);

@@ -113,6 +113,8 @@ pub enum Ask {
     },
     /// The centre has said something that is none of these, and why.
     Unusable { why: String },
+    /// Somebody called who may not even look.
+    Stranger { uid: u32 },
 }
 
 /// The way to the gate.
@@ -208,6 +210,12 @@ impl Orders {
     pub fn unusable(&self, why: String) {
         // With no room for it, it is in the log alone.
         let _ = self.0.try_send(Ask::Unusable { why });
+    }
+
+    /// A user has called who may not even look, whatever was wanted.
+    pub fn stranger(&self, uid: u32) {
+        // With no room for it, it is in the log alone.
+        let _ = self.0.try_send(Ask::Stranger { uid });
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Denial> {

@@ -63,9 +63,10 @@ pub struct Hosts {
 
 /// Look closer, through a collector: at one viewer, a client prefix, a cell or some kind of event.
 ///
-/// Each host that is connected to that collector is asked, and answers at the interval, or less often
-/// if looking costs it too much; it forgets the look soon after this command ends. Prints one JSON
-/// object per line: what each host answers at first (with why, if it refuses), then what it sees.
+/// Each host that is connected, to that collector or to another of the same engine, is asked, and
+/// answers at the interval, or less often if looking costs it too much; it forgets the look soon after
+/// this command ends. Prints one JSON object per line: what each host answers at first (with why, if
+/// it refuses), then what it sees.
 /// Clients have the names that the host gives them (`labels.hash_clients`).
 #[derive(Args, Debug)]
 #[command(after_help = "\

@@ -320,6 +320,7 @@ impl Decider {
                 let _ = reply.send(self.pool(pool, region.map(|own| *own)).await);
             }
             Ask::Unusable { why } => self.unusable(&why).await,
+            Ask::Stranger { uid } => self.stranger(uid).await,
         }
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Desk {
     pub(super) waiting: Vec<Waiting>,
     taken: Pace,
     refused: Pace,
+    /// Of their own, so that they take no place from refusals of those who may look.
+    strangers: Pace,
     /// Refusals that came too fast to be written down each, since the last that was.
     unwritten: u64,
 }
@@ -38,6 +40,7 @@ impl Desk {
             waiting: Vec::new(),
             taken: Pace::new(now_ns),
             refused: Pace::new(now_ns),
+            strangers: Pace::new(now_ns),
             unwritten: 0,
         }
     }
@@ -260,6 +263,21 @@ impl Decider {
         tracing::warn!(who = speaker, "refused: {}: {denial}", in_words(order));
         self.write(vec![refused]).await;
         denial
+    }
+
+    /// Writes down that somebody called who may not even look. What was wanted is not known: nothing of
+    /// it was heard.
+    pub(super) async fn stranger(&mut self, uid: u32) {
+        if !self.desk.strangers.pass(self.clock.now().boot_ns) {
+            self.counts.refusals_unwritten += 1;
+            return;
+        }
+        self.write(vec![Body::Refused {
+            who: format!("uid {uid}"),
+            what: "a connection to weir's socket".to_owned(),
+            why: "neither allow_users nor allow_groups has this user".to_owned(),
+        }])
+        .await;
     }
 
     fn forget_waiting(&mut self, now: &Moment) {
