@@ -1,5 +1,6 @@
 //! Who may order what: pure, from who speaks to yes or why not.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::order::{Auth, Order, Verb};
@@ -47,6 +48,7 @@ impl From<&Scope> for Reach {
             Scope::Host => Self::Host,
             Scope::Service(_) => Self::Service,
             Scope::Cell(_) => Self::Cell,
+            Scope::Prefix(net) if is_wide(*net) => Self::Host,
             Scope::Prefix(_) => Self::Prefix,
         }
     }
@@ -74,7 +76,8 @@ pub struct Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roles {
     pub roles: Vec<Role>,
-    /// More than this turned away of a host or farther needs two people. 1000: never.
+    /// More than this turned away of a service, a host or farther needs two people: a service may be all
+    /// that a host has. 1000: never.
     pub two_person_above_permille: u16,
     /// Users with every right on the host: root and the daemon's own.
     pub always: Vec<u32>,
@@ -104,6 +107,15 @@ pub enum Denied {
     },
     #[error("the second person must be another one than the first")]
     SamePerson,
+}
+
+/// Whether a prefix holds so many clients that what is done to it is done to the host: a few such are
+/// all of them.
+fn is_wide(net: IpNet) -> bool {
+    match net {
+        IpNet::V4(net) => net.prefix_len() < 8,
+        IpNet::V6(net) => net.prefix_len() < 16,
+    }
 }
 
 fn who(auth: &Auth) -> String {
@@ -154,7 +166,7 @@ impl Roles {
         let reach = reach.max(Reach::from(&order.scope));
         self.allow(&order.auth, order, reach)?;
         let wanted = order.action.turned_permille();
-        if wanted <= self.two_person_above_permille || reach < Reach::Host {
+        if wanted <= self.two_person_above_permille || reach < Reach::Service {
             return Ok(());
         }
         let Some(second) = &order.second else {

@@ -455,8 +455,27 @@ fn above_a_share_two_different_people_are_needed() {
         tty: Some("pts/2".to_owned()),
     });
     assert_eq!(roles.authorise(&half, Reach::Host), Err(Denied::SamePerson));
-    // A service alone is less than a host.
+    // A service may be all that a host has, and a few wide prefixes are all clients.
     half.second = None;
-    half.scope = Scope::Service("live".to_owned());
-    roles.authorise(&half, Reach::Service).unwrap();
+    for scope in [
+        "service=live",
+        "prefix=0.0.0.0/0",
+        "prefix=128.0.0.0/1",
+        "prefix=::/1",
+    ] {
+        half.scope = scope.parse().unwrap();
+        let alone = roles.authorise(&half, Reach::from(&half.scope));
+        assert!(
+            matches!(alone, Err(Denied::SecondNeeded { .. })),
+            "{scope}: {alone:?}"
+        );
+    }
+    for scope in [
+        "prefix=10.0.0.0/8",
+        "prefix=2001:db8::/32",
+        "cell=live/segment/isp/tcp4",
+    ] {
+        half.scope = scope.parse().unwrap();
+        roles.authorise(&half, Reach::Prefix).unwrap();
+    }
 }
