@@ -66,9 +66,13 @@ pub(crate) struct Args {
 /// Builds, measures, and documents if asked to.
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Bench])?;
-    // In one go: weir would else be built twice, with other features of what both need.
-    let packages = ["--package", "weir-bench", "--package", "weir"];
-    run_to_end(cargo().args(["build", "--release"]).args(packages))?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "weir-bench"]);
+    if args.report.is_none() {
+        // In one go: weir would else be built twice, with other features of what both need.
+        build.args(["--package", "weir"]);
+    }
+    run_to_end(&mut build)?;
     let bench = built_in("release")?.join("weir-bench");
     let kept = workspace().join("target/bench");
     let report = if let Some(report) = &args.report {

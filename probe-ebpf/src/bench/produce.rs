@@ -101,23 +101,8 @@ pub fn produce(_ctx: TcContext) -> i32 {
 /// Its session's cookie is the time.
 #[classifier]
 pub fn hot_event(_ctx: TcContext) -> i32 {
-    let Some(mut entry) = HOT.reserve::<Delivery>(0) else {
-        return 1;
-    };
-    // SAFETY: takes no argument.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let session = Subject {
-        cookie: now,
-        t_ns: now,
-        stage: 1,
-        random: now,
-    };
-    // SAFETY: every field is written.
-    let out = unsafe { &mut *entry.as_mut_ptr() };
-    session.fill(out, flag::ABORTED, 0);
-    out.endpoints.local_port = HOT_PORT;
-    entry.submit(0);
-    0
+    let written = write_hot(flag::ABORTED, |out| out.endpoints.local_port = HOT_PORT);
+    i32::from(written.is_none())
 }
 
 /// Writes the delivery that is wished for into the hot ring, of a session of its own, and wakes who
@@ -129,9 +114,31 @@ pub fn wished_event(_ctx: TcContext) -> i32 {
     };
     // SAFETY: the map's one element; one thread at a time runs this.
     let wish = unsafe { &mut *wish };
-    let Some(mut entry) = HOT.reserve::<Delivery>(0) else {
+    let written = write_hot(0, |out| {
+        #[expect(clippy::cast_possible_truncation, reason = "a port")]
+        let port = wish.port as u16;
+        out.endpoints.local_port = port;
+        let [.., a, b, c] = wish.client.to_be_bytes();
+        out.endpoints.remote_addr[13] = a;
+        out.endpoints.remote_addr[14] = b;
+        out.endpoints.remote_addr[15] = c;
+        if wish.late != 0 {
+            out.header.kind = kind::DELIVERY_LATE;
+            out.flags = flag::LATE;
+        }
+    });
+    let Some(written_ns) = written else {
         return 1;
     };
+    wish.written_ns = written_ns;
+    0
+}
+
+/// Writes a delivery of this moment with these [`flag`] bits into the hot ring, as `change` will have it,
+/// and wakes who waits for it. Its session's cookie is the time, which is returned; none: there was no room.
+#[inline(always)]
+fn write_hot(flags: u32, change: impl FnOnce(&mut Delivery)) -> Option<u64> {
+    let mut entry = HOT.reserve::<Delivery>(0)?;
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     let session = Subject {
@@ -142,21 +149,10 @@ pub fn wished_event(_ctx: TcContext) -> i32 {
     };
     // SAFETY: every field is written.
     let out = unsafe { &mut *entry.as_mut_ptr() };
-    session.fill(out, 0, 0);
-    #[expect(clippy::cast_possible_truncation, reason = "a port")]
-    let port = wish.port as u16;
-    out.endpoints.local_port = port;
-    let [.., a, b, c] = wish.client.to_be_bytes();
-    out.endpoints.remote_addr[13] = a;
-    out.endpoints.remote_addr[14] = b;
-    out.endpoints.remote_addr[15] = c;
-    if wish.late != 0 {
-        out.header.kind = kind::DELIVERY_LATE;
-        out.flags = flag::LATE;
-    }
-    wish.written_ns = now;
+    session.fill(out, flags, 0);
+    change(out);
     entry.submit(0);
-    0
+    Some(now)
 }
 
 /// What a record is made from.

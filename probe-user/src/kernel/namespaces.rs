@@ -36,14 +36,19 @@ impl Other {
         self.inode
     }
 
+    /// The calling thread goes there.
+    fn join(&self) -> Result<()> {
+        let namespace = File::open(&self.path)?;
+        Ok(setns(&namespace, CloneFlags::CLONE_NEWNET)?)
+    }
+
     /// Runs `act` inside, which needs `CAP_SYS_ADMIN`.
     pub(super) fn enter<T: Send>(&self, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(&self.path)?;
         // A thread of its own: its namespace changes, and it ends.
         thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+                    self.join()?;
                     act()
                 })
                 .join()
@@ -98,11 +103,7 @@ pub(super) fn enter_all(
     thread::scope(|scope| {
         let visits = move || {
             for other in others {
-                let entered = File::open(&other.path)
-                    .map_err(anyhow::Error::from)
-                    .and_then(|namespace| Ok(setns(&namespace, CloneFlags::CLONE_NEWNET)?))
-                    .and_then(|()| act());
-                if let Err(error) = entered {
+                if let Err(error) = other.join().and_then(|()| act()) {
                     failed(other, error);
                 }
             }

@@ -11,7 +11,7 @@ mod userland;
 use std::{
     env::consts,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
     time::Instant,
@@ -109,9 +109,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for &arch in &args.arch {
         let userland = Userland::prepare(arch, args.update, &dir)?;
         for rung in LADDER.iter().filter(|rung| args.wants(rung)) {
-            let name = name(rung, arch);
-            let guest = Guest::make(rung, arch, args, &userland, dir.join(&name), name.clone());
-            guests.push(guest.with_context(|| format!("Linux {name}"))?);
+            let guest = Guest::make(rung, arch, args, &userland, &dir);
+            guests.push(guest.with_context(|| format!("Linux {}", name(rung, arch)))?);
         }
     }
     let report = Report {
@@ -168,9 +167,10 @@ impl Guest {
         arch: Arch,
         args: &Args,
         userland: &Userland,
-        dir: PathBuf,
-        name: String,
+        kept: &Path,
     ) -> Result<Self> {
+        let name = name(rung, arch);
+        let dir = kept.join(&name);
         let kernel = cloud::fetch(rung, arch, &args.mirror, args.update, &dir)?;
         let image = image::build(&kernel, &dir, userland)?;
         Ok(Self {

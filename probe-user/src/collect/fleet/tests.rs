@@ -69,12 +69,7 @@ fn say(
     count: u64,
     at_ms: u64,
 ) -> Result<Merged, Error> {
-    let how = How {
-        way,
-        heard_unix_ns: at_ms * 1_000_000,
-        is_of_now: true,
-        deliveries: 0,
-    };
+    let how = How { way, ..how(at_ms) };
     fleet.merge(hello, &tick(seq), sent([cell("a", count)]), how)
 }
 
@@ -86,6 +81,16 @@ fn deliveries(fleet: &Fleet) -> u64 {
 
 fn host(fleet: &Fleet, at_ms: u64) -> v1::Host {
     fleet.hosts(at_ms * 1_000_000).hosts.remove(0)
+}
+
+/// By way of the engine, at that time.
+fn how(at_ms: u64) -> How {
+    How {
+        way: Way::Engine,
+        heard_unix_ns: at_ms * 1_000_000,
+        is_of_now: true,
+        deliveries: 0,
+    }
 }
 
 #[test]
@@ -273,12 +278,6 @@ fn a_host_that_makes_names_up_leaves_room_for_those_of_others() {
 #[test]
 fn when_names_run_out_those_that_nobody_uses_make_room_and_the_sum_stays() {
     let mut fleet = fleet();
-    let how = |at_ms: u64| How {
-        way: Way::Engine,
-        heard_unix_ns: at_ms * 1_000_000,
-        is_of_now: true,
-        deliveries: 0,
-    };
     let of = |host: u64| v1::Hello {
         host: format!("host-{host}"),
         ..hello("boot", 1)
@@ -390,12 +389,7 @@ fn what_rests_gives_way_where_cells_are_short_and_is_not_counted_twice() {
         host: "large".into(),
         ..hello("boot", 1)
     };
-    let how = How {
-        way: Way::Engine,
-        heard_unix_ns: (NOW_MS + 2_000) * 1_000_000,
-        is_of_now: true,
-        deliveries: 0,
-    };
+    let how = how(NOW_MS + 2_000);
     let many = |count| sent((0..56).map(|n| cell(&format!("service-{n}"), count)));
     let merged = fleet.merge(&large, &tick(1), many(1), how);
     assert_eq!(merged, Ok(Merged::New));
@@ -420,12 +414,6 @@ fn what_rests_gives_way_where_cells_are_short_and_is_not_counted_twice() {
 #[test]
 fn what_rests_goes_on_in_the_cell_that_its_own_went_over_to() {
     let mut fleet = fleet();
-    let how = |at_ms: u64| How {
-        way: Way::Engine,
-        heard_unix_ns: at_ms * 1_000_000,
-        is_of_now: true,
-        deliveries: 0,
-    };
     let first = hello("first", 1);
     let cells = |count| sent((0..100).map(|n| cell(&format!("old-{n}"), count)));
     fleet

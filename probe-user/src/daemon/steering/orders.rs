@@ -255,12 +255,12 @@ impl Decider {
             Some(second) => format!("{}, approving for {}", who(second), order.actor),
             None => format!("{} ({})", order.actor, who(&order.auth)),
         };
+        tracing::warn!(who = speaker, "refused: {}: {denial}", in_words(order));
         let refused = Body::Refused {
-            who: speaker.clone(),
+            who: speaker,
             what: in_words(order),
             why,
         };
-        tracing::warn!(who = speaker, "refused: {}: {denial}", in_words(order));
         self.write(vec![refused]).await;
         denial
     }

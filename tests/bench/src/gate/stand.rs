@@ -67,7 +67,7 @@ impl Mover {
         }
     }
 
-    /// What the issue of gates promises, in microseconds.
+    /// What is aimed at, in microseconds.
     pub(super) fn limit_us(self) -> f64 {
         match self {
             Self::Event => 5_000.0,
